@@ -1,0 +1,352 @@
+//! The validated configuration: everything that a TOML file can say, checked and in the engine's terms.
+//!
+//! [`Config`] has two halves that live differently. [`Appliance`] is what the dataplane process opens at its start: ports,
+//! workers, memory; changing it needs a restart. [`Policy`] is what control publishes as a generation and the workers swap
+//! between bursts: addresses, routes, neighbours, settings, rules.
+
+use crate::facts::{Family, PortId};
+use crate::ruleset::Ruleset;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// A whole configuration.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Config {
+    /// Opened once.
+    pub appliance: Appliance,
+    /// Swapped at run time.
+    pub policy: Policy,
+}
+
+/// What the dataplane process opens at its start.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Appliance {
+    /// Directory (mode 0700) of the sockets `dataplane.sock` and `control.sock` (mode 0600).
+    pub run_dir: PathBuf,
+    /// Cores of the workers, one worker each.
+    pub cores: Vec<usize>,
+    /// What a worker does when there is nothing to do.
+    pub idle: Idle,
+    /// UMEM frames of each worker.
+    pub frames_per_worker: u32,
+    /// Bytes of a UMEM frame: 2048 or 4096.
+    pub frame_size: u32,
+    /// Most flows that conntrack holds (`nf_conntrack_max`).
+    pub max_flows: u32,
+    /// Most neighbours held.
+    pub max_neighbours: u32,
+    /// Ports, in the order of the file: a [`PortId`] is an index here.
+    pub interfaces: Vec<Interface>,
+    /// Filter policy until control has published a ruleset.
+    pub initial_policy: crate::rule::Policy,
+    /// Where LOG lines go.
+    pub log: LogTo,
+}
+
+/// What a worker does when its ports are quiet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Idle {
+    /// Poll on.
+    Busy,
+    /// After so many microseconds without a packet, sleep in poll(2) until one comes.
+    Sleep {
+        /// The quiet spell.
+        after_us: u32,
+    },
+}
+
+/// Where the lines of LOG go.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum LogTo {
+    /// syslog(3), facility kern, which journald reads too.
+    Syslog,
+    /// Appended to a file.
+    File(PathBuf),
+}
+
+/// A port of the router.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Interface {
+    /// The name that rules use.
+    pub name: String,
+    /// The device; often the same name.
+    pub device: String,
+    /// XDP attach mode.
+    pub attach: Attach,
+    /// AF_XDP copy mode.
+    pub copy: CopyMode,
+    /// IP MTU; the device's where none.
+    pub mtu: Option<u16>,
+    /// Entries of the rx and tx rings, a power of two.
+    pub ring: u32,
+}
+
+/// How the XDP program is attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Attach {
+    /// Native, else generic.
+    Auto,
+    /// In the driver or not at all.
+    Native,
+    /// On skbs.
+    Generic,
+}
+
+/// How frames get from the device into the UMEM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum CopyMode {
+    /// Zero-copy, else copy.
+    Auto,
+    /// By DMA or not at all.
+    ZeroCopy,
+    /// Copied by the kernel.
+    Copy,
+}
+
+/// What is swapped at run time.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Policy {
+    /// The names of the ports that this was compiled against, in order: the dataplane refuses another list.
+    pub ports: Vec<String>,
+    /// Per-port settings, by [`PortId`].
+    pub port_settings: Vec<PortSettings>,
+    /// Static neighbours.
+    pub neighbours: Vec<StaticNeighbour>,
+    /// Static routes; connected and local ones follow from the addresses.
+    pub routes: Vec<Route>,
+    /// Policy routing rules in order of priority, the three of the kernel's default included unless the file replaces them.
+    pub rules: Vec<RoutingRule>,
+    /// Settings by the names of the sysctls.
+    pub sysctl: Sysctl,
+    /// The compiled ruleset.
+    pub ruleset: Ruleset,
+}
+
+/// What of a port can change at run time.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PortSettings {
+    /// Own addresses with the prefix of their network, in order: the first of a family is the primary one.
+    pub addresses: Vec<IpNet>,
+    /// Reverse-path filter.
+    pub rp_filter: RpFilter,
+}
+
+/// Reverse-path filter (`rp_filter`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum RpFilter {
+    /// None.
+    #[default]
+    Off,
+    /// The route back must leave by the port that the packet came in on.
+    Strict,
+    /// There must be a route back.
+    Loose,
+}
+
+/// A neighbour that is known beforehand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StaticNeighbour {
+    /// On this link.
+    pub port: PortId,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC.
+    pub mac: [u8; 6],
+}
+
+/// Numbers of the kernel's own tables.
+pub mod table {
+    /// Local and broadcast addresses.
+    pub const LOCAL: u32 = 255;
+    /// Where routes go that name no table.
+    pub const MAIN: u32 = 254;
+    /// Empty by default.
+    pub const DEFAULT: u32 = 253;
+}
+
+/// A route.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Route {
+    /// Table number.
+    pub table: u32,
+    /// Destination; host bits are zero.
+    pub prefix: IpNet,
+    /// What to do.
+    pub action: RouteAction,
+    /// The lower wins among equal prefixes.
+    pub metric: u32,
+    /// MTU of the path where smaller than the port's.
+    pub mtu: Option<u16>,
+    /// Preferred source of the router's own packets.
+    pub source: Option<IpAddr>,
+}
+
+/// What a route does.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RouteAction {
+    /// Sends on; several are multipath.
+    Via(Vec<Nexthop>),
+    /// Drops without a word.
+    Blackhole,
+    /// Drops with host unreachable / no route.
+    Unreachable,
+    /// Drops with administratively prohibited.
+    Prohibit,
+}
+
+/// A next hop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Nexthop {
+    /// Where it leaves. Resolved by the parser from the connected networks where the file gives only `via`.
+    pub port: PortId,
+    /// The gateway; none: the destination is on the link.
+    pub gateway: Option<IpAddr>,
+    /// Share of flows, 1 to 256.
+    pub weight: u16,
+}
+
+/// A rule of policy routing, as `ip rule`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RoutingRule {
+    /// Order: lower first.
+    pub priority: u32,
+    /// Serves this family.
+    pub family: Family,
+    /// All conditions together are negated.
+    pub not: bool,
+    /// Source prefix.
+    pub from: Option<IpNet>,
+    /// Destination prefix.
+    pub to: Option<IpNet>,
+    /// Incoming port.
+    pub iif: Option<RuleIif>,
+    /// Mark and mask.
+    pub fwmark: Option<(u32, u32)>,
+    /// TOS / traffic class (the kernel compares `tos & 0x1c` for IPv4's legacy, exact DSCP otherwise).
+    pub tos: Option<u8>,
+    /// What then.
+    pub action: RuleAction,
+}
+
+/// The incoming side of a routing rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RuleIif {
+    /// This port.
+    Port(PortId),
+    /// The router's own packets (`iif lo`).
+    Local,
+}
+
+/// What a routing rule does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RuleAction {
+    /// Look in this table; go on where it has no route.
+    Lookup(u32),
+    /// Drop.
+    Blackhole,
+    /// Drop, host unreachable.
+    Unreachable,
+    /// Drop, prohibited.
+    Prohibit,
+}
+
+/// Settings by the names of the kernel's sysctls; defaults are the kernel's. Times in milliseconds unless named otherwise.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "each is the sysctl of its name")]
+pub struct Sysctl {
+    pub nf_conntrack_tcp_timeout_syn_sent: u64,
+    pub nf_conntrack_tcp_timeout_syn_recv: u64,
+    pub nf_conntrack_tcp_timeout_established: u64,
+    pub nf_conntrack_tcp_timeout_fin_wait: u64,
+    pub nf_conntrack_tcp_timeout_close_wait: u64,
+    pub nf_conntrack_tcp_timeout_last_ack: u64,
+    pub nf_conntrack_tcp_timeout_time_wait: u64,
+    pub nf_conntrack_tcp_timeout_close: u64,
+    pub nf_conntrack_tcp_timeout_max_retrans: u64,
+    pub nf_conntrack_tcp_timeout_unacknowledged: u64,
+    pub nf_conntrack_tcp_loose: bool,
+    pub nf_conntrack_tcp_be_liberal: bool,
+    pub nf_conntrack_tcp_max_retrans: u8,
+    pub nf_conntrack_udp_timeout: u64,
+    pub nf_conntrack_udp_timeout_stream: u64,
+    pub nf_conntrack_icmp_timeout: u64,
+    pub nf_conntrack_icmpv6_timeout: u64,
+    pub nf_conntrack_gre_timeout: u64,
+    pub nf_conntrack_gre_timeout_stream: u64,
+    pub nf_conntrack_generic_timeout: u64,
+    pub nf_conntrack_checksum: bool,
+    pub nf_conntrack_acct: bool,
+    pub ip_forward: bool,
+    pub ipv6_forwarding: bool,
+    pub ip_default_ttl: u8,
+    pub ipv6_hop_limit: u8,
+    /// Milliseconds between ICMP errors to one destination (`net.ipv4.icmp_ratelimit`); 0 is unlimited.
+    pub icmp_ratelimit: u32,
+    /// Same for ICMPv6.
+    pub icmpv6_ratelimit: u32,
+    pub icmp_echo_ignore_all: bool,
+    pub icmp_echo_ignore_broadcasts: bool,
+    pub send_redirects: bool,
+    pub accept_source_route: bool,
+    /// 0: hash of addresses; 1: of addresses, protocol and ports.
+    pub fib_multipath_hash_policy: u8,
+    pub neigh_base_reachable_time: u64,
+    pub neigh_delay_first_probe_time: u64,
+    pub neigh_retrans_time: u64,
+    pub neigh_mcast_solicit: u8,
+    pub neigh_ucast_solicit: u8,
+    /// Packets held for one unresolved neighbour.
+    pub neigh_unres_qlen: u16,
+    pub neigh_gc_stale_time: u64,
+}
+
+impl Default for Sysctl {
+    fn default() -> Self {
+        const S: u64 = 1000;
+        Sysctl {
+            nf_conntrack_tcp_timeout_syn_sent: 120 * S,
+            nf_conntrack_tcp_timeout_syn_recv: 60 * S,
+            nf_conntrack_tcp_timeout_established: 432_000 * S,
+            nf_conntrack_tcp_timeout_fin_wait: 120 * S,
+            nf_conntrack_tcp_timeout_close_wait: 60 * S,
+            nf_conntrack_tcp_timeout_last_ack: 30 * S,
+            nf_conntrack_tcp_timeout_time_wait: 120 * S,
+            nf_conntrack_tcp_timeout_close: 10 * S,
+            nf_conntrack_tcp_timeout_max_retrans: 300 * S,
+            nf_conntrack_tcp_timeout_unacknowledged: 300 * S,
+            nf_conntrack_tcp_loose: true,
+            nf_conntrack_tcp_be_liberal: false,
+            nf_conntrack_tcp_max_retrans: 3,
+            nf_conntrack_udp_timeout: 30 * S,
+            nf_conntrack_udp_timeout_stream: 120 * S,
+            nf_conntrack_icmp_timeout: 30 * S,
+            nf_conntrack_icmpv6_timeout: 30 * S,
+            nf_conntrack_gre_timeout: 30 * S,
+            nf_conntrack_gre_timeout_stream: 180 * S,
+            nf_conntrack_generic_timeout: 600 * S,
+            nf_conntrack_checksum: true,
+            nf_conntrack_acct: true,
+            ip_forward: true,
+            ipv6_forwarding: true,
+            ip_default_ttl: 64,
+            ipv6_hop_limit: 64,
+            icmp_ratelimit: 1000,
+            icmpv6_ratelimit: 1000,
+            icmp_echo_ignore_all: false,
+            icmp_echo_ignore_broadcasts: true,
+            send_redirects: false,
+            accept_source_route: false,
+            fib_multipath_hash_policy: 0,
+            neigh_base_reachable_time: 30 * S,
+            neigh_delay_first_probe_time: 5 * S,
+            neigh_retrans_time: S,
+            neigh_mcast_solicit: 3,
+            neigh_ucast_solicit: 3,
+            neigh_unres_qlen: 101,
+            neigh_gc_stale_time: 60 * S,
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Sumun's router: a pure packet engine and the ports around it.
+
+pub mod port;
+pub mod reason;
+pub mod umem;
