@@ -19,6 +19,8 @@ pub struct Upper {
     pub proto: u8,
     /// Its offset from the IPv6 header.
     pub offset: usize,
+    /// Offset of the byte that names it.
+    pub named_at: usize,
     /// Offset of this fragment in bytes.
     pub frag_off: u16,
     /// More fragments follow.
@@ -37,7 +39,7 @@ pub const fn is_extension(next: u8) -> bool {
 /// a header is cut off or there are too many.
 #[inline]
 pub fn walk(packet: &[u8], next: u8) -> Option<Upper> {
-    let mut upper = Upper { proto: next, offset: 40, frag_off: 0, more_frags: false, frag_id: None };
+    let mut upper = Upper { proto: next, offset: 40, named_at: 6, frag_off: 0, more_frags: false, frag_id: None };
     for _ in 0..=MOST_HEADERS {
         if !is_extension(upper.proto) {
             return Some(upper);
@@ -58,6 +60,7 @@ pub fn walk(packet: &[u8], next: u8) -> Option<Upper> {
             _ => (usize::from(len) + 1) * 8,
         };
         upper.proto = next;
+        upper.named_at = upper.offset;
         upper.offset += bytes;
         if upper.offset > packet.len() {
             return None;
@@ -121,7 +124,8 @@ mod tests {
     }
 
     fn upper(proto: u8, offset: usize) -> Option<Upper> {
-        Some(Upper { proto, offset, frag_off: 0, more_frags: false, frag_id: None })
+        let named_at = if offset == 40 { 6 } else { 40 };
+        Some(Upper { proto, offset, named_at, frag_off: 0, more_frags: false, frag_id: None })
     }
 
     #[test]
@@ -142,10 +146,10 @@ mod tests {
     #[test]
     fn a_later_fragment_ends_the_walk() {
         let first = [60, 0, 0, 1, 0, 0, 0, 9, 17, 0, 1, 4, 0, 0, 0, 0];
-        let found = Upper { proto: 17, offset: 56, frag_off: 0, more_frags: true, frag_id: Some(9) };
+        let found = Upper { proto: 17, offset: 56, named_at: 48, frag_off: 0, more_frags: true, frag_id: Some(9) };
         assert_eq!(walk(&packet(&first), proto::FRAGMENT), Some(found));
         let later = [60, 0, 5, 0xa8, 0, 0, 0, 9, 17, 0, 1, 4, 0, 0, 0, 0];
-        let found = Upper { proto: 60, offset: 48, frag_off: 1448, more_frags: false, frag_id: Some(9) };
+        let found = Upper { proto: 60, offset: 48, named_at: 40, frag_off: 1448, more_frags: false, frag_id: Some(9) };
         assert_eq!(walk(&packet(&later), proto::FRAGMENT), Some(found));
     }
 
@@ -156,7 +160,7 @@ mod tests {
             headers[8 * (n - 1)] = 6;
             packet(&headers)
         };
-        assert_eq!(walk(&chain(MOST_HEADERS), 60), upper(6, 40 + 8 * MOST_HEADERS));
+        assert_eq!(walk(&chain(MOST_HEADERS), 60).map(|u| u.offset), Some(40 + 8 * MOST_HEADERS));
         assert_eq!(walk(&chain(MOST_HEADERS + 1), 60), None);
     }
 
