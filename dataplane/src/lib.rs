@@ -1,5 +1,6 @@
 //! Sumun's router: a pure packet engine and the ports around it.
 
+pub mod fib;
 pub mod port;
 pub mod reason;
 pub mod umem;
