@@ -339,7 +339,7 @@ impl Facts {
 }
 
 /// What kind of address an address is to this router: the kernel's `RTN_*` as `addrtype` names them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum AddrType {
     /// No route.

@@ -1,5 +1,6 @@
 //! Sumun's router: a pure packet engine and the ports around it.
 
+pub mod fib;
 pub mod icmp;
 pub mod log;
 pub mod packet;
