@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub mod matches;
 pub mod option;
 pub mod targets;
+pub mod word;
 
 pub use matches::Match;
 pub use targets::Target;
