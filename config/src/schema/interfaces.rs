@@ -54,12 +54,18 @@ impl Interfaces {
 }
 
 /// Reads `[interfaces]`.
-pub(super) fn read(fields: Option<Fields>, frame_size: u32, sink: &mut Sink) -> Interfaces {
+pub(super) fn read(field: Option<Field>, frame_size: u32, sink: &mut Sink) -> Interfaces {
+    let accepts = "a section such as `[interfaces.lan0]`";
     let mut all = Interfaces::default();
     let mut devices: Vec<(String, Range<usize>)> = Vec::new();
-    let sections = fields.map(|mut fields| fields.rest()).unwrap_or_default();
+    let fields = field.map(|field| (field, field.table("[interfaces]", accepts, sink)));
+    let (sections, at) = match fields {
+        Some((_, None)) => return all,
+        Some((field, Some(mut fields))) => (fields.rest(), field.key()),
+        None => (Vec::new(), 0..0),
+    };
     if sections.is_empty() {
-        sink.conflict(0..0, "there is no interface").help("add a section such as `[interfaces.lan0]`");
+        sink.conflict(at, "there is no interface").help(format!("add {accepts}"));
     }
     for section in sections {
         if all.interfaces.len() == usize::from(u16::MAX) {
@@ -67,7 +73,7 @@ pub(super) fn read(fields: Option<Fields>, frame_size: u32, sink: &mut Sink) -> 
             break;
         }
         let title = format!("[interfaces.{}]", section.name);
-        let Some(mut fields) = section.table(title, "a section such as `[interfaces.lan0]`", sink) else { continue };
+        let Some(mut fields) = section.table(title, accepts, sink) else { continue };
         check_name(&section, sink);
         let port = PortId(all.interfaces.len() as u16);
         let device = device(&section, &mut fields, &mut devices, sink);

@@ -3,16 +3,17 @@ use self::reader::{Field, Fields};
 use self::report::Sink;
 use crate::diag::{Diagnostic, Source};
 use crate::model::{Appliance, Config, Policy};
-use std::collections::HashSet;
 use toml::de::DeTable;
 
 mod appliance;
 mod interfaces;
+mod literal;
 mod neighbours;
 mod reader;
 mod report;
 mod routes;
 mod rules;
+mod syntax;
 mod sysctl;
 mod values;
 
@@ -22,40 +23,10 @@ pub fn load(source: &Source) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic
     let (root, syntax) = DeTable::parse_recoverable(source.text());
     let mut sink = Sink::new(!syntax.is_empty());
     let config = read(root.get_ref(), source, &mut sink);
-    if !syntax.is_empty() {
-        let broken: HashSet<u32> = syntax.iter().map(|error| source.line(place(error).start)).collect();
-        // What was recovered on a broken line is a guess.
-        sink.retain(|found| !broken.contains(&source.line(found.at.start)) && !found.at.is_empty());
-        for error in &syntax {
-            sink.push(syntax_error(error, source));
-        }
-    }
+    syntax::report(syntax, source, &mut sink);
     let broken = sink.has_errors();
     let found = sink.into_sorted();
     if broken { Err(found) } else { Ok((config, found)) }
-}
-
-/// Where a syntax error is.
-fn place(error: &toml::de::Error) -> std::ops::Range<usize> {
-    error.span().unwrap_or_default()
-}
-
-/// A complaint of the TOML parser.
-fn syntax_error(error: &toml::de::Error, source: &Source) -> Diagnostic {
-    let at = place(error);
-    let (message, expected) = match error.message().split_once(", expected ") {
-        Some((message, expected)) => (message, Some(expected)),
-        None => (error.message(), None),
-    };
-    let message = match (message, source.text().get(at.clone())) {
-        ("duplicate key", Some(key)) => format!("the key `{key}` is given twice"),
-        _ => format!("this is not TOML: {message}"),
-    };
-    let diagnostic = Diagnostic::error(at, message);
-    match expected {
-        Some(expected) => diagnostic.with_help(format!("expected {expected}")),
-        None => diagnostic,
-    }
 }
 
 /// Reads the top level.
@@ -65,10 +36,9 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
         top.take(key)?.table(format!("[{key}]"), &format!("a section `[{key}]`"), sink)
     };
     let dataplane = section("dataplane", sink);
-    let ports = section("interfaces", sink);
     let settings = section("sysctl", sink);
     let dataplane = appliance::read(dataplane, sink);
-    let interfaces = interfaces::read(ports, dataplane.frame_size, sink);
+    let interfaces = interfaces::read(top.take("interfaces"), dataplane.frame_size, sink);
     let mut sections = |key: &'static str, sink: &mut Sink| -> Vec<Fields<'a>> {
         top.take(key).map(|field: Field<'a>| field.tables(sink)).unwrap_or_default()
     };

@@ -4,7 +4,7 @@
 
 use super::interfaces::{IPV6_MIN_MTU, Interfaces};
 use super::reader::{Field, Fields};
-use super::report::Sink;
+use super::report::{Sink, nearest};
 use super::values::{broadcast, everything, family_of, family_of_net, host, is_link_local, network, said};
 use crate::facts::{Family, PortId};
 use crate::model::{Nexthop, Route, RouteAction, table};
@@ -84,6 +84,10 @@ fn draft<'a>(mut fields: Fields<'a>, interfaces: &Interfaces, sink: &mut Sink) -
     let prefix = to.and_then(|to| {
         let text = to.string("a network, such as \"10.0.0.0/8\", or \"default\"", sink)?;
         if text != "default" {
+            if nearest(text, &["default"]).is_some() {
+                to.refuse("did you mean \"default\"?", sink);
+                return None;
+            }
             return network(&to, sink);
         }
         let family = family_hint.or(source.map(family_of));
@@ -93,27 +97,33 @@ fn draft<'a>(mut fields: Fields<'a>, interfaces: &Interfaces, sink: &mut Sink) -
         family.map(everything)
     });
     fields.finish(sink);
-    let (to, prefix, table, action) = (to?, prefix?, table?, action?);
+    let (to, prefix) = (to?, prefix?);
     let family = family_of_net(prefix);
     if let (Some(source), Some(field)) = (source, source_field) {
-        if family_of(source) != family {
-            sink.conflict(field.at(), format!("{source} cannot be the source of an {} route", said(family)))
-                .help(format!("an {} address of the router", said(family)));
-        } else if !interfaces.owns(source) {
-            sink.conflict(field.at(), format!("{source} is not an address of the router"))
-                .help("an address of one of the interfaces");
-        }
+        check_source(source, family, &field, interfaces, sink);
     }
     if let (Some(mtu), Some(field), Family::V6) = (mtu, mtu_field, family)
         && mtu < IPV6_MIN_MTU
     {
         sink.error(field.at(), format!("IPv6 needs an MTU of 1280, but this is {mtu}")).help("1280 or more");
     }
+    let (table, action) = (table?, action?);
     let metric = match (family, metric.unwrap_or(0)) {
         (Family::V6, 0) => IPV6_METRIC,
         (_, metric) => metric,
     };
     Some(Draft { prefix, prefix_at: to.at(), table, metric, mtu, source, action })
+}
+
+/// `source`: one of the router's own addresses.
+fn check_source(source: IpAddr, family: Family, field: &Field, interfaces: &Interfaces, sink: &mut Sink) {
+    if family_of(source) != family {
+        sink.conflict(field.at(), format!("{source} cannot be the source of an {} route", said(family)))
+            .help(format!("an {} address of the router", said(family)));
+    } else if !interfaces.owns(source) {
+        sink.conflict(field.at(), format!("{source} is not an address of the router"))
+            .help("an address of one of the interfaces");
+    }
 }
 
 /// Types of routes as `ip route` names them.
@@ -291,7 +301,7 @@ pub(super) fn table_number(field: &Field, sink: &mut Sink) -> Option<u32> {
             let number = text.parse::<u32>().ok().filter(|number| *number != 0);
             let found = number.or_else(|| TABLES.iter().find(|(name, _)| *name == text).map(|(_, number)| *number));
             if found.is_none() {
-                let near = super::report::nearest(text, &TABLES.map(|(name, _)| name));
+                let near = nearest(text, &TABLES.map(|(name, _)| name));
                 let help = near.map_or(accepts.to_string(), |name| format!("did you mean \"{name}\"?"));
                 field.refuse(help, sink);
             }

@@ -148,7 +148,7 @@ fn tos(field: &Field, sink: &mut Sink) -> Option<u8> {
     let tos: u8 = field.integer(0..=255, sink)?;
     if tos & 3 != 0 {
         sink.error(field.at(), format!("`tos` cannot be {tos}: its two lowest bits are ECN's"))
-            .help(format!("a multiple of 4, such as {}", tos & !3));
+            .help("a multiple of 4 from 4 to 252");
         return None;
     }
     (tos != 0).then_some(tos)

@@ -4,7 +4,7 @@
 //! without the quotes). A bare number counts in the kernel's unit for that name; a string brings its own unit.
 
 use super::reader::{Field, Fields};
-use super::report::{Sink, nearest};
+use super::report::{Sink, nearest, one_of};
 use crate::model::Sysctl;
 use std::ops::{Range, RangeInclusive};
 use toml::de::DeValue;
@@ -29,8 +29,8 @@ struct Setting {
     place: Place,
 }
 
-/// Longest time-out: what an `int` of jiffies holds at 100 Hz, the kernel's least.
-const LONGEST_MS: u64 = (i32::MAX as u64) * 10;
+/// Longest time-out: the whole days that an `int` of jiffies holds at 100 Hz.
+const LONGEST_MS: u64 = 248 * 86_400_000;
 
 macro_rules! settings {
     ($($field:ident $unit:literal [$($whole:literal $whole_unit:literal),+] $kind:ident $(($range:expr))?;)*) => {
@@ -167,7 +167,7 @@ fn unknown(name: &str, field: &Field, sink: &mut Sink) {
     let help = match (elsewhere, nearest(name, &names)) {
         (Some((_, place)), _) => format!("this is {place}"),
         (None, Some(near)) => format!("did you mean `{near}`?"),
-        (None, None) => "the settings that are known stand in the reference of [sysctl]".to_string(),
+        (None, None) => one_of(&SETTINGS.iter().map(|setting| setting.name).collect::<Vec<_>>(), '`'),
     };
     sink.error(field.key(), format!("unknown setting `{name}` in [sysctl]")).help(help);
 }
