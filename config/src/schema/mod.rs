@@ -1,0 +1,169 @@
+//! From TOML to a [`Config`]: what a file may say, and all that is wrong with it in one pass.
+//!
+//! toml parses the text into a tree with places; each section has a module here that walks its part of the tree and checks
+//! it. A walker complains and goes on: a value that cannot be used has its default, so that what depends on it can still be
+//! checked. What a file says is either all right, or no [`Config`] comes out.
+//!
+//! # The file
+//!
+//! Every section but one `[interfaces.NAME]` may be left out, and every key but those marked; shown are the defaults or,
+//! where there are none, examples.
+//!
+//! ```toml
+//! [dataplane]                          # opened once: changes need a restart
+//! run-dir = "/run/sumun"               # of the sockets
+//! cores = [0]                          # one worker on each
+//! idle = "sleep"                       # "busy": never sleep
+//! idle-after = "50us"                  # quiet spell before it sleeps
+//! frames = 8192                        # packet buffers of a worker
+//! frame-size = 2048                    # or 4096
+//! max-flows = 262144                   # nf_conntrack_max
+//! max-neighbours = 1024
+//! initial-policy = "DROP"              # of the filter table until rules are published; or "ACCEPT"
+//! log = "syslog"                       # of LOG; or "file:/var/log/sumun.log"
+//!
+//! [interfaces.lan0]                    # the name that rules use; the order of the file is that of the ports
+//! device = "lan0"                      # default: the same name
+//! addresses = ["192.168.1.1/24", "fd00:1::1/64"]   # fe80:: follows from the MAC
+//! rp-filter = "off"                    # "strict", "loose"
+//! mtu = 1500                           # default: the device's
+//! ring = 2048                          # a power of two
+//! attach = "auto"                      # "native", "generic": how the XDP program is attached
+//! copy = "auto"                        # "zero-copy", "copy"
+//!
+//! [interfaces.wan0]
+//! addresses = ["203.0.113.2/24", "2001:db8:2::2/64"]
+//!
+//! [[neighbours]]                       # known beforehand; all three keys are needed
+//! interface = "lan0"
+//! address = "192.168.1.10"
+//! mac = "02:00:00:00:00:0a"
+//!
+//! [[routes]]                           # static ones; those of the addresses follow by themselves
+//! to = "default"                       # needed: a network, one address, or "default" of the family that `via` shows
+//! via = "203.0.113.1"                  # the gateway; `dev` follows from it
+//! metric = 0                           # 1024 for IPv6, as in the kernel
+//! table = "main"                       # "default", "local", or a number
+//!
+//! [[routes]]
+//! to = "198.51.100.0/24"
+//! nexthops = [{ via = "203.0.113.1", weight = 1 }, { via = "203.0.113.9", weight = 2 }]
+//! mtu = 1400
+//! source = "203.0.113.2"
+//!
+//! [[routes]]
+//! to = "2001:db8:7::/48"
+//! via = "fe80::1"
+//! dev = "wan0"                         # link-local gateways need it; `onlink = true`: although no network there has it
+//! table = 100
+//!
+//! [[routes]]
+//! to = "10.0.0.0/8"
+//! type = "unreachable"                 # "blackhole", "prohibit"
+//!
+//! [[rules]]                            # policy routing, as ip-rule(8); 0, 32766 and 32767 are there unless given here
+//! priority = 100                       # needed
+//! family = "ipv6"                      # default: what `from` and `to` show, else both
+//! from = "fd00:1::/64"
+//! to = "all"
+//! iif = "lan0"                         # "lo": the router's own packets
+//! fwmark = "0x1/0xff"
+//! tos = 16
+//! not = false
+//! table = 100                          # either this, or `action`: "blackhole", "unreachable", "prohibit"
+//!
+//! [sysctl]                             # the kernel's names, short or whole; numbers in the kernel's unit
+//! nf_conntrack_tcp_timeout_established = "5d"
+//! nf_conntrack_udp_timeout = 30
+//! net.ipv4.ip_forward = 1
+//!
+//! [filter.FORWARD]                     # TABLE.CHAIN for both families; ipv4.TABLE.CHAIN and ipv6.TABLE.CHAIN for one
+//! policy = "DROP"                      # built-in chains only; default: "ACCEPT"
+//! rules = [                            # in iptables syntax, or as tables of fields
+//!     "-m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+//!     { in = "lan0", protocol = "tcp", dport = 22, target = "ACCEPT" },
+//!     "-j mine",
+//! ]
+//!
+//! [filter.mine]                        # a user chain
+//! rules = ["-i lan0 -j ACCEPT"]
+//!
+//! [ipv4.nat.POSTROUTING]
+//! rules = ["-o wan0 -j MASQUERADE"]
+//! ```
+
+use self::reader::{Field, Fields};
+use self::report::Sink;
+use crate::diag::{Diagnostic, Source};
+use crate::model::{Appliance, Config, Policy};
+use toml::de::DeTable;
+
+mod appliance;
+mod interfaces;
+mod literal;
+mod neighbours;
+mod reader;
+mod report;
+mod routes;
+mod rules;
+mod syntax;
+mod sysctl;
+mod values;
+
+/// Reads a whole file: its configuration and warnings, or all that is wrong with it (warnings included), in the order of
+/// the file.
+pub fn load(source: &Source) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let (root, syntax) = DeTable::parse_recoverable(source.text());
+    let mut sink = Sink::new(!syntax.is_empty());
+    let config = read(root.get_ref(), source, &mut sink);
+    syntax::report(syntax, source, &mut sink);
+    let broken = sink.has_errors();
+    let found = sink.into_sorted();
+    if broken { Err(found) } else { Ok((config, found)) }
+}
+
+/// Reads the top level.
+fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
+    let mut top = Fields::of(root, "the file", 0..0);
+    let mut section = |key: &'static str, sink: &mut Sink| -> Option<Fields<'a>> {
+        top.take(key)?.table(format!("[{key}]"), &format!("a section `[{key}]`"), sink)
+    };
+    let dataplane = section("dataplane", sink);
+    let settings = section("sysctl", sink);
+    let dataplane = appliance::read(dataplane, sink);
+    let interfaces = interfaces::read(top.take("interfaces"), dataplane.frame_size, sink);
+    let mut sections = |key: &'static str, sink: &mut Sink| -> Vec<Fields<'a>> {
+        top.take(key).map(|field: Field<'a>| field.tables(sink)).unwrap_or_default()
+    };
+    let neighbours = neighbours::read(sections("neighbours", sink), &interfaces, sink);
+    let routes = routes::read(sections("routes", sink), &interfaces, sink);
+    let rules = rules::read(sections("rules", sink), &interfaces, &routes, sink);
+    let sysctl = sysctl::read(settings, sink);
+    let ports = interfaces.names();
+    let _ = source;
+    let ruleset = crate::ruleset::Ruleset::empty(crate::rule::Policy::Accept);
+    top.finish(sink);
+    Config {
+        appliance: Appliance {
+            run_dir: dataplane.run_dir,
+            cores: dataplane.cores,
+            idle: dataplane.idle,
+            frames_per_worker: dataplane.frames,
+            frame_size: dataplane.frame_size,
+            max_flows: dataplane.max_flows,
+            max_neighbours: dataplane.max_neighbours,
+            interfaces: interfaces.interfaces,
+            initial_policy: dataplane.initial_policy,
+            log: dataplane.log,
+        },
+        policy: Policy {
+            ports,
+            port_settings: interfaces.settings,
+            neighbours,
+            routes,
+            rules,
+            sysctl,
+            ruleset,
+        },
+    }
+}

@@ -1,0 +1,356 @@
+//! What `schema::load` accepts and refuses.
+
+use ipnet::IpNet;
+use proptest::prelude::*;
+use std::net::IpAddr;
+use sumun_config::diag::{self, Diagnostic, Source};
+use sumun_config::facts::{Family, PortId};
+use sumun_config::model::*;
+use sumun_config::rule;
+use sumun_config::ruleset::Ruleset;
+use sumun_config::schema::load;
+
+const ROUTER: &str = include_str!("../../testbed/router.toml");
+
+const NETWORK: &str = r#"
+[interfaces.lan0]
+addresses = ["192.168.1.1/24", "fd00:1::1/64"]
+[interfaces.wan0]
+addresses = ["203.0.113.2/24", "2001:db8:2::2/64"]
+"#;
+
+/// The file of a case, with interfaces where it has none.
+fn source(text: &str) -> Source {
+    let own = text.contains("interfaces");
+    Source::new("router.toml", format!("{text}{}", if own { "" } else { NETWORK }))
+}
+
+fn lines(source: &Source, found: &[Diagnostic]) -> Vec<String> {
+    found.iter().map(|d| diag::short(source, d).replace("router.toml:", "")).collect()
+}
+
+/// The cases of mistakes.txt: files and what is said of them.
+#[test]
+fn mistakes_are_all_said_with_their_place_and_what_would_be_accepted() {
+    let cases = include_str!("mistakes.txt").split("====\n").skip(1);
+    let mut wrong = String::new();
+    let mut count = 0;
+    for case in cases {
+        let (expected, text): (Vec<&str>, Vec<&str>) = case.lines().partition(|line| line.starts_with("=> "));
+        let source = source(&text.iter().map(|line| format!("{line}\n")).collect::<String>());
+        let found = match load(&source) {
+            Ok((_, warnings)) => warnings,
+            Err(found) => found,
+        };
+        let found: Vec<String> = lines(&source, &found).into_iter().map(|line| format!("=> {line}")).collect();
+        if found != expected {
+            wrong.push_str(&format!("{}\n{}\n====\n", text.join("\n"), found.join("\n")));
+        }
+        count += 1;
+    }
+    assert!(wrong.is_empty(), "these cases say something else now:\n{wrong}");
+    assert!(count >= 60, "{count} cases");
+}
+
+fn config(text: &str) -> Config {
+    let source = source(text);
+    match load(&source) {
+        Ok((config, warnings)) => {
+            assert_eq!(lines(&source, &warnings), [""; 0], "warnings");
+            config
+        }
+        Err(found) => panic!("{}", diag::render(&source, &found, false)),
+    }
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn addr(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn interfaces_alone_are_a_configuration_with_the_defaults() {
+    let config = config("");
+    let port = |name: &str| Interface {
+        name: name.to_string(),
+        device: name.to_string(),
+        attach: Attach::Auto,
+        copy: CopyMode::Auto,
+        mtu: None,
+        ring: 2048,
+    };
+    let appliance = Appliance {
+        run_dir: "/run/sumun".into(),
+        cores: vec![0],
+        idle: Idle::Sleep { after_us: 50 },
+        frames_per_worker: 8192,
+        frame_size: 2048,
+        max_flows: 262_144,
+        max_neighbours: 1024,
+        interfaces: vec![port("lan0"), port("wan0")],
+        initial_policy: rule::Policy::Drop,
+        log: LogTo::Syslog,
+    };
+    assert_eq!(config.appliance, appliance);
+    let settings = |a: &str, b: &str| PortSettings { addresses: vec![net(a), net(b)], rp_filter: RpFilter::Off };
+    assert_eq!(config.policy.ports, ["lan0", "wan0"]);
+    assert_eq!(
+        config.policy.port_settings,
+        [settings("192.168.1.1/24", "fd00:1::1/64"), settings("203.0.113.2/24", "2001:db8:2::2/64")]
+    );
+    assert_eq!(config.policy.sysctl, Sysctl::default());
+    assert_eq!(config.policy.ruleset, Ruleset::empty(rule::Policy::Accept));
+    assert_eq!((config.policy.routes, config.policy.neighbours), (vec![], vec![]));
+}
+
+#[test]
+fn every_setting_of_the_dataplane_is_read() {
+    let config = config(
+        r#"
+        [dataplane]
+        run-dir = "/tmp/s"
+        cores = [3, 0x1]
+        idle = "busy"
+        frames = 16_384
+        frame-size = 4096
+        max-flows = 10
+        max-neighbours = 20
+        initial-policy = "ACCEPT"
+        log = "file:/var/log/sumun.log"
+        [interfaces.b]
+        device = "eth1"
+        rp-filter = "strict"
+        attach = "native"
+        copy = "zero-copy"
+        mtu = 3000
+        ring = 64
+        [interfaces.a]
+        rp-filter = "loose"
+        attach = "generic"
+        copy = "copy"
+        "#,
+    );
+    let a = &config.appliance;
+    assert_eq!((a.run_dir.to_str(), a.cores.as_slice(), a.idle), (Some("/tmp/s"), &[3, 1][..], Idle::Busy));
+    assert_eq!((a.frames_per_worker, a.frame_size, a.max_flows, a.max_neighbours), (16384, 4096, 10, 20));
+    assert_eq!((a.initial_policy, &a.log), (rule::Policy::Accept, &LogTo::File("/var/log/sumun.log".into())));
+    let b = &a.interfaces[0];
+    assert_eq!((b.name.as_str(), b.device.as_str(), b.mtu, b.ring), ("b", "eth1", Some(3000), 64));
+    assert_eq!((b.attach, b.copy), (Attach::Native, CopyMode::ZeroCopy));
+    assert_eq!(config.policy.ports, ["b", "a"], "in the order of the file");
+    let filters: Vec<RpFilter> = config.policy.port_settings.iter().map(|port| port.rp_filter).collect();
+    assert_eq!(filters, [RpFilter::Strict, RpFilter::Loose]);
+}
+
+#[test]
+fn routes_are_resolved_to_ports() {
+    let (lan, wan) = (PortId(0), PortId(1));
+    let via = |port, gateway: &str| Nexthop { port, gateway: Some(addr(gateway)), weight: 1 };
+    let route = |prefix: &str, hops: Vec<Nexthop>| {
+        let metric = if prefix.contains(':') { 1024 } else { 0 };
+        let (prefix, action) = (net(prefix), RouteAction::Via(hops));
+        Route { table: table::MAIN, prefix, action, metric, mtu: None, source: None }
+    };
+    let cases = [
+        (r#"to = "default", via = "203.0.113.1""#, route("0.0.0.0/0", vec![via(wan, "203.0.113.1")])),
+        (r#"to = "default", via = "fd00:1::9""#, route("::/0", vec![via(lan, "fd00:1::9")])),
+        (r#"to = "::/0", via = "fe80::1", dev = "wan0""#, route("::/0", vec![via(wan, "fe80::1")])),
+        (
+            r#"to = "10.1.2.3", dev = "wan0""#,
+            route("10.1.2.3/32", vec![Nexthop { port: wan, gateway: None, weight: 1 }]),
+        ),
+        (
+            r#"to = "10.0.0.0/8", via = "198.51.100.1", dev = "lan0", onlink = true"#,
+            route("10.0.0.0/8", vec![via(lan, "198.51.100.1")]),
+        ),
+        (
+            r#"to = "10.0.0.0/8", via = "203.0.113.1", table = "default", metric = 7, mtu = 1400, source = "192.168.1.1""#,
+            Route {
+                table: table::DEFAULT,
+                metric: 7,
+                mtu: Some(1400),
+                source: Some(addr("192.168.1.1")),
+                ..route("10.0.0.0/8", vec![via(wan, "203.0.113.1")])
+            },
+        ),
+        (
+            r#"to = "10.0.0.0/8", table = "100", nexthops = [{ via = "203.0.113.1" }, { via = "192.168.1.2", weight = 256 }]"#,
+            Route {
+                table: 100,
+                ..route(
+                    "10.0.0.0/8",
+                    vec![via(wan, "203.0.113.1"), Nexthop { weight: 256, ..via(lan, "192.168.1.2") }],
+                )
+            },
+        ),
+        (
+            r#"to = "10.0.0.0/8", type = "blackhole""#,
+            Route { action: RouteAction::Blackhole, ..route("10.0.0.0/8", vec![]) },
+        ),
+        (
+            r#"to = "fc00::/7", type = "prohibit", metric = 5"#,
+            Route { action: RouteAction::Prohibit, metric: 5, ..route("fc00::/7", vec![]) },
+        ),
+    ];
+    for (text, route) in cases {
+        assert_eq!(config(&format!("routes = [{{ {text} }}]")).policy.routes, [route], "{text}");
+    }
+}
+
+#[test]
+fn a_gateway_may_be_on_a_link_that_a_route_says() {
+    let routes = config(
+        r#"routes = [
+            { to = "10.0.0.0/8", via = "198.51.100.1" },
+            { to = "198.51.100.1", dev = "wan0" },
+        ]"#,
+    )
+    .policy
+    .routes;
+    let hop = Nexthop { port: PortId(1), gateway: Some(addr("198.51.100.1")), weight: 1 };
+    assert_eq!(routes[0].action, RouteAction::Via(vec![hop]));
+}
+
+fn shown(rules: &[RoutingRule]) -> Vec<(u32, Family, RuleAction)> {
+    rules.iter().map(|rule| (rule.priority, rule.family, rule.action)).collect()
+}
+
+#[test]
+fn routing_rules_join_those_of_the_kernel_in_order() {
+    use Family::{V4, V6};
+    use RuleAction::{Lookup, Prohibit};
+    let rules = config(
+        r#"rules = [
+            { priority = 40000, action = "prohibit" },
+            { priority = 0, family = "ipv6", table = "main" },
+            { priority = 100, from = "10.0.0.0/8", to = "all", iif = "lo", fwmark = "0x101/0xfff", tos = 16, not = true, table = "local" },
+        ]"#,
+    )
+    .policy
+    .rules;
+    let expected = [
+        (0, V6, Lookup(table::MAIN)),
+        (0, V4, Lookup(table::LOCAL)),
+        (100, V4, Lookup(table::LOCAL)),
+        (32766, V4, Lookup(table::MAIN)),
+        (32766, V6, Lookup(table::MAIN)),
+        (32767, V4, Lookup(table::DEFAULT)),
+        (32767, V6, Lookup(table::DEFAULT)),
+        (40000, V4, Prohibit),
+        (40000, V6, Prohibit),
+    ];
+    assert_eq!(shown(&rules), expected);
+    let full = RoutingRule {
+        priority: 100,
+        family: V4,
+        not: true,
+        from: Some(net("10.0.0.0/8")),
+        to: None,
+        iif: Some(RuleIif::Local),
+        fwmark: Some((0x101, 0xfff)),
+        tos: Some(16),
+        action: Lookup(table::LOCAL),
+    };
+    assert_eq!(rules[2], full);
+}
+
+#[test]
+fn settings_have_the_kernels_names_and_units() {
+    type Get = fn(&Sysctl) -> u64;
+    let cases: [(&str, Get, u64); 14] = [
+        ("nf_conntrack_tcp_timeout_established = 432000", |s| s.nf_conntrack_tcp_timeout_established, 432_000_000),
+        ("nf_conntrack_tcp_timeout_established = \"5d\"", |s| s.nf_conntrack_tcp_timeout_established, 432_000_000),
+        ("net.netfilter.nf_conntrack_udp_timeout = 7", |s| s.nf_conntrack_udp_timeout, 7000),
+        ("\"net.netfilter.nf_conntrack_udp_timeout\" = \"250ms\"", |s| s.nf_conntrack_udp_timeout, 250),
+        ("net.ipv4.ip_forward = 0", |s| s.ip_forward.into(), 0),
+        ("ip_forward = false", |s| s.ip_forward.into(), 0),
+        ("net.ipv6.conf.all.forwarding = false", |s| s.ipv6_forwarding.into(), 0),
+        ("icmp_ratelimit = 100", |s| s.icmp_ratelimit.into(), 100),
+        ("net.ipv6.icmp.ratelimit = \"2s\"", |s| s.icmpv6_ratelimit.into(), 2000),
+        ("neigh_retrans_time = \"300ms\"", |s| s.neigh_retrans_time, 300),
+        ("net.ipv4.neigh.default.retrans_time_ms = 300", |s| s.neigh_retrans_time, 300),
+        ("net.ipv4.neigh.default.base_reachable_time = 60", |s| s.neigh_base_reachable_time, 60_000),
+        ("neigh_unres_qlen = 3", |s| s.neigh_unres_qlen.into(), 3),
+        ("nf_conntrack_tcp_max_retrans = 5", |s| s.nf_conntrack_tcp_max_retrans.into(), 5),
+    ];
+    for (line, get, value) in cases {
+        assert_eq!(get(&config(&format!("[sysctl]\n{line}\n")).policy.sysctl), value, "{line}");
+    }
+}
+
+#[test]
+fn neighbours_are_read() {
+    let text = r#"neighbours = [{ interface = "wan0", address = "fe80::5", mac = "02-00-00-00-00-AB" }]"#;
+    let expected = StaticNeighbour { port: PortId(1), address: addr("fe80::5"), mac: [2, 0, 0, 0, 0, 0xab] };
+    assert_eq!(config(text).policy.neighbours, [expected]);
+}
+
+#[test]
+fn a_configuration_survives_postcard() {
+    let (config, _) = load(&Source::new("router.toml", ROUTER)).unwrap();
+    let bytes = postcard::to_stdvec(&config).unwrap();
+    assert_eq!(postcard::from_bytes::<Config>(&bytes).unwrap(), config);
+}
+
+#[test]
+fn the_example_of_the_testbed_has_no_mistakes() {
+    config(ROUTER);
+}
+
+#[test]
+fn the_example_of_the_reference_has_no_mistakes() {
+    let head = include_str!("../src/schema/mod.rs");
+    let lines = head.lines().map_while(|line| line.strip_prefix("//!"));
+    let example = lines.skip_while(|line| *line != " ```toml").skip(1).take_while(|line| *line != " ```");
+    let text: String = example.map(|line| format!("{line}\n")).collect();
+    assert!(text.lines().count() > 60);
+    config(&text);
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_answered_without_a_panic(text in "[a-z0-9=\\[\\]{}\"'., \\\\\n#-]{0,200}") {
+        answer(&text);
+    }
+
+    #[test]
+    fn any_bytes_are_answered_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        match Source::decode("f", bytes) {
+            Ok(source) => answer(source.text()),
+            Err((source, wrong)) => assert!(!diag::render(&source, &[wrong], false).is_empty()),
+        }
+    }
+
+    #[test]
+    fn a_damaged_example_is_answered_without_a_panic(
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, "[\"\\[\\]{}=.,\n a-z0-9/:!-]{0,4}"), 1..4)
+    ) {
+        let mut text = ROUTER.to_string();
+        for (at, len, with) in cuts {
+            let start = text.floor_char_boundary(at.index(text.len()));
+            let end = text.ceil_char_boundary((start + len).min(text.len()));
+            text.replace_range(start..end, &with);
+        }
+        answer(&text);
+    }
+}
+
+/// Loads the text, and prints whatever is said of it.
+fn answer(text: &str) {
+    let source = Source::new("f", text);
+    let found = match load(&source) {
+        Ok((_, warnings)) => warnings,
+        Err(found) => {
+            assert!(!found.is_empty());
+            found
+        }
+    };
+    for diagnostic in &found {
+        assert!(!diag::short(&source, diagnostic).contains('\n'));
+        assert!(diagnostic.at.end <= text.len(), "{diagnostic:?} is beyond the text");
+    }
+    assert!(found.is_empty() || !diag::render(&source, &found, false).is_empty());
+}
