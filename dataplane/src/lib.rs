@@ -3,7 +3,11 @@
 pub mod fib;
 pub mod icmp;
 pub mod log;
+pub mod neigh;
 pub mod packet;
 pub mod port;
+pub mod protocol;
 pub mod reason;
+pub mod server;
 pub mod umem;
+pub mod worker;
