@@ -1,5 +1,7 @@
 //! Sumun's router: a pure packet engine and the ports around it.
 
 pub mod port;
+pub mod protocol;
 pub mod reason;
+pub mod server;
 pub mod umem;
