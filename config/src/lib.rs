@@ -10,7 +10,9 @@
 //! facts and carries out the effects. Glossary: a *table* has *chains* of *rules*; a rule has *conditions* and a *target*;
 //! a *hook* is a place on the packet's way where chains are asked.
 
+pub mod diag;
 pub mod facts;
 pub mod model;
 pub mod rule;
 pub mod ruleset;
+pub mod schema;

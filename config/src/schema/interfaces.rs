@@ -1,0 +1,224 @@
+//! `[interfaces.NAME]`: the ports, and who may name them.
+
+use super::reader::{Field, Fields};
+use super::report::{Sink, suggest_quoted};
+use super::values::{bad_device_name, family_of_net, interface_address, is_link_local};
+use crate::facts::{Family, LOOPBACK, PortId};
+use crate::model::{Attach, CopyMode, Interface, PortSettings, RpFilter};
+use ipnet::IpNet;
+use std::ops::Range;
+
+/// The ports of the file, in its order.
+#[derive(Default)]
+pub(super) struct Interfaces {
+    pub interfaces: Vec<Interface>,
+    pub settings: Vec<PortSettings>,
+    /// All addresses with their places, port by port.
+    pub addresses: Vec<(PortId, IpNet, Range<usize>)>,
+}
+
+/// Bytes of a frame that are not the IP packet: the headroom of XDP and of the router, Ethernet and one 802.1Q tag.
+const FRAME_OVERHEAD: u32 = 256 + 14 + 4;
+
+/// The smallest MTU that IPv6 runs on (RFC 8200 section 5).
+pub(super) const IPV6_MIN_MTU: u16 = 1280;
+
+impl Interfaces {
+    /// Names by [`PortId`].
+    pub fn names(&self) -> Vec<String> {
+        self.interfaces.iter().map(|interface| interface.name.clone()).collect()
+    }
+
+    /// The name of a port.
+    pub fn name(&self, port: PortId) -> &str {
+        port.index().and_then(|index| self.interfaces.get(index)).map_or("?", |interface| &interface.name)
+    }
+
+    /// The port that a field names.
+    pub fn find(&self, field: &Field, sink: &mut Sink) -> Option<PortId> {
+        let text = field.string("the name of an interface", sink)?;
+        let found = self.interfaces.iter().position(|interface| interface.name == text);
+        // Where there are no interfaces at all, that has been said.
+        if found.is_none() && !self.interfaces.is_empty() {
+            let names: Vec<&str> = self.interfaces.iter().map(|interface| interface.name.as_str()).collect();
+            sink.conflict(field.at(), format!("there is no interface \"{text}\""))
+                .help(suggest_quoted(text, &names, '"'));
+        }
+        found.map(|index| PortId(index as u16))
+    }
+
+    /// Whether an address is one of the router's own.
+    pub fn owns(&self, address: std::net::IpAddr) -> bool {
+        self.addresses.iter().any(|(_, net, _)| net.addr() == address)
+    }
+}
+
+/// Reads `[interfaces]`.
+pub(super) fn read(field: Option<Field>, frame_size: u32, sink: &mut Sink) -> Interfaces {
+    let accepts = "a section such as `[interfaces.lan0]`";
+    let mut all = Interfaces::default();
+    let mut devices: Vec<(String, Range<usize>)> = Vec::new();
+    let fields = field.map(|field| (field, field.table("[interfaces]", accepts, sink)));
+    let (sections, at) = match fields {
+        Some((_, None)) => return all,
+        Some((field, Some(mut fields))) => (fields.rest(), field.key()),
+        None => (Vec::new(), 0..0),
+    };
+    if sections.is_empty() {
+        sink.conflict(at, "there is no interface").help(format!("add {accepts}"));
+    }
+    for section in sections {
+        if all.interfaces.len() == usize::from(u16::MAX) {
+            sink.conflict(section.key(), "there are more than 65535 interfaces");
+            break;
+        }
+        let title = format!("[interfaces.{}]", section.name);
+        let Some(mut fields) = section.table(title, accepts, sink) else { continue };
+        check_name(&section, sink);
+        let port = PortId(all.interfaces.len() as u16);
+        let device = device(&section, &mut fields, &mut devices, sink);
+        let addresses = addresses(port, &mut fields, &mut all, sink);
+        let mtu = mtu(&mut fields, frame_size, &addresses, sink);
+        let rp_filter = fields.take("rp-filter").and_then(|field| {
+            field.choice(&[("off", RpFilter::Off), ("strict", RpFilter::Strict), ("loose", RpFilter::Loose)], sink)
+        });
+        let attach = fields.take("attach").and_then(|field| {
+            field.choice(&[("auto", Attach::Auto), ("native", Attach::Native), ("generic", Attach::Generic)], sink)
+        });
+        let copy = fields.take("copy").and_then(|field| {
+            field.choice(
+                &[("auto", CopyMode::Auto), ("zero-copy", CopyMode::ZeroCopy), ("copy", CopyMode::Copy)],
+                sink,
+            )
+        });
+        let ring = ring(&mut fields, sink);
+        fields.finish(sink);
+        all.settings.push(PortSettings { addresses, rp_filter: rp_filter.unwrap_or_default() });
+        all.interfaces.push(Interface {
+            name: section.name.to_string(),
+            device,
+            attach: attach.unwrap_or(Attach::Auto),
+            copy: copy.unwrap_or(CopyMode::Auto),
+            mtu,
+            ring: ring.unwrap_or(2048),
+        });
+    }
+    all
+}
+
+/// A name that rules can use: a device's, but not `lo`, and not one that `-i` would read as a pattern.
+fn check_name(section: &Field, sink: &mut Sink) {
+    let accepts = "up to 15 letters, digits, dots and dashes, such as `lan0`";
+    let name = section.name;
+    if let Some(why) = bad_device_name(name) {
+        sink.error(section.key(), format!("`{name}` cannot name an interface: {why}")).help(accepts);
+    } else if name == LOOPBACK {
+        sink.error(section.key(), "`lo` cannot name an interface: it stands for the router itself").help(accepts);
+    } else if name.ends_with('+') || name.starts_with('!') {
+        sink.error(section.key(), format!("`{name}` cannot name an interface: rules would read it as a pattern"))
+            .help(accepts);
+    }
+}
+
+/// `device`: the interface's own name where it is not given; none twice.
+fn device(section: &Field, fields: &mut Fields, seen: &mut Vec<(String, Range<usize>)>, sink: &mut Sink) -> String {
+    let field = fields.take("device");
+    let given = field.and_then(|field| {
+        let text = field.string("the name of a device, such as \"eth1\"", sink)?;
+        if let Some(why) = bad_device_name(text) {
+            sink.error(field.at(), format!("`device` cannot be \"{text}\": {why}")).help("a name as `ip link` shows it");
+            return None;
+        }
+        Some((text, field.at()))
+    });
+    let (device, at) = given.unwrap_or((section.name, section.key()));
+    if let Some((_, first)) = seen.iter().find(|(other, _)| other == device) {
+        sink.conflict(at.clone(), format!("the device \"{device}\" is used twice"))
+            .help("another device")
+            .label(first.clone(), "first used here");
+    }
+    seen.push((device.to_string(), at));
+    device.to_string()
+}
+
+/// `addresses`: none twice, no network on two ports.
+fn addresses(port: PortId, fields: &mut Fields, all: &mut Interfaces, sink: &mut Sink) -> Vec<IpNet> {
+    let accepts = "an array, such as `addresses = [\"192.168.1.1/24\", \"fd00:1::1/64\"]`";
+    let Some(list) = fields.take("addresses").and_then(|field| field.list(accepts, sink)) else { return Vec::new() };
+    let mut addresses = Vec::with_capacity(list.len());
+    for element in list {
+        let Some(net) = interface_address(&element, sink) else { continue };
+        if !collides(port, net, &element, all, sink) {
+            addresses.push(net);
+        }
+        all.addresses.push((port, net, element.at()));
+    }
+    addresses
+}
+
+/// Complains where the address or its network is somewhere else already; answers whether the address is.
+fn collides(port: PortId, net: IpNet, element: &Field, all: &Interfaces, sink: &mut Sink) -> bool {
+    for (other_port, other, place) in &all.addresses {
+        // Link-local addresses hold on their link only: every port may have the same.
+        if *other_port != port && is_link_local(net.addr()) {
+            continue;
+        }
+        if other.addr() == net.addr() {
+            sink.conflict(element.at(), format!("the address {} is given twice", net.addr()))
+                .help("another address")
+                .label(place.clone(), "first given here");
+            return true;
+        }
+        let host = family_of_net(net).bits();
+        if *other_port == port || net.prefix_len() == host || other.prefix_len() == host {
+            continue;
+        }
+        let name = all.name(*other_port);
+        if net.trunc() == other.trunc() {
+            sink.conflict(element.at(), format!("the network {} is on {name} too", net.trunc()))
+                .help("one interface for each network")
+                .label(place.clone(), "first given here");
+            return false;
+        }
+        if net.contains(other) || other.contains(&net) {
+            sink.warning(element.at(), format!("{} and {} of {name} overlap", net.trunc(), other.trunc()))
+                .help("addresses in both are reached by the longer prefix")
+                .label(place.clone(), "given here");
+        }
+    }
+    false
+}
+
+/// `mtu`: fits a frame, and IPv6 where the port has such addresses.
+fn mtu(fields: &mut Fields, frame_size: u32, addresses: &[IpNet], sink: &mut Sink) -> Option<u16> {
+    let field = fields.take("mtu")?;
+    let mtu: u16 = field.integer(68..=65535, sink)?;
+    let most = frame_size - FRAME_OVERHEAD;
+    if u32::from(mtu) > most {
+        let more = if frame_size < 4096 && u32::from(mtu) <= 4096 - FRAME_OVERHEAD {
+            ", or `frame-size = 4096` in [dataplane]"
+        } else {
+            ""
+        };
+        sink.conflict(field.at(), format!("packets of {mtu} bytes do not fit frames of {frame_size}"))
+            .help(format!("at most {most}{more}"));
+    }
+    if mtu < IPV6_MIN_MTU && addresses.iter().any(|net| family_of_net(*net) == Family::V6) {
+        sink.conflict(field.at(), format!("IPv6 needs an MTU of 1280, but this is {mtu}"))
+            .help("1280 or more, or no IPv6 address on this interface");
+    }
+    Some(mtu)
+}
+
+/// `ring`: a power of two.
+fn ring(fields: &mut Fields, sink: &mut Sink) -> Option<u32> {
+    let field = fields.take("ring")?;
+    let ring: u32 = field.integer(64..=32768, sink)?;
+    if !ring.is_power_of_two() {
+        let above = ring.next_power_of_two();
+        sink.error(field.at(), format!("`ring` cannot be {ring}: it must be a power of two"))
+            .help(format!("{} or {above}", above / 2));
+        return None;
+    }
+    Some(ring)
+}
