@@ -1,6 +1,7 @@
 //! Sumun's router: a pure packet engine and the ports around it.
 
 pub mod port;
+pub mod process;
 pub mod protocol;
 pub mod reason;
 pub mod server;
