@@ -1,8 +1,10 @@
 //! Sumun's router: a pure packet engine and the ports around it.
 
+pub mod handover;
 pub mod port;
 pub mod process;
 pub mod protocol;
 pub mod reason;
 pub mod server;
 pub mod umem;
+pub mod worker;

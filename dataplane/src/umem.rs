@@ -3,10 +3,16 @@
 //! A [`Frame`] is move-only and is the only handle to its bytes, so whoever holds it may read and write them and nobody
 //! else can. A frame is in exactly one place: free in a [`Pool`], in a burst, held for a neighbour, or lent to the kernel
 //! (fill, rx, tx, completion rings). A pool counts what it made, so a census proves that none was lost.
+//!
+//! Workers may share one region, so that a frame can be handed from one to another without a copy. Every frame still has
+//! its home: the pool that it was dealt to. A pool that is given a foreign frame sends it home through a ring that holds
+//! as many frames as that home was dealt, so it cannot overflow.
 
 #![allow(unsafe_code, reason = "frames are parts of one shared region; exclusive access follows from the unique token")]
 
+use crossbeam_queue::ArrayQueue;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -16,21 +22,31 @@ pub const HEADROOM: usize = 256;
 /// The memory that all frames are cut from. Lives as long as any of its frames.
 pub struct Region {
     base: NonNull<u8>,
-    layout: Layout,
     frame_size: u32,
     frames: u32,
+    memory: Memory,
+}
+
+/// Whose the bytes of a region are.
+enum Memory {
+    /// Allocated here, with this layout.
+    Heap(Layout),
+    /// Another owner's, who is kept alive.
+    Kept(#[expect(dead_code, reason = "held for its Drop")] Box<dyn Any + Send>),
 }
 
 // SAFETY: the region itself is never read or written, only its frames are, and each frame's bytes are reached through its
-// one token, which moves between threads as any owned buffer does.
+// one token, which moves between threads as any owned buffer does. The kept owner is Send and only ever dropped.
 unsafe impl Send for Region {}
-// SAFETY: as above; shared access to the region hands out no bytes.
+// SAFETY: as above; shared access to the region hands out no bytes, and none to the kept owner.
 unsafe impl Sync for Region {}
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: allocated in `Region::cut` with this layout; every frame holds an `Arc` of the region, so none is left.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) }
+        if let Memory::Heap(layout) = self.memory {
+            // SAFETY: allocated in `Region::cut` with this layout; every frame holds an `Arc` of the region, so none is left.
+            unsafe { dealloc(self.base.as_ptr(), layout) }
+        }
     }
 }
 
@@ -41,8 +57,24 @@ impl Region {
         // SAFETY: the layout has a size other than zero, as `frames` and `frame_size` do.
         let base = unsafe { alloc_zeroed(layout) };
         let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
-        let region = Arc::new(Region { base, layout, frame_size, frames });
-        (0..frames).map(|index| Frame { region: region.clone(), index, start: HEADROOM as u16, len: 0 }).collect()
+        Region { base, frame_size, frames, memory: Memory::Heap(layout) }.tokens()
+    }
+
+    /// Cuts memory that `owner` keeps mapped (the UMEM of AF_XDP sockets) into frames and returns their tokens, in order.
+    ///
+    /// # Safety
+    /// `base` must be the start of `frames * frame_size` bytes that stay valid for reads and writes until `owner` is
+    /// dropped, that all have been initialised, and that nobody reaches but through these tokens - save the kernel, for
+    /// frames whose token is lent to it.
+    pub unsafe fn wrap(base: NonNull<u8>, frames: u32, frame_size: u32, owner: Box<dyn Any + Send>) -> Vec<Frame> {
+        Region { base, frame_size, frames, memory: Memory::Kept(owner) }.tokens()
+    }
+
+    fn tokens(self) -> Vec<Frame> {
+        let region = Arc::new(self);
+        (0..region.frames)
+            .map(|index| Frame { region: region.clone(), index, start: HEADROOM as u16, len: 0 })
+            .collect()
     }
 
     /// How many frames the region was cut into.
@@ -109,6 +141,40 @@ impl Frame {
         self.region.frame_size as usize - self.start as usize
     }
 
+    /// Where in the frame the packet starts.
+    #[inline]
+    pub fn start(&self) -> usize {
+        self.start as usize
+    }
+
+    /// Says where a packet lies that somebody else wrote into the frame. False and unchanged where that is not within it.
+    #[must_use]
+    pub fn place(&mut self, start: usize, len: usize) -> bool {
+        let fits = start.checked_add(len).is_some_and(|end| end <= self.region.frame_size as usize);
+        if fits {
+            self.start = start as u16;
+            self.len = len as u16;
+        }
+        fits
+    }
+
+    /// Moves the packet within its frame so that it starts after [`HEADROOM`] bytes. False and unchanged where it is too
+    /// long for that.
+    #[must_use]
+    pub fn align(&mut self) -> bool {
+        if self.start as usize == HEADROOM {
+            return true;
+        }
+        let (start, len) = (self.start as usize, self.len as usize);
+        let fits = HEADROOM + len <= self.region.frame_size as usize;
+        if fits && self.place(0, self.region.frame_size as usize) {
+            self.bytes_mut().copy_within(start..start + len, HEADROOM);
+            self.start = HEADROOM as u16;
+            self.len = len as u16;
+        }
+        fits
+    }
+
     /// Sets the length, at the end. False and unchanged where the frame is too small. New bytes are whatever was there.
     #[must_use]
     pub fn resize(&mut self, len: usize) -> bool {
@@ -160,13 +226,30 @@ impl Frame {
 pub struct Pool {
     free: Vec<Frame>,
     made: usize,
+    home: Option<Home>,
+}
+
+/// Which frames of a shared region a pool was dealt, and the ways home of all others.
+#[derive(Debug)]
+struct Home {
+    worker: usize,
+    /// Frames dealt to each pool: frame `i` belongs to pool `i / each`.
+    each: usize,
+    /// By worker: foreign frames on their way home. Each ring holds as many as its pool was dealt.
+    returns: Arc<[ArrayQueue<Frame>]>,
+}
+
+impl Home {
+    fn of(&self, frame: &Frame) -> usize {
+        (frame.index as usize / self.each).min(self.returns.len() - 1)
+    }
 }
 
 impl Pool {
     /// A pool that owns these frames.
     pub fn new(frames: Vec<Frame>) -> Pool {
         let made = frames.len();
-        Pool { free: frames, made }
+        Pool { free: frames, made, home: None }
     }
 
     /// A pool of fresh memory, for tests, benches and simulation.
@@ -174,26 +257,109 @@ impl Pool {
         Pool::new(Region::cut(frames, frame_size))
     }
 
+    /// Deals all frames of one region out to `workers` pools, evenly. Frames find back to the pool that they were dealt to
+    /// from any of these.
+    pub fn deal(mut frames: Vec<Frame>, workers: usize) -> Vec<Pool> {
+        let all = frames.len();
+        let each = (all / workers.max(1)).max(1);
+        let share = |worker: usize| if worker + 1 < workers { each } else { all - each * (workers - 1) };
+        let returns: Arc<[_]> = (0..workers).map(|worker| ArrayQueue::new(share(worker).max(1))).collect();
+        (0..workers)
+            .map(|worker| {
+                let mut free: Vec<Frame> = Vec::with_capacity(all);
+                free.extend(frames.drain(..share(worker)));
+                Pool { made: free.len(), free, home: Some(Home { worker, each, returns: returns.clone() }) }
+            })
+            .collect()
+    }
+
     /// An empty frame with headroom, where one is free.
     #[inline]
     pub fn take(&mut self) -> Option<Frame> {
+        if self.free.is_empty() {
+            self.collect();
+        }
         self.free.pop()
     }
 
-    /// Takes a frame back.
+    /// Fetches the frames that other workers sent home.
+    #[cold]
+    fn collect(&mut self) {
+        if let Some(home) = &self.home {
+            while let Some(frame) = home.returns[home.worker].pop() {
+                self.free.push(frame);
+            }
+        }
+    }
+
+    /// Takes a frame back, or sends it home.
     #[inline]
     pub fn give(&mut self, mut frame: Frame) {
         frame.reset();
-        self.free.push(frame);
+        let Some(home) = &self.home else { return self.free.push(frame) };
+        let owner = home.of(&frame);
+        if owner == home.worker {
+            self.free.push(frame);
+        } else if let Err(frame) = home.returns[owner].push(frame) {
+            // The ring holds all that its pool was dealt, so this cannot be; the frame is kept rather than lost.
+            self.free.push(frame);
+        }
     }
 
-    /// Frames free now.
+    /// Frames free now, with those that lie in the ring home.
     pub fn free(&self) -> usize {
-        self.free.len()
+        self.free.len() + self.home.as_ref().map_or(0, |home| home.returns[home.worker].len())
     }
 
     /// Frames that the pool started with: the sum that a census must find.
     pub fn made(&self) -> usize {
         self.made
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_foreign_frame_finds_its_way_home() {
+        let mut pools = Pool::deal(Region::cut(7, 2048), 3);
+        assert_eq!(pools.iter().map(Pool::made).collect::<Vec<_>>(), [2, 2, 3]);
+        let mut abroad: Vec<Frame> = Vec::new();
+        while let Some(frame) = pools[2].take() {
+            abroad.push(frame);
+        }
+        assert_eq!(pools[2].free(), 0);
+        for frame in abroad {
+            pools[0].give(frame);
+        }
+        assert_eq!(pools.iter().map(Pool::free).collect::<Vec<_>>(), [2, 2, 3]);
+        assert!(pools[2].take().is_some_and(|frame| frame.index() >= 4));
+    }
+
+    #[test]
+    fn frames_cannot_be_placed_outside_themselves() {
+        let mut frame = Region::cut(1, 2048).remove(0);
+        assert!(frame.set(b"kept"));
+        assert!(!frame.place(2047, 2));
+        assert!(!frame.place(usize::MAX, 2));
+        assert_eq!(frame.bytes(), b"kept");
+        assert!(frame.place(2047, 1));
+        assert_eq!((frame.start(), frame.len()), (2047, 1));
+    }
+
+    #[test]
+    fn align_restores_the_headroom_and_keeps_the_bytes() {
+        let mut frame = Region::cut(1, 2048).remove(0);
+        assert!(frame.set(b"..packet"));
+        frame.pull_front(2);
+        assert!(frame.align());
+        assert_eq!((frame.start(), frame.bytes()), (HEADROOM, &b"packet"[..]));
+        assert!(frame.push_front(4));
+        assert!(frame.align());
+        assert_eq!((frame.start(), &frame.bytes()[4..]), (HEADROOM, &b"packet"[..]));
+        assert!(frame.place(0, 2048));
+        assert!(!frame.align());
+        assert_eq!((frame.start(), frame.len()), (0, 2048));
     }
 }

@@ -3,7 +3,7 @@
 use super::Port;
 use crate::umem::{Frame, Pool};
 use std::collections::VecDeque;
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 
 /// Two queues of frames.
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ impl Port for MemoryPort {
         self.incoming.len() + self.outgoing.len()
     }
 
-    fn wait_on(&self) -> Vec<RawFd> {
+    fn wait_on(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
     }
 

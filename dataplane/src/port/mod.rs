@@ -1,9 +1,11 @@
 //! Ports: where frames come in and go out. The engine knows only this trait.
 
 use crate::umem::{Frame, Pool};
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 
+pub mod af_xdp;
 pub mod memory;
+pub mod pcap;
 
 /// What the engine needs to know of a port.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,8 +33,30 @@ pub trait Port: Send {
     fn lent(&self) -> usize;
 
     /// What poll(2) waits on for received frames; none for ports without a file.
-    fn wait_on(&self) -> Vec<RawFd>;
+    fn wait_on(&self) -> Vec<BorrowedFd<'_>>;
 
     /// Whether frames given for transmission are still on their way, so that the worker must not sleep for long.
     fn is_sending(&self) -> bool;
+
+    /// Moves what the port counted since the last time into `counts`.
+    fn count(&mut self, _counts: &mut PortCounts) {}
+}
+
+/// A worker's way to a port.
+pub enum Seat {
+    /// It has an end of its own.
+    Own(Box<dyn Port>),
+    /// It hands frames to this worker, which has one.
+    Via(usize),
+}
+
+/// What a port counts besides packets: none of it happens while all is well.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct PortCounts {
+    /// Frames given back by the device that it was never lent.
+    pub strays: u64,
+    /// Times that the device could not be woken.
+    pub failures: u64,
+    /// Packets that were empty or longer than the device takes.
+    pub unsendable: u64,
 }

@@ -1,0 +1,38 @@
+//! Compiles the XDP program with clang, so that the binary carries it.
+
+use libbpf_cargo::SkeletonBuilder;
+use std::path::{Path, PathBuf};
+use std::process::{Command, exit};
+
+const SOURCE: &str = "src/bpf/redirect.bpf.c";
+
+fn main() {
+    println!("cargo:rerun-if-changed={SOURCE}");
+    println!("cargo:rerun-if-env-changed=CLANG");
+    let clang = std::env::var("CLANG").unwrap_or_else(|_| "clang".into());
+    if !Command::new(&clang).arg("--version").output().is_ok_and(|answer| answer.status.success()) {
+        fail(&format!("`{clang}`, which compiles the XDP program, is missing: apt install clang"));
+    }
+    // Debian keeps the architecture's own headers apart (asm/types.h), and clang does not look there for a BPF target.
+    let arch = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    let own = PathBuf::from(format!("/usr/include/{arch}-linux-gnu"));
+    if !Path::new("/usr/include/linux/bpf.h").exists() {
+        fail("/usr/include/linux/bpf.h is missing: apt install linux-libc-dev");
+    }
+    let object = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("redirect.bpf.o");
+    let built = SkeletonBuilder::new()
+        .source(SOURCE)
+        .obj(&object)
+        .clang(&clang)
+        .clang_args(["-Wall".into(), "-Werror".into(), "-I".into(), own.into_os_string()])
+        .build();
+    if let Err(error) = built {
+        fail(&format!("clang could not compile {SOURCE}: {error:#}"));
+    }
+}
+
+fn fail(why: &str) -> ! {
+    println!("cargo:warning={why}");
+    eprintln!("{why}");
+    exit(1)
+}
