@@ -1,1 +1,225 @@
-fn main() {}
+//! `sumun`: the operator's command line, and with `sumun control` the daemon behind it.
+//!
+//! Exit status: 0 done, 1 it could not be done, 2 the configuration or the command line has mistakes.
+
+mod ask;
+mod candidate;
+mod connect;
+mod daemon;
+mod message;
+mod show;
+
+use anyhow::{Context, bail};
+use ask::{Control, astray};
+use clap::{Args, Parser, Subcommand};
+use message::{Apply, Request, Response};
+use std::io::{self, IsTerminal, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use sumun_config::facts::Family;
+use sumun_dataplane::protocol;
+
+/// Router and firewall with netfilter's semantics: its control process and command line
+#[derive(Parser)]
+#[command(name = "sumun", version, arg_required_else_help = true)]
+struct Cli {
+    /// Directory of the sockets. Default: /run/sumun; for `control` what the configuration says
+    #[arg(long, global = true, value_name = "DIR", env = "SUMUN_RUN_DIR")]
+    run_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon: publish the configuration, and again whenever the file changes or on SIGHUP
+    Control {
+        /// The configuration
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Say what is wrong with a configuration, all of it at once. Needs no daemon
+    Check {
+        /// The configuration
+        file: PathBuf,
+    },
+    /// Run this configuration now, until the watched file changes
+    Apply {
+        /// The configuration
+        file: PathBuf,
+    },
+    /// How the processes, the ports and the ruleset are
+    Status {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// The tracked flows as conntrack(8) prints them
+    Conntrack(ConntrackArgs),
+    /// Where packets were dropped and why
+    Drops {
+        /// Also the reasons that never occurred
+        #[arg(long)]
+        all: bool,
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Set the counters of all rules and policies to zero
+    Zero,
+    /// Neighbours (ARP and NDP) as ip-neighbour(8) prints them
+    Neighbours {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+struct FamilyArgs {
+    /// IPv4 only
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    ipv4: bool,
+    /// IPv6 only
+    #[arg(short = '6', long)]
+    ipv6: bool,
+}
+
+impl FamilyArgs {
+    fn family(&self) -> Option<Family> {
+        match (self.ipv4, self.ipv6) {
+            (true, _) => Some(Family::V4),
+            (_, true) => Some(Family::V6),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Args)]
+struct ConntrackArgs {
+    #[command(flatten)]
+    family: FamilyArgs,
+    /// This protocol only: tcp, udp, ... or a number
+    #[arg(long, short, value_name = "PROTOCOL", value_parser = show::conntrack::protocol)]
+    proto: Option<u8>,
+    /// Flows that came from this address
+    #[arg(long, short, value_name = "ADDRESS")]
+    source: Option<IpAddr>,
+    /// Flows that went to this address
+    #[arg(long, short, value_name = "ADDRESS")]
+    destination: Option<IpAddr>,
+    /// For programs, one object a line
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        // Whoever reads our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sumun: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let run_dir = cli.run_dir.clone().unwrap_or_else(|| PathBuf::from("/run/sumun"));
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    match cli.command {
+        Command::Control { config } => return control(&config, cli.run_dir),
+        Command::Check { file } => match check(&file)? {
+            Some(checked) => writeln!(out, "{}", show::summary(&checked))?,
+            None => return Ok(ExitCode::from(2)),
+        },
+        Command::Apply { file } => return apply(&run_dir, &file),
+        Command::Status { json } => match Control::connect(&run_dir)?.ask(&Request::Status)? {
+            Response::Status(status) => {
+                show::status::print(&mut out, &status, json)?;
+                out.flush()?;
+                return Ok(ExitCode::from(status.dataplane.is_err() as u8));
+            }
+            Response::Failed { reason } => bail!(reason),
+            other => bail!(astray(&other)),
+        },
+        Command::Conntrack(args) => {
+            let (source, destination) = (args.source, args.destination);
+            let filter = protocol::FlowFilter { family: args.family.family(), proto: args.proto, source, destination };
+            Control::connect(&run_dir)?.flows(filter, |flows| {
+                flows.iter().try_for_each(|flow| show::conntrack::print(&mut out, flow, args.json))
+            })?;
+        }
+        Command::Drops { all, json } => match Control::connect(&run_dir)?.dataplane(protocol::Request::Drops)? {
+            protocol::Response::Drops(drops) => show::drops::print(&mut out, &drops, all, json)?,
+            other => bail!(astray(&other)),
+        },
+        Command::Zero => match Control::connect(&run_dir)?.dataplane(protocol::Request::Zero)? {
+            protocol::Response::Done => {}
+            other => bail!(astray(&other)),
+        },
+        Command::Neighbours { json } => match Control::connect(&run_dir)?.dataplane(protocol::Request::Neighbours)? {
+            protocol::Response::Neighbours(rows) => show::neighbours::print(&mut out, &rows, json)?,
+            other => bail!(astray(&other)),
+        },
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn control(config: &Path, run_dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SUMUN_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(color()).init();
+    match daemon::run(config, run_dir) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(daemon::Failure::Mistakes) => Ok(ExitCode::from(2)),
+        Err(daemon::Failure::Other(error)) => Err(error),
+    }
+}
+
+/// Reads and checks a file, and prints what is to be said of it; none where it cannot be used.
+fn check(file: &Path) -> anyhow::Result<Option<candidate::Checked>> {
+    let bytes = candidate::read(file).map_err(anyhow::Error::msg)?;
+    match candidate::check(&file.display().to_string(), bytes) {
+        Ok(checked) => {
+            eprint!("{}", checked.render_warnings(color()));
+            Ok(Some(checked))
+        }
+        Err(mistakes) => {
+            eprint!("{}", mistakes.render(color()));
+            Ok(None)
+        }
+    }
+}
+
+fn apply(run_dir: &Path, file: &Path) -> anyhow::Result<ExitCode> {
+    let Some(checked) = check(file)? else { return Ok(ExitCode::from(2)) };
+    let name = file.canonicalize().with_context(|| format!("cannot find {}", file.display()))?;
+    let apply = Apply { name: name.display().to_string(), text: checked.source.text().to_string() };
+    match Control::connect(run_dir)?.apply(&apply)? {
+        Response::Applied { generation, until } => {
+            println!("generation {generation} runs {}", file.display());
+            if let Some(watched) = until {
+                println!("until {watched} changes or sumun control starts anew");
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Response::Mistakes { text } => {
+            eprint!("{text}");
+            Ok(ExitCode::from(2))
+        }
+        Response::Failed { reason } => bail!("not applied: {reason}"),
+        other => bail!(astray(&other)),
+    }
+}
+
+fn color() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+}

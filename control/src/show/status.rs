@@ -1,0 +1,185 @@
+//! `sumun status`.
+
+use super::{duration, mac};
+use crate::message::Status;
+use std::io::Write;
+use sumun_dataplane::protocol;
+
+/// Prints how control and the dataplane are.
+pub fn print(out: &mut impl Write, status: &Status, json: bool) -> anyhow::Result<()> {
+    if json {
+        serde_json::to_writer_pretty(&mut *out, &as_json(status))?;
+        return Ok(writeln!(out)?);
+    }
+    writeln!(out, "control     running, pid {}, for {}", status.pid, duration(status.uptime_ms))?;
+    writeln!(out, "  watches   {}", status.config)?;
+    if let Some(running) = status.running.as_ref().filter(|&running| *running != status.config) {
+        writeln!(out, "  runs      {running}")?;
+    }
+    if let Some(problem) = &status.problem {
+        writeln!(out, "  problem   {problem}")?;
+    }
+    match &status.dataplane {
+        Ok(dataplane) => print_dataplane(out, dataplane),
+        Err(reason) => Ok(writeln!(out, "dataplane   {reason}")?),
+    }
+}
+
+fn print_dataplane(out: &mut impl Write, status: &protocol::Status) -> anyhow::Result<()> {
+    writeln!(out, "dataplane   running, pid {}, for {}", status.pid, duration(status.uptime_ms))?;
+    let ruleset = match (status.published, status.settled) {
+        (false, _) => "none published yet: the initial policy runs".to_string(),
+        (true, true) => format!("generation {}, {} rules", status.generation, status.rules),
+        (true, false) => format!("generation {}, {} rules; workers are taking it up", status.generation, status.rules),
+    };
+    writeln!(out, "  ruleset   {ruleset}")?;
+    let cores: Vec<String> = status.cores.iter().map(usize::to_string).collect();
+    writeln!(out, "  workers   {} on cores {}", cores.len(), cores.join(", "))?;
+    writeln!(out, "  flows     {} of {}", status.flows, status.max_flows)?;
+    writeln!(out, "  neighbours {}", status.neighbours)?;
+    writeln!(out)?;
+    writeln!(
+        out,
+        "{:<12} {:<17} {:>5} {:>14} {:>16} {:>14} {:>16}  MODE",
+        "PORT", "MAC", "MTU", "RX PACKETS", "RX BYTES", "TX PACKETS", "TX BYTES"
+    )?;
+    for port in &status.ports {
+        let protocol::PortStatus { name, device, mode, mtu, rx_packets, rx_bytes, tx_packets, tx_bytes, .. } = port;
+        let mac = mac(port.mac);
+        let device = if device == name { String::new() } else { format!(", device {device}") };
+        writeln!(
+            out,
+            "{name:<12} {mac:<17} {mtu:>5} {rx_packets:>14} {rx_bytes:>16} {tx_packets:>14} {tx_bytes:>16}  {mode}{device}"
+        )?;
+    }
+    Ok(())
+}
+
+fn as_json(status: &Status) -> serde_json::Value {
+    let dataplane = match &status.dataplane {
+        Err(reason) => serde_json::json!({"running": false, "reason": reason}),
+        Ok(d) => serde_json::json!({
+            "running": true,
+            "version": d.version,
+            "pid": d.pid,
+            "uptime_ms": d.uptime_ms,
+            "generation": d.generation,
+            "settled": d.settled,
+            "published": d.published,
+            "rules": d.rules,
+            "cores": d.cores,
+            "flows": d.flows,
+            "max_flows": d.max_flows,
+            "neighbours": d.neighbours,
+            "ports": d.ports.iter().map(port_as_json).collect::<Vec<_>>(),
+        }),
+    };
+    serde_json::json!({
+        "control": {
+            "version": status.version,
+            "pid": status.pid,
+            "uptime_ms": status.uptime_ms,
+            "config": status.config,
+            "running": status.running,
+            "problem": status.problem,
+        },
+        "dataplane": dataplane,
+    })
+}
+
+fn port_as_json(port: &protocol::PortStatus) -> serde_json::Value {
+    serde_json::json!({
+        "name": port.name,
+        "device": port.device,
+        "mode": port.mode,
+        "mac": mac(port.mac),
+        "mtu": port.mtu,
+        "rx_packets": port.rx_packets,
+        "rx_bytes": port.rx_bytes,
+        "tx_packets": port.tx_packets,
+        "tx_bytes": port.tx_bytes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> Status {
+        let port = protocol::PortStatus {
+            name: "lan0".to_string(),
+            device: "veth1".to_string(),
+            mode: "native, copy".to_string(),
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            rx_packets: 10,
+            rx_bytes: 1000,
+            tx_packets: 5,
+            tx_bytes: 500,
+        };
+        Status {
+            version: "0.1.0".to_string(),
+            pid: 7,
+            uptime_ms: 61_000,
+            config: "/etc/sumun/router.toml".to_string(),
+            running: Some("/etc/sumun/router.toml".to_string()),
+            problem: None,
+            dataplane: Ok(protocol::Status {
+                version: "0.1.0".to_string(),
+                pid: 8,
+                uptime_ms: 3_600_000,
+                generation: 3,
+                settled: true,
+                published: true,
+                rules: 12,
+                cores: vec![0, 1],
+                ports: vec![port],
+                flows: 2,
+                max_flows: 1000,
+                neighbours: 4,
+            }),
+        }
+    }
+
+    fn printed(status: &Status, json: bool) -> String {
+        let mut out = Vec::new();
+        print(&mut out, status, json).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn people_see_both_processes_and_the_ports() {
+        let text = printed(&status(), false);
+        for part in [
+            "control     running, pid 7, for 00:01:01",
+            "  watches   /etc/sumun/router.toml",
+            "  ruleset   generation 3, 12 rules\n",
+            "  workers   2 on cores 0, 1",
+            "  flows     2 of 1000",
+            "native, copy, device veth1",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+        assert!(!text.contains("problem"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let reason = "sumun-dataplane is not running".to_string();
+        let status = Status { problem: Some("3 mistakes".to_string()), dataplane: Err(reason), ..status() };
+        let text = printed(&status, false);
+        assert!(text.contains("  problem   3 mistakes\n"), "{text}");
+        assert!(text.contains("dataplane   sumun-dataplane is not running\n"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&printed(&status, true)).unwrap();
+        assert_eq!(json["dataplane"]["running"], false);
+        assert_eq!(json["control"]["problem"], "3 mistakes");
+    }
+
+    #[test]
+    fn programs_see_numbers_and_names() {
+        let json: serde_json::Value = serde_json::from_str(&printed(&status(), true)).unwrap();
+        assert_eq!(json["dataplane"]["generation"], 3);
+        assert_eq!(json["dataplane"]["ports"][0]["mac"], "02:00:00:00:00:01");
+        assert_eq!(json["dataplane"]["ports"][0]["rx_bytes"], 1000);
+    }
+}

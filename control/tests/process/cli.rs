@@ -1,0 +1,182 @@
+//! The command line: exit statuses, what is printed, and what is said when something is not there.
+
+use crate::bench::{self, Place, arg, eventually};
+use std::fs;
+
+const PORTS: &[&str] = &["lan0", "wan0"];
+const BAD: &str = "[interfaces.lan0]\nadresses = [\"10.0.0.1/24\"]\nring = 3\n";
+
+/// Control and dataplane that run the configuration of TTL 61.
+fn both() -> (Place, bench::Dataplane, bench::Control) {
+    let place = Place::new();
+    place.write(61);
+    let dataplane = place.dataplane(PORTS);
+    let control = place.running_control();
+    eventually("published at start", || dataplane.memory.ttl() == Some(61));
+    (place, dataplane, control)
+}
+
+#[test]
+fn check_needs_no_daemon_and_shows_all_mistakes() {
+    let place = Place::new();
+    place.write(61);
+    let fine = place.sumun(&["check", arg(&place.config())]);
+    assert_eq!((fine.code, fine.err.as_str()), (Some(0), ""));
+    assert!(fine.out.contains("router.toml: no mistakes; 2 interfaces, 0 routes"), "{fine:?}");
+    place.replace(BAD);
+    let bad = place.sumun(&["check", arg(&place.config())]);
+    assert_eq!((bad.code, bad.out.as_str()), (Some(2), ""));
+    for part in ["router.toml:2:1", "router.toml:3:8", "addresses"] {
+        assert!(bad.err.contains(part), "{part} is not in\n{}", bad.err);
+    }
+}
+
+#[test]
+fn check_of_a_missing_file_or_of_no_text_is_told() {
+    let place = Place::new();
+    let missing = place.sumun(&["check", "/nowhere/router.toml"]);
+    assert_eq!(missing.code, Some(1));
+    assert!(missing.err.contains("cannot read /nowhere/router.toml"), "{missing:?}");
+    fs::write(place.config(), b"a = \"\xff\"").unwrap();
+    assert_eq!(place.sumun(&["check", arg(&place.config())]).code, Some(2));
+}
+
+#[test]
+fn apply_runs_another_file_until_the_watched_one_changes() {
+    let (place, dataplane, _control) = both();
+    let other = place.path("other.toml");
+    fs::write(&other, place.text(PORTS, 99)).unwrap();
+    let ran = place.sumun(&["apply", arg(&other)]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(dataplane.memory.ttl(), Some(99));
+    assert!(ran.out.contains("generation 2 runs"), "{ran:?}");
+    assert!(ran.out.contains("router.toml changes"), "{ran:?}");
+    place.write(62);
+    eventually("the watched file takes over", || dataplane.memory.ttl() == Some(62));
+}
+
+#[test]
+fn apply_of_the_watched_file_says_nothing_of_an_end() {
+    let (place, _dataplane, _control) = both();
+    let ran = place.sumun(&["apply", arg(&place.config())]);
+    assert_eq!((ran.code, ran.out.lines().count()), (Some(0), 1), "{ran:?}");
+}
+
+#[test]
+fn applied_policy_comes_back_after_a_restart_of_the_dataplane() {
+    let (place, dataplane, control) = both();
+    let other = place.path("other.toml");
+    fs::write(&other, place.text(PORTS, 99)).unwrap();
+    place.sumun(&["apply", arg(&other)]);
+    drop(dataplane);
+    control.logs("waiting for it");
+    let dataplane = place.dataplane(PORTS);
+    eventually("published again", || dataplane.memory.ttl() == Some(99));
+}
+
+#[test]
+fn apply_fails_with_the_status_of_its_cause() {
+    let (place, dataplane, _control) = both();
+    let other = place.path("other.toml");
+    fs::write(&other, BAD).unwrap();
+    assert_eq!(place.sumun(&["apply", arg(&other)]).code, Some(2));
+    fs::write(&other, place.text(&["lan0"], 99)).unwrap();
+    let ran = place.sumun(&["apply", arg(&other)]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.contains("not applied: needs a restart of sumun-dataplane: interfaces changed"), "{ran:?}");
+    dataplane.memory.refuse("for no reason");
+    fs::write(&other, place.text(PORTS, 99)).unwrap();
+    let ran = place.sumun(&["apply", arg(&other)]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.contains("refuses it: for no reason"), "{ran:?}");
+    assert_eq!(dataplane.memory.ttl(), Some(61), "nothing was changed");
+}
+
+#[test]
+fn without_control_every_question_says_how_to_start_it() {
+    let place = Place::new();
+    place.write(61);
+    let socket = place.run_dir().join("control.sock");
+    let says = format!("sumun control is not running (no socket at {})", socket.display());
+    for question in
+        [&["status"][..], &["conntrack"], &["drops"], &["zero"], &["neighbours"], &["apply", arg(&place.config())]]
+    {
+        let ran = place.sumun(question);
+        assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{question:?}");
+        assert!(ran.err.contains(&says) && ran.err.contains("start it with `sumun control"), "{ran:?}");
+    }
+}
+
+#[test]
+fn without_the_dataplane_control_still_answers() {
+    let place = Place::new();
+    place.write(61);
+    let _control = place.running_control();
+    let says = "sumun-dataplane is not running (no socket at";
+    let status = place.sumun(&["status"]);
+    assert_eq!(status.code, Some(1));
+    assert!(status.out.contains("control     running") && status.out.contains(says), "{status:?}");
+    let json: serde_json::Value = serde_json::from_str(&place.sumun(&["status", "--json"]).out).unwrap();
+    assert_eq!(json["dataplane"]["running"], false);
+    for question in [&["conntrack"][..], &["drops"], &["zero"], &["apply", arg(&place.config())]] {
+        let ran = place.sumun(question);
+        assert_eq!(ran.code, Some(1), "{question:?}");
+        assert!(ran.err.contains(says), "{ran:?}");
+    }
+}
+
+#[test]
+fn status_tells_of_both_processes() {
+    let (place, _dataplane, _control) = both();
+    let status = place.sumun(&["status"]);
+    assert_eq!(status.code, Some(0));
+    assert!(status.out.contains("generation 1, 0 rules") && status.out.contains("wan0"), "{status:?}");
+    let json: serde_json::Value = serde_json::from_str(&place.sumun(&["status", "--json"]).out).unwrap();
+    assert_eq!(json["dataplane"]["generation"], 1);
+    assert_eq!(json["control"]["running"], arg(&place.config()));
+}
+
+#[test]
+fn drops_are_told_with_their_reason() {
+    let (place, _dataplane, _control) = both();
+    let drops = place.sumun(&["drops"]);
+    assert_eq!((drops.code, drops.out.lines().count()), (Some(0), 2), "{drops:?}");
+    assert!(drops.out.contains("policy-drop"), "{drops:?}");
+    assert!(place.sumun(&["drops", "--all"]).out.contains("tx-ring"));
+}
+
+#[test]
+fn flows_are_listed_and_filtered() {
+    let (place, _dataplane, _control) = both();
+    let first = |args: &[&str]| place.sumun(args).out.split_whitespace().nth(3).unwrap_or_default().to_string();
+    assert_eq!(place.sumun(&["conntrack"]).out.lines().count(), 2);
+    assert_eq!(first(&["conntrack", "-4"]), "src=10.0.0.2");
+    assert_eq!(first(&["conntrack", "-6"]), "src=fd00::2");
+    assert_eq!(first(&["conntrack", "--source", "fd00::2"]), "src=fd00::2");
+    assert_eq!(place.sumun(&["conntrack", "--proto", "tcp"]).out, "");
+    assert_eq!(place.sumun(&["conntrack", "--proto", "tpc"]).code, Some(2));
+    let json: serde_json::Value = serde_json::from_str(&place.sumun(&["conntrack", "-4", "--json"]).out).unwrap();
+    assert_eq!(json["original"]["dport"], 53);
+}
+
+#[test]
+fn neighbours_are_listed() {
+    let (place, _dataplane, _control) = both();
+    let ran = place.sumun(&["neighbours"]);
+    assert_eq!(ran.out, "10.0.0.2 dev lan0 lladdr 02:00:00:00:00:01 REACHABLE\n");
+}
+
+#[test]
+fn zero_reaches_the_counters() {
+    let (place, dataplane, _control) = both();
+    assert_eq!(place.sumun(&["zero"]).code, Some(0));
+    assert_eq!(dataplane.memory.zeroed(), 1);
+}
+
+#[test]
+fn wrong_command_line_has_status_2() {
+    let place = Place::new();
+    for args in [&["frobnicate"][..], &["check"]] {
+        assert_eq!(place.sumun(args).code, Some(2), "{args:?}");
+    }
+}

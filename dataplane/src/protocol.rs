@@ -1,0 +1,566 @@
+//! What control and the dataplane say to each other, and how it is cut into frames.
+//!
+//! A connection to `dataplane.sock` carries requests one way and exactly one response to each the other way, in order.
+//!
+//! ```text
+//!  0        4         6      8          12
+//!  | "SMUN" | version | kind | length   | payload (postcard)
+//! ```
+//!
+//! Numbers are little-endian. Each [`Kind`] has its greatest length, and a reader takes memory only for bytes that have
+//! really come, so a header alone cannot make it allocate. Bytes that decode are still not trusted: the engine verifies
+//! a policy before it runs.
+//!
+//! The functions here are blocking and for any `Read` and `Write`; control reads the same frames asynchronously by means
+//! of [`Header`], [`encode`] and [`decode`]. The CLI and control speak in the same frames, with messages of their own.
+
+use crate::reason::{Class, DropReason};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{self, Read, Write};
+use std::net::IpAddr;
+use sumun_config::facts::Family;
+use sumun_config::model::Appliance;
+
+/// The version of frames and messages. Both ends must have the same: they are of one release.
+pub const VERSION: u16 = 1;
+
+/// Bytes of a [`Header`].
+pub const HEADER_LEN: usize = 12;
+
+const MAGIC: [u8; 4] = *b"SMUN";
+
+/// What a frame carries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u16)]
+pub enum Kind {
+    /// A small message that asks for something.
+    Request = 1,
+    /// A policy to run, or, from the CLI to control, a configuration to apply.
+    Publish = 2,
+    /// An answer.
+    Response = 3,
+}
+
+impl Kind {
+    /// Greatest length of the payload in bytes.
+    pub const fn most(self) -> u32 {
+        match self {
+            Kind::Request => 64 << 10,
+            Kind::Publish | Kind::Response => 1 << 30,
+        }
+    }
+}
+
+/// What comes before the payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// What the payload is.
+    pub kind: Kind,
+    /// Its length in bytes, at most [`Kind::most`].
+    pub len: u32,
+}
+
+/// Why a frame cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The magic is missing.
+    #[error("the other side does not speak sumun's protocol")]
+    Foreign,
+    /// Another version.
+    #[error(
+        "the other side speaks version {0} of the protocol and this one version {VERSION}: restart the older of the two"
+    )]
+    Version(u16),
+    /// No kind of frame has this number.
+    #[error("unknown kind of frame {0}")]
+    Kind(u16),
+    /// A kind that has no place here.
+    #[error("a frame of kind {0:?} is not expected here")]
+    Unexpected(Kind),
+    /// Longer than its kind may be.
+    #[error("a frame of {len} bytes is longer than the {most} bytes that are allowed")]
+    TooLong {
+        /// What the header says.
+        len: u64,
+        /// What would be accepted.
+        most: u32,
+    },
+    /// The connection ended within a frame.
+    #[error("the connection ended within a frame")]
+    Cut,
+    /// The payload is not what its kind says.
+    #[error("malformed message: {0}")]
+    Malformed(#[from] postcard::Error),
+    /// Bytes follow the message in its frame.
+    #[error("malformed message: {0} bytes too many")]
+    Trailing(usize),
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Header {
+    /// The header of a payload of `len` bytes.
+    pub fn of(kind: Kind, len: usize) -> Result<Header, FrameError> {
+        match u32::try_from(len) {
+            Ok(short) if short <= kind.most() => Ok(Header { kind, len: short }),
+            _ => Err(FrameError::TooLong { len: len as u64, most: kind.most() }),
+        }
+    }
+
+    /// As it goes over the socket.
+    pub fn bytes(self) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        bytes[0..4].copy_from_slice(&MAGIC);
+        bytes[4..6].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[6..8].copy_from_slice(&(self.kind as u16).to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.len.to_le_bytes());
+        bytes
+    }
+
+    /// Checks everything that a header says.
+    pub fn parse(bytes: [u8; HEADER_LEN]) -> Result<Header, FrameError> {
+        let [m0, m1, m2, m3, v0, v1, k0, k1, l0, l1, l2, l3] = bytes;
+        if [m0, m1, m2, m3] != MAGIC {
+            return Err(FrameError::Foreign);
+        }
+        match u16::from_le_bytes([v0, v1]) {
+            VERSION => {}
+            version => return Err(FrameError::Version(version)),
+        }
+        let kind = match u16::from_le_bytes([k0, k1]) {
+            1 => Kind::Request,
+            2 => Kind::Publish,
+            3 => Kind::Response,
+            other => return Err(FrameError::Kind(other)),
+        };
+        Header::of(kind, u32::from_le_bytes([l0, l1, l2, l3]) as usize)
+    }
+}
+
+/// A message as payload.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
+    Ok(postcard::to_stdvec(message)?)
+}
+
+/// A payload as message; all of it.
+pub fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FrameError> {
+    let (message, rest) = postcard::take_from_bytes(payload)?;
+    if rest.is_empty() { Ok(message) } else { Err(FrameError::Trailing(rest.len())) }
+}
+
+/// Writes a frame.
+pub fn write_frame(to: &mut impl Write, kind: Kind, payload: &[u8]) -> Result<(), FrameError> {
+    to.write_all(&Header::of(kind, payload.len())?.bytes())?;
+    to.write_all(payload)?;
+    Ok(to.flush()?)
+}
+
+/// Reads the next header; none where the other side has closed between two frames.
+pub fn read_header(from: &mut impl Read) -> Result<Option<Header>, FrameError> {
+    let mut bytes = [0; HEADER_LEN];
+    let mut have = 0;
+    while have < HEADER_LEN {
+        match from.read(&mut bytes[have..]) {
+            Ok(0) if have == 0 => return Ok(None),
+            Ok(0) => return Err(FrameError::Cut),
+            Ok(n) => have += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Header::parse(bytes).map(Some)
+}
+
+/// Reads the payload that belongs to a header. Memory grows with what comes, not with what the header promises.
+pub fn read_payload(from: &mut impl Read, header: Header) -> Result<Vec<u8>, FrameError> {
+    let mut payload = Vec::new();
+    from.take(header.len as u64).read_to_end(&mut payload)?;
+    if payload.len() == header.len as usize { Ok(payload) } else { Err(FrameError::Cut) }
+}
+
+/// Reads one frame and demands that it is of `kind`; none where the other side has closed.
+pub fn read_message<T: DeserializeOwned>(from: &mut impl Read, kind: Kind) -> Result<Option<T>, FrameError> {
+    let Some(header) = read_header(from)? else { return Ok(None) };
+    if header.kind != kind {
+        return Err(FrameError::Unexpected(header.kind));
+    }
+    decode(&read_payload(from, header)?).map(Some)
+}
+
+/// Tells one published policy from another: 128-bit FNV-1a over its payload. Against mistakes, not against enemies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Digest(pub u128);
+
+impl Digest {
+    /// The digest of a [`Kind::Publish`] payload.
+    pub fn of(payload: &[u8]) -> Digest {
+        const OFFSET: u128 = 0x6c62272e07bb014262b821756295c58d;
+        const PRIME: u128 = 0x0000000001000000000000000000013b;
+        Digest(payload.iter().fold(OFFSET, |hash, &byte| (hash ^ byte as u128).wrapping_mul(PRIME)))
+    }
+}
+
+/// What control asks of the dataplane. A policy to publish is no request but a [`Kind::Publish`] frame whose payload is a
+/// [`sumun_config::model::Policy`].
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Who are you, and what do you run? Answered by [`Response::Hello`].
+    Hello,
+    /// Answered by [`Response::Status`].
+    Status,
+    /// The running policy and its counters, of one generation. Answered by [`Response::Rules`].
+    Rules,
+    /// Sets the counters of all rules and policies to zero. Answered by [`Response::Done`].
+    Zero,
+    /// Answered by [`Response::Drops`].
+    Drops,
+    /// A page of the flows. Answered by [`Response::Flows`].
+    Conntrack {
+        /// Which flows.
+        filter: FlowFilter,
+        /// Where to begin: 0, then what the last page gave as `next`.
+        from: u32,
+    },
+    /// Answered by [`Response::Neighbours`].
+    Neighbours,
+}
+
+/// What the dataplane answers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Response {
+    /// To [`Request::Hello`].
+    Hello(Box<Hello>),
+    /// To a published policy: it is stored, and workers take it up between bursts.
+    Accepted {
+        /// Its number.
+        generation: u64,
+    },
+    /// To anything: nothing was changed.
+    Refused {
+        /// Why, for people.
+        reason: String,
+    },
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Rules`].
+    Rules(Box<Rules>),
+    /// To [`Request::Zero`].
+    Done,
+    /// To [`Request::Drops`], every reason in the order of [`DropReason::ALL`].
+    Drops(Vec<Drops>),
+    /// To [`Request::Conntrack`].
+    Flows {
+        /// The flows of this page.
+        flows: Vec<FlowRow>,
+        /// Where the next page begins; none after the last.
+        next: Option<u32>,
+    },
+    /// To [`Request::Neighbours`].
+    Neighbours(Vec<NeighbourRow>),
+}
+
+/// Who the dataplane is and what it runs.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Hello {
+    /// Its process.
+    pub pid: u32,
+    /// The running generation.
+    pub generation: u64,
+    /// The policy published last; none while the initial one runs.
+    pub digest: Option<Digest>,
+    /// What it was started with.
+    pub appliance: Appliance,
+}
+
+/// How the dataplane is.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Release.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Milliseconds since its start.
+    pub uptime_ms: u64,
+    /// The generation stored last.
+    pub generation: u64,
+    /// Every worker runs it.
+    pub settled: bool,
+    /// A policy has been published; else the initial one runs.
+    pub published: bool,
+    /// Rules of both families.
+    pub rules: u64,
+    /// Cores of the workers.
+    pub cores: Vec<usize>,
+    /// Ports in the order of the configuration.
+    pub ports: Vec<PortStatus>,
+    /// Flows held.
+    pub flows: u32,
+    /// Most flows that can be held.
+    pub max_flows: u32,
+    /// Neighbours held.
+    pub neighbours: u32,
+}
+
+/// A port and what passed it since the start.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Name in rules.
+    pub name: String,
+    /// The device.
+    pub device: String,
+    /// How it is attached, for people: `native, copy`.
+    pub mode: String,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// Largest IP packet.
+    pub mtu: u16,
+    /// Frames received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Frames sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of IP.
+    pub bytes: u64,
+}
+
+/// The counters of a chain.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ChainCounters {
+    /// Of the policy; zero for user chains.
+    pub policy: Counter,
+    /// Of the rules, in order.
+    pub rules: Vec<Counter>,
+}
+
+/// The counters of a ruleset, in its shape: by `Family::index`, by `Table as usize`, by chain.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Families, tables, chains.
+    pub families: [[Vec<ChainCounters>; 5]; 2],
+}
+
+/// The running policy and its counters.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Rules {
+    /// Its number.
+    pub generation: u64,
+    /// The payload that was published (a [`sumun_config::model::Policy`]); none while the initial policy runs.
+    pub policy: Option<Vec<u8>>,
+    /// Of this generation.
+    pub counters: Counters,
+}
+
+/// How many packets ended for one reason.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Drops {
+    /// [`DropReason::name`].
+    pub reason: String,
+    /// `policy`, `error` or `overload`.
+    pub class: String,
+    /// Packets since the start.
+    pub packets: u64,
+    /// [`DropReason::explain`].
+    pub explanation: String,
+}
+
+impl Drops {
+    /// The line of a reason.
+    pub fn of(reason: DropReason, packets: u64) -> Drops {
+        let class = match reason.class() {
+            Class::Policy => "policy",
+            Class::Error => "error",
+            Class::Overload => "overload",
+        };
+        Drops {
+            reason: reason.name().to_string(),
+            class: class.to_string(),
+            packets,
+            explanation: reason.explain().trim().to_string(),
+        }
+    }
+}
+
+/// Which flows; what is none is any.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FlowFilter {
+    /// Family.
+    pub family: Option<Family>,
+    /// Protocol number.
+    pub proto: Option<u8>,
+    /// Source of the original direction.
+    pub source: Option<IpAddr>,
+    /// Destination of the original direction.
+    pub destination: Option<IpAddr>,
+}
+
+impl FlowFilter {
+    /// Whether the flow is one of them.
+    pub fn takes(&self, flow: &FlowRow) -> bool {
+        self.family.is_none_or(|f| f == flow.family)
+            && self.proto.is_none_or(|p| p == flow.proto)
+            && self.source.is_none_or(|a| a == flow.original.source)
+            && self.destination.is_none_or(|a| a == flow.original.destination)
+    }
+}
+
+/// A flow for people.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FlowRow {
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// Protocol number.
+    pub proto: u8,
+    /// Seconds until it is forgotten.
+    pub timeout: u64,
+    /// State of a protocol that has states, as conntrack(8) prints it.
+    pub state: Option<String>,
+    /// As the first packet went.
+    pub original: FlowTuple,
+    /// As replies come.
+    pub reply: FlowTuple,
+    /// Bits of [`sumun_config::facts::status`].
+    pub status: u32,
+    /// The flow's mark.
+    pub mark: u32,
+}
+
+/// One direction of a flow.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FlowTuple {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Source port, or ICMP identifier.
+    pub sport: u16,
+    /// Destination port, or ICMP type and code as in [`sumun_config::facts::Facts::dport`].
+    pub dport: u16,
+    /// What was counted; none where accounting is off.
+    pub counter: Option<Counter>,
+}
+
+/// A neighbour for people.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NeighbourRow {
+    /// Name of the port.
+    pub port: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its MAC address, where known.
+    pub mac: Option<[u8; 6]>,
+    /// `REACHABLE`, `STALE` and so on, as ip-neighbour(8) prints it.
+    pub state: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+    use sumun_config::model::Policy;
+
+    fn requests() -> Vec<Request> {
+        let filter = FlowFilter {
+            family: Some(Family::V6),
+            proto: Some(6),
+            source: Some(Ipv6Addr::LOCALHOST.into()),
+            destination: Some(Ipv4Addr::LOCALHOST.into()),
+        };
+        vec![
+            Request::Hello,
+            Request::Status,
+            Request::Rules,
+            Request::Zero,
+            Request::Drops,
+            Request::Conntrack { filter, from: u32::MAX },
+            Request::Neighbours,
+        ]
+    }
+
+    #[test]
+    fn messages_come_out_as_they_went_in() {
+        let mut wire = Vec::new();
+        for request in requests() {
+            write_frame(&mut wire, Kind::Request, &encode(&request).unwrap()).unwrap();
+        }
+        let mut from = &wire[..];
+        for request in requests() {
+            assert_eq!(read_message::<Request>(&mut from, Kind::Request).unwrap(), Some(request));
+        }
+        assert!(read_message::<Request>(&mut from, Kind::Request).unwrap().is_none(), "a clean end");
+    }
+
+    #[test]
+    fn frame_cut_anywhere_is_an_error() {
+        let mut wire = Vec::new();
+        write_frame(&mut wire, Kind::Request, &encode(&Request::Hello).unwrap()).unwrap();
+        for len in 1..wire.len() {
+            let cut = read_message::<Request>(&mut &wire[..len], Kind::Request);
+            assert!(matches!(cut, Err(FrameError::Cut)), "{len}: {cut:?}");
+        }
+    }
+
+    #[test]
+    fn header_alone_takes_no_memory() {
+        let header = Header { kind: Kind::Publish, len: Kind::Publish.most() };
+        let mut from = io::repeat(1).take(100);
+        assert!(matches!(read_payload(&mut from, header), Err(FrameError::Cut)));
+    }
+
+    #[test]
+    fn greatest_length_is_allowed_and_one_more_is_not() {
+        for kind in [Kind::Request, Kind::Publish, Kind::Response] {
+            let most = kind.most() as usize;
+            let header = Header::of(kind, most).unwrap();
+            assert_eq!(Header::parse(header.bytes()).unwrap(), header);
+            assert!(matches!(Header::of(kind, most + 1), Err(FrameError::TooLong { .. })));
+        }
+    }
+
+    #[test]
+    fn digest_is_fnv_1a() {
+        // Test vectors of the reference implementation.
+        assert_eq!(Digest::of(b""), Digest(0x6c62272e07bb014262b821756295c58d));
+        assert_eq!(Digest::of(b"a"), Digest(0xd228cb696f1a8caf78912b704e4a8964));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_fail_but_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            let _ = decode::<Request>(&bytes);
+            let _ = decode::<Response>(&bytes);
+            let _ = decode::<Policy>(&bytes);
+            let _ = read_message::<Request>(&mut &bytes[..], Kind::Request);
+        }
+
+        #[test]
+        fn policy_with_flipped_bytes_decodes_or_fails(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let policy = Policy {
+                ports: vec!["lan0".into(), "wan0".into()],
+                port_settings: Vec::new(),
+                neighbours: Vec::new(),
+                routes: Vec::new(),
+                rules: Vec::new(),
+                sysctl: Default::default(),
+                ruleset: sumun_config::ruleset::Ruleset::empty(Default::default()),
+            };
+            let mut bytes = encode(&policy).unwrap();
+            prop_assert_eq!(decode::<Policy>(&bytes).unwrap(), policy);
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let _ = decode::<Policy>(&bytes);
+        }
+    }
+}
