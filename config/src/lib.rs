@@ -11,6 +11,7 @@
 //! a *hook* is a place on the packet's way where chains are asked.
 
 pub mod facts;
+pub mod link;
 pub mod model;
 pub mod rule;
 pub mod ruleset;
