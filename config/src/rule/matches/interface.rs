@@ -39,6 +39,11 @@ impl PortSet {
         i < MAX_PORTS && self.0[i / 64] >> (i % 64) & 1 != 0
     }
 
+    /// Whether a port is in it that a router of so many ports does not have.
+    pub fn beyond(&self, ports: usize) -> bool {
+        (ports..MAX_PORTS).any(|port| self.contains(PortId(port as u16)))
+    }
+
     /// Whether no port is in it.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|&word| word == 0)
