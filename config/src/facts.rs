@@ -270,6 +270,8 @@ pub struct Facts {
     pub ct_status: u32,
     /// The flow's mark, 0 where there is none.
     pub ct_mark: u32,
+    /// The flow's protocol, which for an ICMP error is not the packet's; 0 where there is no flow.
+    pub ct_proto: u8,
     /// Whether the packet belongs to a flow (not INVALID, not UNTRACKED).
     pub has_ct: bool,
 }
@@ -314,6 +316,7 @@ impl Facts {
             ct_dir: Dir::Original,
             ct_status: 0,
             ct_mark: 0,
+            ct_proto: 0,
             has_ct: false,
         }
     }
@@ -324,7 +327,7 @@ impl Facts {
             Family::V4 => proto::ICMP,
             Family::V6 => proto::ICMPV6,
         };
-        (self.proto == icmp && self.has_l4).then(|| ((self.dport >> 8) as u8, self.dport as u8))
+        (self.proto == icmp && self.has_l4).then_some(((self.dport >> 8) as u8, self.dport as u8))
     }
 
     /// A fragment that is not the first: it has no L4 header.

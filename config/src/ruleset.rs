@@ -5,14 +5,18 @@
 //! Whoever receives a ruleset calls [`Ruleset::verify`] before use: it holds for any bytes that decode.
 
 use crate::facts::Family;
-use crate::rule::{Policy, Rule, Table};
+use crate::rule::targets::verdict::Verdict;
+use crate::rule::{Hook, Policy, Rule, Table, Target};
 use serde::{Deserialize, Serialize};
+use std::fmt::Write;
 
 /// The rules of both families.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Ruleset {
     /// By [`Family::index`].
     pub families: [Tables; 2],
+    /// Cells that the stateful matches of all rules own together ([`crate::facts::Context::cells`]).
+    pub cells: u32,
 }
 
 /// The five tables of a family, by [`Table`] as index.
@@ -56,11 +60,228 @@ impl Ruleset {
                     .collect(),
             }),
         };
-        Ruleset { families: [tables(), tables()] }
+        Ruleset { families: [tables(), tables()], cells: 0 }
     }
 
     /// The tables of a family.
     pub fn of(&self, family: Family) -> &Tables {
         &self.families[family.index()]
+    }
+}
+
+/// From where the chains of a table are reached.
+pub struct Reached {
+    /// For each chain, the hooks that lead to it (bits).
+    pub hooks: Vec<u8>,
+    /// For each chain, the most chains that can lie below it on a packet's way: 0 where it jumps nowhere.
+    pub depth: Vec<u32>,
+}
+
+impl Chains {
+    /// The index of the chain that a rule goes to.
+    fn next(rule: &Rule) -> Option<usize> {
+        match rule.target {
+            Some(Target::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain))) => Some(chain as usize),
+            _ => None,
+        }
+    }
+
+    /// Which hooks reach which chain; the chains of a circle where jumps make one. Jumps out of range lead nowhere.
+    pub fn reach(&self, hooks: &[Hook]) -> Result<Reached, Vec<usize>> {
+        let order = self.callees_first()?;
+        let mut reached = Reached { hooks: vec![0; self.chains.len()], depth: vec![0; self.chains.len()] };
+        for (bits, hook) in reached.hooks.iter_mut().zip(hooks) {
+            *bits = hook.bit();
+        }
+        let successors =
+            |i: usize| self.chains[i].rules.iter().filter_map(Chains::next).filter(|&next| next < self.chains.len());
+        for &caller in order.iter().rev() {
+            for callee in successors(caller) {
+                reached.hooks[callee] |= reached.hooks[caller];
+            }
+        }
+        for &caller in &order {
+            reached.depth[caller] = successors(caller).map(|callee| reached.depth[callee] + 1).max().unwrap_or(0);
+        }
+        Ok(reached)
+    }
+
+    /// All chains, each after those that it jumps to. Without recursion: the chains may come from an enemy.
+    fn callees_first(&self) -> Result<Vec<usize>, Vec<usize>> {
+        let mut order = Vec::with_capacity(self.chains.len());
+        let mut begun = vec![false; self.chains.len()];
+        let mut done = vec![false; self.chains.len()];
+        // Chains on the way, each with the rule to look at next.
+        let mut way: Vec<(usize, usize)> = Vec::new();
+        for start in 0..self.chains.len() {
+            if !begun[start] {
+                begun[start] = true;
+                way.push((start, 0));
+            }
+            while let Some((chain, at)) = way.last_mut() {
+                let Some(rule) = self.chains[*chain].rules.get(*at) else {
+                    done[*chain] = true;
+                    order.push(*chain);
+                    way.pop();
+                    continue;
+                };
+                *at += 1;
+                let Some(next) = Chains::next(rule).filter(|&next| next < self.chains.len()) else { continue };
+                if begun[next] && !done[next] {
+                    let circle = way.iter().map(|&(chain, _)| chain).skip_while(|&chain| chain != next);
+                    return Err(circle.collect());
+                }
+                if !begun[next] {
+                    begun[next] = true;
+                    way.push((next, 0));
+                }
+            }
+        }
+        Ok(order)
+    }
+
+    /// See [`Ruleset::verify`].
+    fn verify(&self, family: Family, table: Table, ports: usize, cells: &mut Cells) -> Result<(), String> {
+        let hooks = table.hooks();
+        for (i, chain) in self.chains.iter().enumerate() {
+            let builtin = hooks.get(i);
+            if builtin.is_some_and(|hook| hook.name() != chain.name) || builtin.is_some() != chain.policy.is_some() {
+                return Err(format!("chain {} is not where it belongs", chain.name));
+            }
+            let own =
+                |rule: &Rule| Chains::next(rule).is_none_or(|next| next >= hooks.len() && next < self.chains.len());
+            if !chain.rules.iter().all(own) {
+                return Err(format!("chain {} has a jump to no user chain", chain.name));
+            }
+        }
+        if self.chains.len() < hooks.len() {
+            return Err("a built-in chain is missing".to_string());
+        }
+        let reached = self.reach(hooks).map_err(|_| "the jumps go in a circle".to_string())?;
+        for (chain, &hooks) in self.chains.iter().zip(&reached.hooks) {
+            for (number, rule) in chain.rules.iter().enumerate() {
+                verify_rule(rule, family, table, hooks, ports, cells)
+                    .map_err(|why| format!("chain {}, rule {}: {why}", chain.name, number + 1))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which cells have an owner.
+struct Cells(Vec<bool>);
+
+impl Cells {
+    fn take(&mut self, cell: u32) -> Result<(), String> {
+        match self.0.get_mut(cell as usize) {
+            Some(taken @ false) => {
+                *taken = true;
+                Ok(())
+            }
+            Some(true) => Err(format!("cell {cell} has two owners")),
+            None => Err(format!("there is no cell {cell}")),
+        }
+    }
+}
+
+fn verify_rule(
+    rule: &Rule,
+    family: Family,
+    table: Table,
+    hooks: u8,
+    ports: usize,
+    cells: &mut Cells,
+) -> Result<(), String> {
+    for cond in &rule.conds {
+        cond.test.verify(family)?;
+        if let Some(extension) = cond.test.extension() {
+            let name = extension.name;
+            if !extension.tables.is_empty() && !extension.tables.contains(&table) {
+                return Err(format!("{name} cannot be used in table {}", table.name()));
+            }
+            if hooks & !extension.hooks != 0 {
+                return Err(format!("{name} cannot be used in a chain that is reached from these hooks"));
+            }
+        }
+        if let Some(cell) = cond.test.cell() {
+            cells.take(cell)?;
+        }
+        if let crate::rule::Match::Interface(interface) = &cond.test
+            && interface.parts().1.beyond(ports)
+        {
+            return Err("an interface that is not there".to_string());
+        }
+    }
+    rule.target.as_ref().map_or(Ok(()), |target| target.verify(family, table, hooks, &rule.conds))
+}
+
+/// Packets and bytes, as counters are printed.
+pub type Count = (u64, u64);
+
+impl Ruleset {
+    /// Most cells that a ruleset may declare: they are allocated before any rule runs.
+    pub const MAX_CELLS: u32 = 1 << 20;
+
+    /// Whether a ruleset of whatever origin is one that the engine can run, for a router of so many ports: built-in chains
+    /// in place, jumps to user chains of the same table and never in a circle, matches and targets where they are allowed,
+    /// values in range, each cell owned by one match at most.
+    pub fn verify(&self, ports: usize) -> Result<(), String> {
+        if self.cells > Self::MAX_CELLS {
+            return Err(format!("{} cells are more than {}", self.cells, Self::MAX_CELLS));
+        }
+        let mut cells = Cells(vec![false; self.cells as usize]);
+        for family in Family::ALL {
+            for table in Table::ALL {
+                let chains = &self.of(family).tables[table as usize];
+                chains
+                    .verify(family, table, ports, &mut cells)
+                    .map_err(|why| format!("{} {}: {why}", family.name(), table.name()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The tables of a family as iptables-save prints them. `count` tells packets and bytes of a chain's policy (no rule) or of
+    /// a rule, by table, chain and rule; without it policies have zeros and rules nothing.
+    pub fn print(&self, family: Family, count: Option<&dyn Fn(Table, usize, Option<usize>) -> Count>) -> String {
+        let mut out = String::new();
+        for table in Table::ALL {
+            self.print_table(family, table, count, &mut out);
+        }
+        out
+    }
+
+    /// One table as iptables-save prints it; see [`Ruleset::print`].
+    pub fn print_table(
+        &self,
+        family: Family,
+        table: Table,
+        count: Option<&dyn Fn(Table, usize, Option<usize>) -> Count>,
+        out: &mut String,
+    ) {
+        let chains = &self.of(family).tables[table as usize].chains;
+        let name = |chain: u32| chains.get(chain as usize).map_or("", |chain| chain.name.as_str());
+        let _ = writeln!(out, "*{}", table.name());
+        for (i, chain) in chains.iter().enumerate() {
+            let policy = match chain.policy {
+                Some(Policy::Accept) => "ACCEPT",
+                Some(Policy::Drop) => "DROP",
+                None => "-",
+            };
+            let (packets, bytes) =
+                count.filter(|_| chain.policy.is_some()).map_or((0, 0), |count| count(table, i, None));
+            let _ = writeln!(out, ":{} {policy} [{packets}:{bytes}]", chain.name);
+        }
+        for (i, chain) in chains.iter().enumerate() {
+            for (j, rule) in chain.rules.iter().enumerate() {
+                if let Some((packets, bytes)) = count.map(|count| count(table, i, Some(j))) {
+                    let _ = write!(out, "[{packets}:{bytes}] ");
+                }
+                let text = crate::rule::print(rule, family, name);
+                let blank = if text.is_empty() { "" } else { " " };
+                let _ = writeln!(out, "-A {}{blank}{text}", chain.name);
+            }
+        }
+        out.push_str("COMMIT\n");
     }
 }

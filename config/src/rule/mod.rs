@@ -10,12 +10,25 @@
 use crate::facts::{Context, Facts, Family};
 use serde::{Deserialize, Serialize};
 
+mod build;
+mod core;
+mod draft;
 pub mod matches;
 pub mod option;
+mod print;
 pub mod targets;
+mod text;
+pub mod word;
 
+#[cfg(test)]
+mod cases;
+
+pub use build::{Body, ParsedRule, Reach, Site};
+pub use draft::JumpTo;
 pub use matches::Match;
+pub use print::print;
 pub use targets::Target;
+pub use text::parse_text;
 
 /// What a match says of a packet, before its rule's negation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,26 +1,130 @@
 //! All matches, one file each.
+//!
+//! Core conditions (address, interface, protocol, fragment) belong to every rule and are parsed by the rule parser itself;
+//! the others are extensions, which describe their options in an [`MatchExtension`]. A rule lists its core conditions
+//! first and its extensions in the order written, which is the order in which the kernel asks them.
 
 use super::Outcome;
-use crate::facts::{Context, Facts};
+use super::option::MatchExtension;
+use crate::facts::{Context, Facts, Family};
 use serde::{Deserialize, Serialize};
+
+#[cfg(test)]
+mod harness;
+pub mod ports;
+
+/// What each match type answers. [`Match`] forwards to it.
+pub trait Condition {
+    /// What this condition says of the packet, before negation.
+    fn test(&self, facts: &Facts, cx: &Context) -> Outcome;
+
+    /// Writes the option as iptables-save does, with a blank before it: ` --dport 22`, ` ! --dport 22`. A condition that
+    /// its bare `-m NAME` expresses writes nothing.
+    fn print(&self, negate: bool, family: Family, out: &mut String);
+
+    /// See [`Match::is_invariant`]. False is always safe.
+    fn is_invariant(&self) -> bool {
+        false
+    }
+
+    /// Whether a value decoded from untrusted bytes is one that the parser could have made for this family.
+    fn verify(&self, _family: Family) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// The number of this condition's cell of [`Context::cells`], if it has a memory. A stateful condition has exactly
+    /// one cell, which starts as 0.
+    fn cell(&self) -> Option<u32> {
+        None
+    }
+
+    /// The same, for whoever hands out the numbers.
+    fn cell_mut(&mut self) -> Option<&mut u32> {
+        None
+    }
+}
 
 /// Lists the matches: a new one is a file and a line here.
 macro_rules! registry {
-    ($($(#[$doc:meta])* $variant:ident($module:ident::$type:ident),)*) => {
+    (
+        core { $($(#[$core_doc:meta])* $core:ident($core_module:ident::$core_type:ident),)* }
+        extensions { $($(#[$doc:meta])* $variant:ident($module:ident::$type:ident),)* }
+    ) => {
+        $(pub mod $core_module;)*
         $(pub mod $module;)*
 
         /// One condition of a match. Options of the same match are separate conditions.
         #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
         pub enum Match {
+            $($(#[$core_doc])* $core($core_module::$core_type),)*
             $($(#[$doc])* $variant($module::$type),)*
         }
+
+        /// The extensions, by the order of the list.
+        pub static EXTENSIONS: &[&MatchExtension] = &[$(&$module::EXTENSION,)*];
 
         impl Match {
             /// What this condition says of the packet, before negation.
             #[inline]
             pub fn test(&self, facts: &Facts, cx: &Context) -> Outcome {
                 match self {
+                    $(Match::$core(m) => m.test(facts, cx),)*
                     $(Match::$variant(m) => m.test(facts, cx),)*
+                }
+            }
+
+            /// Writes the option alone (not the `-m NAME` before it) as iptables-save does, with a blank before it.
+            pub fn print(&self, negate: bool, family: Family, out: &mut String) {
+                match self {
+                    $(Match::$core(m) => m.print(negate, family, out),)*
+                    $(Match::$variant(m) => m.print(negate, family, out),)*
+                }
+            }
+
+            /// The extension that this is an option of; none for the core conditions.
+            pub fn extension(&self) -> Option<&'static MatchExtension> {
+                match self {
+                    $(Match::$core(_) => None,)*
+                    $(Match::$variant(_) => Some(&$module::EXTENSION),)*
+                }
+            }
+
+            /// Whether the answer is the same for all packets of one direction of a flow, as long as these stay the
+            /// same: the packet's conntrack state (`ct_state` and the NAT bits of `ct_status`), its `iif` and `oif`,
+            /// its mapping, and the generation of the routes (`addrtype` asks the FIB). It speaks of whole,
+            /// well-formed packets of the flow itself, not of ICMP errors about it.
+            pub fn is_invariant(&self) -> bool {
+                match self {
+                    $(Match::$core(m) => m.is_invariant(),)*
+                    $(Match::$variant(m) => m.is_invariant(),)*
+                }
+            }
+
+            /// Whether a value decoded from untrusted bytes is sane for this family: ranges in order, lists within
+            /// limits, nothing that the parser could not have made. The cell is the ruleset's to check.
+            pub fn verify(&self, family: Family) -> Result<(), String> {
+                if let Some(extension) = self.extension() && !extension.families.has(family) {
+                    return Err(format!("{} does not exist for {}", extension.name, family.name()));
+                }
+                match self {
+                    $(Match::$core(m) => m.verify(family),)*
+                    $(Match::$variant(m) => m.verify(family),)*
+                }
+            }
+
+            /// The number of the cell of a stateful condition (`limit`, `statistic --mode nth`). Each of them has one.
+            pub fn cell(&self) -> Option<u32> {
+                match self {
+                    $(Match::$core(m) => m.cell(),)*
+                    $(Match::$variant(m) => m.cell(),)*
+                }
+            }
+
+            /// The same, for the linker that assigns it. Each stateful condition needs exactly one cell.
+            pub fn cells(&mut self) -> Option<&mut u32> {
+                match self {
+                    $(Match::$core(m) => m.cell_mut(),)*
+                    $(Match::$variant(m) => m.cell_mut(),)*
                 }
             }
         }
@@ -28,10 +132,47 @@ macro_rules! registry {
 }
 
 registry! {
-    /// `-s`, `-d`.
-    Address(address::Address),
-    /// `-i`, `-o`.
-    Interface(interface::Interface),
-    /// `-p`.
-    Protocol(protocol::Protocol),
+    core {
+        /// `-s`, `-d`.
+        Address(address::Address),
+        /// `-i`, `-o`.
+        Interface(interface::Interface),
+        /// `-p`.
+        Protocol(protocol::Protocol),
+        /// `-f`.
+        Fragment(fragment::Fragment),
+    }
+    extensions {
+        /// `-m tcp`.
+        Tcp(tcp::Tcp),
+        /// `-m udp`.
+        Udp(udp::Udp),
+        /// `-m icmp`.
+        Icmp(icmp::Icmp),
+        /// `-m icmp6`.
+        Icmp6(icmp6::Icmp6),
+        /// `-m multiport`.
+        Multiport(multiport::Multiport),
+        /// `-m conntrack`.
+        Conntrack(conntrack::Conntrack),
+        /// `-m state`.
+        State(state::State),
+        /// `-m mark`.
+        Mark(mark::Mark),
+        /// `-m connmark`.
+        Connmark(connmark::Connmark),
+        /// `-m comment`.
+        Comment(comment::Comment),
+    }
+}
+
+/// ` !` before a negated option.
+fn not(negate: bool) -> &'static str {
+    if negate { " !" } else { "" }
+}
+
+/// A plain yes or no.
+#[inline]
+fn yes(hit: bool) -> Outcome {
+    if hit { Outcome::Yes } else { Outcome::No }
 }

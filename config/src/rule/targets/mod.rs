@@ -1,12 +1,40 @@
 //! All targets, one file each.
 
-use super::Effect;
-use crate::facts::{Context, Facts};
+use super::option::{TargetExtension, table_hooks};
+use super::{Cond, Effect, Table};
+use crate::facts::{Context, Facts, Family};
 use serde::{Deserialize, Serialize};
+
+/// What each target type answers. [`Target`] forwards to it.
+pub trait Action {
+    /// What is to be done with the packet.
+    fn act(&self, facts: &Facts, cx: &Context) -> Effect<'_>;
+
+    /// Its description; none for a jump to a user chain.
+    fn extension(&self) -> Option<&'static TargetExtension>;
+
+    /// Writes its options as iptables-save does, each with a blank before it.
+    fn print(&self, family: Family, out: &mut String);
+
+    /// What the rule's conditions lack for this target, where they do.
+    fn misses(&self, _conds: &[Cond]) -> Option<&'static str> {
+        None
+    }
+
+    /// Hooks (bits) that it refuses although its extension allows them.
+    fn refused_hooks(&self) -> u8 {
+        0
+    }
+
+    /// Whether a value decoded from untrusted bytes is one that the parser could have made for this family.
+    fn verify(&self, _family: Family) -> Result<(), String> {
+        Ok(())
+    }
+}
 
 /// Lists the targets: a new one is a file and a line here.
 macro_rules! registry {
-    ($($(#[$doc:meta])* $variant:ident($module:ident::$type:ident),)*) => {
+    ($($(#[$doc:meta])* $variant:ident($module:ident::$type:ident) = [$($extension:path),* $(,)?],)*) => {
         $(pub mod $module;)*
 
         /// What a rule does with what it matches.
@@ -14,6 +42,9 @@ macro_rules! registry {
         pub enum Target {
             $($(#[$doc])* $variant($module::$type),)*
         }
+
+        /// The descriptions of all targets.
+        pub static EXTENSIONS: &[&TargetExtension] = &[$($(&$extension,)*)*];
 
         impl Target {
             /// What is to be done with the packet.
@@ -23,19 +54,99 @@ macro_rules! registry {
                     $(Target::$variant(t) => t.act(facts, cx),)*
                 }
             }
+
+            /// Its description; none for a jump to a user chain.
+            pub fn extension(&self) -> Option<&'static TargetExtension> {
+                match self {
+                    $(Target::$variant(t) => t.extension(),)*
+                }
+            }
+
+            /// Writes its options (not the `-j NAME` before them) as iptables-save does.
+            pub fn print(&self, family: Family, out: &mut String) {
+                match self {
+                    $(Target::$variant(t) => t.print(family, out),)*
+                }
+            }
+
+            /// What the rule's conditions lack for this target, where they do.
+            pub fn misses(&self, conds: &[Cond]) -> Option<&'static str> {
+                match self {
+                    $(Target::$variant(t) => t.misses(conds),)*
+                }
+            }
+
+            fn refused_hooks(&self) -> u8 {
+                match self {
+                    $(Target::$variant(t) => t.refused_hooks(),)*
+                }
+            }
+
+            fn verify_value(&self, family: Family) -> Result<(), String> {
+                match self {
+                    $(Target::$variant(t) => t.verify(family),)*
+                }
+            }
         }
     };
 }
 
 registry! {
     /// ACCEPT, DROP, RETURN, and jumps to user chains.
-    Verdict(verdict::Verdict),
+    Verdict(verdict::Verdict) = [verdict::ACCEPT, verdict::DROP, verdict::RETURN],
     /// REJECT.
-    Reject(reject::Reject),
+    Reject(reject::Reject) = [reject::V4, reject::V6],
     /// LOG.
-    Log(log::Log),
+    Log(log::Log) = [log::EXTENSION],
+    /// MARK.
+    Mark(mark::Mark) = [mark::EXTENSION],
+    /// CONNMARK.
+    ConnMark(connmark::ConnMark) = [connmark::EXTENSION],
+    /// TTL, HL.
+    Ttl(ttl::Ttl) = [ttl::TTL, ttl::HL],
+    /// TOS.
+    Tos(tos::Tos) = [tos::EXTENSION],
+    /// DSCP.
+    Dscp(dscp::Dscp) = [dscp::EXTENSION],
+    /// NOTRACK.
+    Notrack(notrack::Notrack) = [notrack::EXTENSION],
+    /// CT.
+    Ct(ct::Ct) = [ct::EXTENSION],
     /// TCPMSS.
-    Mss(tcpmss::Mss),
+    Mss(tcpmss::Mss) = [tcpmss::EXTENSION],
     /// SNAT, DNAT, MASQUERADE, REDIRECT.
-    Nat(nat::Nat),
+    Nat(nat::Nat) = [snat::EXTENSION, dnat::EXTENSION, masquerade::EXTENSION, redirect::EXTENSION],
+}
+
+/// Whether some family has a target of that name: no chain may be called so.
+pub fn is_name(name: &str) -> bool {
+    EXTENSIONS.iter().any(|target| target.name == name || target.aliases.contains(&name))
+}
+
+pub mod dnat;
+pub mod masquerade;
+pub mod redirect;
+pub mod snat;
+
+impl Target {
+    /// Whether a target decoded from untrusted bytes may stand in a rule of this family with these conditions, in a chain
+    /// of this table that is reached from these hooks.
+    pub fn verify(&self, family: Family, table: Table, hooks: u8, conds: &[Cond]) -> Result<(), String> {
+        if let Some(extension) = self.extension() {
+            let name = extension.name;
+            if !extension.families.has(family) {
+                return Err(format!("{name} does not exist for {}", family.name()));
+            }
+            if !extension.tables.is_empty() && !extension.tables.contains(&table) {
+                return Err(format!("{name} cannot be used in table {}", table.name()));
+            }
+            if hooks & table_hooks(table) & (self.refused_hooks() | !extension.hooks) != 0 {
+                return Err(format!("{name} cannot be used in a chain that is reached from these hooks"));
+            }
+        }
+        if let Some(missing) = self.misses(conds) {
+            return Err(missing.to_string());
+        }
+        self.verify_value(family)
+    }
 }

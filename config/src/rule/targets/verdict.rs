@@ -1,7 +1,12 @@
 //! `-j ACCEPT`, `-j DROP`, `-j RETURN`, `-j CHAIN`, `-g CHAIN`.
+//!
+//! ACCEPT satisfies this table at this hook only; DROP ends the packet; RETURN goes back to the calling chain, in a built-in
+//! chain to its policy. A jump comes back, a goto does not. TOML: `{ protocol = "tcp", dport = 22, target = "ACCEPT" }`.
 
-use crate::facts::{Context, Facts};
-use crate::rule::Effect;
+use super::{Action, Target};
+use crate::facts::{Context, Facts, Family};
+use crate::rule::option::{ANY_HOOK, Case, Given, TargetExtension};
+use crate::rule::{Effect, Families};
 use serde::{Deserialize, Serialize};
 
 /// The built-in verdicts and jumps; a chain is the index within its table ([`crate::ruleset::Chains`]).
@@ -19,10 +24,57 @@ pub enum Verdict {
     Goto(u32),
 }
 
-impl Verdict {
-    /// See the module.
+const fn named(name: &'static str, build: fn(&Given) -> Result<Target, crate::rule::option::Complaint>, summary: &'static str, example: &'static str, cases: &'static [Case]) -> TargetExtension {
+    TargetExtension {
+        name,
+        aliases: &[],
+        families: Families::Both,
+        protocol: None,
+        tables: &[],
+        hooks: ANY_HOOK,
+        options: &[],
+        build,
+        summary,
+        example,
+        cases,
+    }
+}
+
+/// ACCEPT
+pub static ACCEPT: TargetExtension = named(
+    "ACCEPT",
+    |_| Ok(Target::Verdict(Verdict::Accept)),
+    "Lets the packet go on to the next table.",
+    r#"{ in = "lan0", target = "ACCEPT" }"#,
+    &[
+        Case::Prints(Family::V4, "-j ACCEPT", "="),
+        Case::Prints(Family::V6, "-s 2001:db8::1/64 -j ACCEPT", "-s 2001:db8::/64 -j ACCEPT"),
+        Case::Refused(Family::V4, "-j ACCEPT -j DROP", "has a target already"),
+        Case::Refused(Family::V4, "-j ACCEPT extra", "not expected"),
+    ],
+);
+
+/// DROP
+pub static DROP: TargetExtension = named(
+    "DROP",
+    |_| Ok(Target::Verdict(Verdict::Drop)),
+    "Ends the packet without an answer.",
+    r#"{ source = "203.0.113.0/24", target = "DROP" }"#,
+    &[Case::Prints(Family::V4, "-i lan0 -j DROP", "="), Case::Prints(Family::V4, "--jump DROP", "-j DROP")],
+);
+
+/// RETURN
+pub static RETURN: TargetExtension = named(
+    "RETURN",
+    |_| Ok(Target::Verdict(Verdict::Return)),
+    "Goes back to the calling chain; in a built-in chain, to its policy.",
+    r#"{ destination = "192.0.2.0/24", target = "RETURN" }"#,
+    &[Case::Prints(Family::V6, "-o wan+ -j RETURN", "=")],
+);
+
+impl Action for Verdict {
     #[inline]
-    pub fn act(&self, _: &Facts, _: &Context) -> Effect<'_> {
+    fn act(&self, _: &Facts, _: &Context) -> Effect<'_> {
         match *self {
             Verdict::Accept => Effect::Accept,
             Verdict::Drop => Effect::Drop,
@@ -31,4 +83,15 @@ impl Verdict {
             Verdict::Goto(chain) => Effect::Goto(chain),
         }
     }
+
+    fn extension(&self) -> Option<&'static TargetExtension> {
+        match self {
+            Verdict::Accept => Some(&ACCEPT),
+            Verdict::Drop => Some(&DROP),
+            Verdict::Return => Some(&RETURN),
+            Verdict::Jump(_) | Verdict::Goto(_) => None,
+        }
+    }
+
+    fn print(&self, _: Family, _: &mut String) {}
 }

@@ -1,0 +1,254 @@
+//! From sorted words to rules: checks that hold for every match and target, then their own `build`.
+//!
+//! A rule may give several bodies: one for each family that it can serve, and one for each pair of addresses where `-s` or
+//! `-d` is a list. Which hooks reach a user chain is known only when the whole table is; so rules of user chains are built
+//! again by [`super::link`], with the hooks that do.
+
+use super::draft::{Aim, Draft, JumpTo, Loaded, Unfit, complain};
+use super::option::{Complaint, Extension, Given, GivenOption, Opt, Word};
+use super::{Cond, Families, Hook, Rule, Table, Target, core, matches};
+use crate::facts::{Family, proto};
+use std::ops::Range;
+
+/// Where a rule stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a> {
+    /// Families that its chain serves.
+    pub families: Families,
+    /// Its table.
+    pub table: Table,
+    /// From where its chain is reached.
+    pub reach: Reach,
+    /// Names of the ports, in order.
+    pub ports: &'a [String],
+    /// Where the rule's text begins in its file: added to all places.
+    pub base: usize,
+    /// The line it stands on, 1-based; 0 where there is none.
+    pub line: u32,
+}
+
+/// From where a chain is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// It is the built-in chain of this hook.
+    BuiltIn(Hook),
+    /// It is a user chain, reached from these hooks (bits); 0 is not known yet, or from none.
+    User(u8),
+}
+
+impl Reach {
+    /// As bits of hooks.
+    pub fn hooks(self) -> u8 {
+        match self {
+            Reach::BuiltIn(hook) => hook.bit(),
+            Reach::User(hooks) => hooks,
+        }
+    }
+
+    fn builtin(self) -> Option<Hook> {
+        match self {
+            Reach::BuiltIn(hook) => Some(hook),
+            Reach::User(_) => None,
+        }
+    }
+}
+
+/// A rule that was understood, but for the chains it jumps to.
+#[derive(Clone, Debug)]
+pub struct ParsedRule {
+    /// What it is for the chain, in order.
+    pub bodies: Vec<Body>,
+    /// Its place in the file.
+    pub at: Range<usize>,
+    pub(super) drafts: Vec<Draft>,
+}
+
+/// A rule for one family.
+#[derive(Clone, Debug)]
+pub struct Body {
+    /// The family it serves.
+    pub family: Family,
+    /// The rule; its target is still missing where `jump` is there.
+    pub rule: Rule,
+    /// The chain it goes to.
+    pub jump: Option<JumpTo>,
+}
+
+impl ParsedRule {
+    /// Builds the bodies again for a user chain that is reached from these hooks; those of families left out before stay out.
+    pub(crate) fn rebuild(
+        &self,
+        family: Family,
+        table: Table,
+        hooks: u8,
+        ports: &[String],
+    ) -> Result<(), Vec<Complaint>> {
+        let site = Site { families: Families::Only(family), table, reach: Reach::User(hooks), ports, base: 0, line: 0 };
+        self.drafts.iter().filter(|draft| draft.family == family).try_for_each(|draft| build(draft, &site).map(drop))
+    }
+}
+
+/// Sorts and builds a rule for each family that its site wants. A family that it cannot serve is left out as long as there
+/// is another.
+pub(super) fn for_families(
+    site: &Site,
+    at: Range<usize>,
+    sort: impl Fn(Family) -> Result<Draft, Unfit>,
+) -> Result<ParsedRule, Vec<Complaint>> {
+    let mut parsed = ParsedRule { bodies: Vec::new(), at, drafts: Vec::new() };
+    let mut declined = Vec::new();
+    let mut wrong = Vec::new();
+    for family in Family::ALL.into_iter().filter(|&f| site.families.has(f)) {
+        let built = sort(family).and_then(|draft| {
+            if site.families == Families::Both {
+                serves_protocol(&draft)?;
+            }
+            let bodies = build(&draft, site).map_err(Unfit::Wrong)?;
+            Ok((draft, bodies))
+        });
+        match built {
+            Ok((draft, bodies)) => {
+                parsed.bodies.extend(bodies);
+                parsed.drafts.push(draft);
+            }
+            Err(Unfit::Declined(complaint)) => declined.push(complaint),
+            Err(Unfit::Wrong(complaints)) => wrong.push((family, complaints)),
+        }
+    }
+    match wrong.as_mut_slice() {
+        _ if !parsed.bodies.is_empty() => Ok(parsed),
+        [] => Err(declined),
+        [(_, complaints)] => Err(std::mem::take(complaints)),
+        [first, second, ..] => Err(both_wrong(first, second)),
+    }
+}
+
+/// Protocol 1 is ICMP and 58 is ICMPv6: a rule for one of them, in a chain for both families, is meant for its own.
+fn serves_protocol(draft: &Draft) -> Result<(), Unfit> {
+    let foreign = match draft.family {
+        Family::V4 => proto::ICMPV6,
+        Family::V6 => proto::ICMP,
+    };
+    match core::protocol(&draft.core) {
+        Some((number, false)) if number == foreign => {
+            let at = draft.core.iter().find(|o| o.option == core::PROTOCOL).map_or(0..0, |o| o.word.at.clone());
+            Err(Unfit::Declined(complain(&at, format!("this protocol is not one of {}", draft.family.name()))))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is wrong for both families is the mistake; where nothing is, the rule mixes what only one family has.
+fn both_wrong(first: &(Family, Vec<Complaint>), second: &(Family, Vec<Complaint>)) -> Vec<Complaint> {
+    let shared: Vec<Complaint> = first.1.iter().filter(|a| second.1.iter().any(|b| a.at == b.at)).cloned().collect();
+    if !shared.is_empty() {
+        return shared;
+    }
+    let label = |(family, complaints): &(Family, Vec<Complaint>)| -> Vec<Complaint> {
+        let labelled = |c: &Complaint| Complaint {
+            what: format!("the rule serves no family; as {}: {}", family.name(), c.what),
+            ..c.clone()
+        };
+        complaints.iter().map(labelled).collect()
+    };
+    [label(first), label(second)].concat()
+}
+
+/// Builds the bodies of a rule.
+pub(super) fn build(draft: &Draft, site: &Site) -> Result<Vec<Body>, Vec<Complaint>> {
+    let mut complaints = Vec::new();
+    check_options(&draft.core, &core::OPTIONS, &mut complaints);
+    let core = core::build(&draft.core, draft.family, site.reach.builtin(), site.ports, &mut complaints);
+    let mut conds = core.others;
+    for loaded in &draft.matches {
+        conds.extend(extension(loaded, draft, site, &mut complaints).unwrap_or_default());
+    }
+    let mut jump = None;
+    let mut target = None;
+    match &draft.aim {
+        Some(Aim::Chain(to)) => jump = Some(to.clone()),
+        Some(Aim::Target(loaded)) => {
+            target = extension(loaded, draft, site, &mut complaints);
+            if let Some(what) = target.as_ref().and_then(|target: &Target| target.misses(&conds)) {
+                complaints.push(complain(&loaded.word.at, what));
+            }
+        }
+        None => {}
+    }
+    if !complaints.is_empty() {
+        return Err(complaints);
+    }
+    let pairs =
+        core.sources.iter().flat_map(|source| core.destinations.iter().map(move |destination| (source, destination)));
+    let body = |(source, destination): (&Option<Cond>, &Option<Cond>)| {
+        let conds = source.iter().chain(destination).chain(&conds).cloned().collect();
+        Body { family: draft.family, rule: Rule { conds, target: target.clone(), line: site.line }, jump: jump.clone() }
+    };
+    Ok(pairs.map(body).collect())
+}
+
+/// Checks a match or target and builds it.
+fn extension<T>(loaded: &Loaded<T>, draft: &Draft, site: &Site, complaints: &mut Vec<Complaint>) -> Option<T> {
+    let before = complaints.len();
+    check_options(&loaded.options, loaded.extension.options, complaints);
+    let protocol = core::protocol(&draft.core);
+    complaints.extend(check_place(loaded.extension, &loaded.word, protocol, site));
+    if complaints.len() > before {
+        return None;
+    }
+    let given = Given {
+        family: draft.family,
+        table: site.table,
+        hooks: site.reach.hooks(),
+        protocol,
+        word: &loaded.word,
+        options: &loaded.options,
+        ports: site.ports,
+    };
+    (loaded.extension.build)(&given).map_err(|complaint| complaints.push(complaint)).ok()
+}
+
+/// Each option once, and no `!` where it has no meaning.
+fn check_options(given: &[GivenOption], options: &[Opt], complaints: &mut Vec<Complaint>) {
+    for (i, option) in given.iter().enumerate() {
+        let described = &options[option.option];
+        if option.negate && !described.negatable {
+            complaints.push(complain(&option.word.at, format!("`{}` cannot be negated", option.word.text)));
+        }
+        if given[..i].iter().any(|earlier| earlier.option == option.option) {
+            complaints.push(complain(&option.word.at, format!("`{}` is given twice", option.word.text)));
+        }
+    }
+}
+
+/// Table, hooks and protocol that a match or target asks for.
+fn check_place<T>(
+    extension: &Extension<T>,
+    word: &Word,
+    protocol: Option<(u8, bool)>,
+    site: &Site,
+) -> Option<Complaint> {
+    let name = extension.name;
+    if !extension.tables.is_empty() && !extension.tables.contains(&site.table) {
+        let tables = super::word::either(extension.tables.iter().map(|t| t.name()));
+        return Some(
+            word.complain(format!("`{name}` cannot be used in table {}", site.table.name()), format!("table {tables}")),
+        );
+    }
+    let denied = site.reach.hooks() & !extension.hooks;
+    if denied != 0 {
+        let from = hook_names(denied);
+        let what = match site.reach {
+            Reach::BuiltIn(_) => format!("`{name}` cannot be used in {from}"),
+            Reach::User(_) => format!("`{name}` cannot be used here: the chain is reached from {from}"),
+        };
+        return Some(word.complain(what, hook_names(extension.hooks & super::option::table_hooks(site.table))));
+    }
+    let wanted = extension.protocol.filter(|&wanted| protocol != Some((wanted, false)))?;
+    let wanted = matches::protocol::name(wanted).unwrap_or_default();
+    Some(word.complain(format!("`{name}` is for protocol {wanted} only"), format!("-p {wanted} in the rule")))
+}
+
+fn hook_names(hooks: u8) -> String {
+    super::word::either(Hook::ALL.iter().filter(|h| hooks & h.bit() != 0).map(|h| h.name()))
+}

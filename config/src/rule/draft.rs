@@ -1,0 +1,177 @@
+//! A rule whose words are sorted but not yet understood: which option belongs to which match or to the target.
+//!
+//! Both forms of a rule (iptables text, TOML fields) end here; [`super::build`] makes conditions and a target of it.
+
+use super::option::{Complaint, Extension, GivenOption, MatchExtension, Opt, TargetExtension, Word};
+use super::word::{either, nearest};
+use super::{core, matches, targets};
+use crate::facts::{Family, proto};
+use std::ops::Range;
+
+/// A rule for one family with its words sorted.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    /// The family it is read for.
+    pub family: Family,
+    /// Core options, by index in [`core::OPTIONS`].
+    pub core: Vec<GivenOption>,
+    /// Matches in the order loaded.
+    pub matches: Vec<Loaded<Vec<super::Cond>>>,
+    /// Target or jump.
+    pub aim: Option<Aim>,
+}
+
+/// What a rule does.
+#[derive(Clone, Debug)]
+pub(super) enum Aim {
+    /// `-j TARGET`
+    Target(Loaded<super::Target>),
+    /// `-j CHAIN`, `-g CHAIN`
+    Chain(JumpTo),
+}
+
+/// A jump to a chain by name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JumpTo {
+    /// The chain's name as written.
+    pub chain: Word,
+    /// `-g`: without coming back.
+    pub goto: bool,
+}
+
+/// A match or target named by a rule, with its options.
+pub(super) struct Loaded<T: 'static> {
+    /// Which.
+    pub extension: &'static Extension<T>,
+    /// Its name as written, or the option that loaded it.
+    pub word: Word,
+    /// Its options as given.
+    pub options: Vec<GivenOption>,
+}
+
+impl<T> std::fmt::Debug for Loaded<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{} {:?}", self.extension.name, self.options)
+    }
+}
+
+impl<T> Clone for Loaded<T> {
+    fn clone(&self) -> Self {
+        Loaded { extension: self.extension, word: self.word.clone(), options: self.options.clone() }
+    }
+}
+
+impl<T> Loaded<T> {
+    /// Just named.
+    pub fn new(extension: &'static Extension<T>, word: Word) -> Self {
+        Loaded { extension, word, options: Vec::new() }
+    }
+}
+
+/// Why a rule could not be sorted for a family.
+pub(super) enum Unfit {
+    /// It says itself that it is for the other family.
+    Declined(Complaint),
+    /// Mistakes.
+    Wrong(Vec<Complaint>),
+}
+
+/// Who owns an option.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Owner {
+    /// The rule itself.
+    Core,
+    /// A loaded match, by index.
+    Match(usize),
+    /// The target.
+    Target,
+}
+
+impl Draft {
+    /// Nothing written yet.
+    pub fn new(family: Family) -> Draft {
+        Draft { family, core: Vec::new(), matches: Vec::new(), aim: None }
+    }
+
+    /// The options of an owner.
+    pub fn options(&self, owner: Owner) -> &'static [Opt] {
+        match owner {
+            Owner::Core => &core::OPTIONS,
+            Owner::Match(i) => self.matches[i].extension.options,
+            Owner::Target => match &self.aim {
+                Some(Aim::Target(target)) => target.extension.options,
+                _ => &[],
+            },
+        }
+    }
+
+    /// Notes an option as given.
+    pub fn give(&mut self, owner: Owner, option: GivenOption) {
+        match owner {
+            Owner::Core => self.core.push(option),
+            Owner::Match(i) => self.matches[i].options.push(option),
+            Owner::Target => {
+                if let Some(Aim::Target(target)) = &mut self.aim {
+                    target.options.push(option);
+                }
+            }
+        }
+    }
+
+    /// The match that `-p` makes available without `-m`, where it is not loaded yet.
+    pub fn protocol_match(&self) -> Option<&'static MatchExtension> {
+        let (number, negated) = core::protocol(&self.core)?;
+        let extension = own_match(self.family, number).filter(|_| !negated)?;
+        (!self.matches.iter().any(|m| std::ptr::eq(m.extension, extension))).then_some(extension)
+    }
+}
+
+/// The index of the option of that exact name.
+pub(super) fn position(options: &[Opt], name: &str) -> Option<usize> {
+    options.iter().position(|o| o.name == name || o.aliases.contains(&name))
+}
+
+/// The match of a protocol's own header.
+pub(super) fn own_match(family: Family, protocol: u8) -> Option<&'static MatchExtension> {
+    let name = match protocol {
+        proto::ICMPV6 => "icmp6",
+        number => matches::protocol::name(number)?,
+    };
+    find_match(family, name).filter(|m| m.protocol == Some(protocol))
+}
+
+fn is_named<T>(extension: &Extension<T>, name: &str) -> bool {
+    extension.name == name || extension.aliases.contains(&name)
+}
+
+/// The match of that name that the family has.
+pub(super) fn find_match(family: Family, name: &str) -> Option<&'static MatchExtension> {
+    matches::EXTENSIONS.iter().copied().find(|m| m.families.has(family) && is_named(m, name))
+}
+
+/// The target of that name that the family has.
+pub(super) fn find_target(family: Family, name: &str) -> Option<&'static TargetExtension> {
+    targets::EXTENSIONS.iter().copied().find(|t| t.families.has(family) && is_named(t, name))
+}
+
+/// The name of the match that the family lacks and the other one has.
+pub(super) fn only_in_other_family(family: Family, name: &str) -> bool {
+    let other = Family::ALL.into_iter().find(|&f| f != family);
+    other.is_some_and(|f| find_match(f, name).is_some() || find_target(f, name).is_some())
+}
+
+/// A complaint without a suggestion.
+pub(super) fn complain(at: &Range<usize>, what: impl Into<String>) -> Complaint {
+    Complaint { at: at.clone(), what: what.into(), accepts: None }
+}
+
+/// `did you mean ...?` where something near is known, else the list of all.
+pub(super) fn suggest<'a>(found: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
+    match nearest(found, known.clone()) {
+        Some(name) => Some(format!("did you mean `{name}`?")),
+        None => {
+            let all = either(known);
+            (!all.is_empty()).then_some(all)
+        }
+    }
+}

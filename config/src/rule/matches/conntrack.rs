@@ -1,0 +1,322 @@
+//! `-m conntrack`: what is known of the packet's flow (`xt_conntrack.c`): state, status, direction, protocol.
+//!
+//! `--ctstate` holds for any of the states listed, and SNAT and DNAT are states too: those of flows whose addresses are
+//! rewritten. A packet without a flow is INVALID or UNTRACKED. What the other options say of such a packet is the
+//! kernel's rule: beside a `--ctstate` that holds they are not asked at all, alone they never match, negated or not.
+//!
+//! TOML: `{ ctstate = ["RELATED", "ESTABLISHED"], jump = "ACCEPT" }`
+
+use super::{Condition, Match, not, protocol, yes};
+use crate::facts::{Context, CtState, Dir, Facts, Family, status};
+use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, GivenOption, MatchExtension, Opt};
+use crate::rule::{Cond, Families, Outcome, word};
+use serde::{Deserialize, Serialize};
+use std::fmt::Write;
+
+/// One condition on a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Conntrack {
+    /// `--ctstate`: bits of [`CtState`], [`SNAT`] and [`DNAT`].
+    State(u16),
+    /// `--ctproto`
+    Protocol {
+        /// Of the flow; an ICMP error has its flow's protocol here.
+        number: u8,
+        /// For packets without a flow.
+        flowless: Flowless,
+    },
+    /// `--ctstatus`: bits of [`status`]; 0 is NONE, which holds for no flow.
+    Status {
+        /// Any of these.
+        mask: u32,
+        /// For packets without a flow.
+        flowless: Flowless,
+    },
+    /// `--ctdir`
+    Direction {
+        /// That of the packet.
+        dir: Dir,
+        /// For packets without a flow.
+        flowless: Flowless,
+    },
+}
+
+/// What an option other than `--ctstate` says, before negation, of a packet that has no flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Flowless {
+    /// No `--ctstate` stands in the same match.
+    Never,
+    /// One does, and the option is not negated.
+    Yes,
+    /// One does, and the option is negated.
+    No,
+}
+
+/// The state of flows whose source is rewritten.
+pub const SNAT: u16 = 1 << 7;
+/// The state of flows whose destination is rewritten.
+pub const DNAT: u16 = 1 << 8;
+
+/// States in canonical order, the virtual ones last.
+pub const STATES: [(&str, u16); 7] = [
+    ("INVALID", CtState::Invalid as u16),
+    ("NEW", CtState::New as u16),
+    ("RELATED", CtState::Related as u16),
+    ("ESTABLISHED", CtState::Established as u16),
+    ("UNTRACKED", CtState::Untracked as u16),
+    ("SNAT", SNAT),
+    ("DNAT", DNAT),
+];
+
+const STATUSES: [(&str, u32); 5] = [
+    ("NONE", 0),
+    ("EXPECTED", status::EXPECTED),
+    ("SEEN_REPLY", status::SEEN_REPLY),
+    ("ASSURED", status::ASSURED),
+    ("CONFIRMED", status::CONFIRMED),
+];
+
+/// The description.
+pub static EXTENSION: MatchExtension = MatchExtension {
+    name: "conntrack",
+    aliases: &[],
+    families: Families::Both,
+    protocol: None,
+    tables: &[],
+    hooks: ANY_HOOK,
+    options: &[
+        Opt::negatable("ctstate", &[]),
+        Opt::negatable("ctproto", &[]),
+        Opt::negatable("ctstatus", &[]),
+        Opt::plain("ctdir", &[]),
+    ],
+    build,
+    summary: "state, status, direction and protocol of the packet's flow",
+    example: r#"{ ctstate = ["RELATED", "ESTABLISHED"], jump = "ACCEPT" }"#,
+    cases: &[
+        Case::Prints(Family::V4, "-m conntrack --ctstate NEW", "="),
+        Case::Prints(
+            Family::V6,
+            "-m conntrack --ctstate ESTABLISHED,RELATED",
+            "-m conntrack --ctstate RELATED,ESTABLISHED",
+        ),
+        Case::Prints(
+            Family::V4,
+            "-m conntrack --ctstate DNAT,SNAT,RELATED,ESTABLISHED,NEW,INVALID,UNTRACKED",
+            "-m conntrack --ctstate INVALID,NEW,RELATED,ESTABLISHED,UNTRACKED,SNAT,DNAT",
+        ),
+        Case::Prints(Family::V4, "-m conntrack ! --ctstate invalid,new", "-m conntrack ! --ctstate INVALID,NEW"),
+        Case::Prints(Family::V4, "-m conntrack --ctstatus NONE", "="),
+        Case::Prints(Family::V4, "-m conntrack --ctstatus EXPECTED,SEEN_REPLY,ASSURED,CONFIRMED", "="),
+        Case::Prints(Family::V4, "-m conntrack ! --ctstatus assured,NONE", "-m conntrack ! --ctstatus ASSURED"),
+        Case::Prints(Family::V4, "-m conntrack --ctdir reply", "-m conntrack --ctdir REPLY"),
+        Case::Prints(Family::V4, "-m conntrack ! --ctproto UDP", "-m conntrack ! --ctproto 17"),
+        Case::Prints(Family::V4, "-m conntrack --ctproto 0", "="),
+        Case::Prints(
+            Family::V4,
+            "-m conntrack --ctdir REPLY --ctstatus ASSURED --ctstate NEW --ctproto tcp",
+            "-m conntrack --ctstate NEW --ctproto 6 --ctstatus ASSURED --ctdir REPLY",
+        ),
+        Case::Refused(Family::V4, "-m conntrack --ctstate ESTABLISHD", "`ESTABLISHD` is not a conntrack state"),
+        Case::Refused(Family::V4, "-m conntrack --ctstate NEW,", "`` is not a conntrack state"),
+        Case::Refused(Family::V4, "-m conntrack --ctstatus SNAT", "`SNAT` is not a status"),
+        Case::Refused(Family::V4, "-m conntrack --ctdir ORIG", "`ORIG` is not a direction"),
+        Case::Refused(Family::V4, "-m conntrack --ctproto foo", "`foo` is not a protocol"),
+        Case::Refused(Family::V4, "-m conntrack", "asks for an option"),
+    ],
+};
+
+fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
+    let mut conds = Vec::new();
+    let mut push = |option: &GivenOption, test| conds.push(Cond { negate: option.negate, test: Match::Conntrack(test) });
+    let state = given.get(0);
+    let flowless = |option: &GivenOption| match (state, option.negate) {
+        (None, _) => Flowless::Never,
+        (Some(_), false) => Flowless::Yes,
+        (Some(_), true) => Flowless::No,
+    };
+    if let Some(option) = state {
+        let states = word::named_list(&option.values[0], "a conntrack state", &STATES)?;
+        push(option, Conntrack::State(states.into_iter().fold(0, |mask, state| mask | state)));
+    }
+    if let Some(option) = given.get(1) {
+        let number = protocol::parse_protocol(&option.values[0])?;
+        push(option, Conntrack::Protocol { number, flowless: flowless(option) });
+    }
+    if let Some(option) = given.get(2) {
+        let statuses = word::named_list(&option.values[0], "a status of a flow", &STATUSES)?;
+        let mask = statuses.into_iter().fold(0, |mask, status| mask | status);
+        push(option, Conntrack::Status { mask, flowless: flowless(option) });
+    }
+    if let Some(option) = given.get(3) {
+        let names = [("ORIGINAL", Dir::Original), ("REPLY", Dir::Reply)];
+        let dir = word::named(&option.values[0], "a direction", &names)?;
+        push(option, Conntrack::Direction { dir, flowless: flowless(option) });
+    }
+    if conds.is_empty() {
+        return Err(given.complain("conntrack asks for an option: --ctstate, --ctproto, --ctstatus or --ctdir"));
+    }
+    Ok(conds)
+}
+
+/// Writes the names of states, in canonical order.
+pub fn print_states(out: &mut String, mask: u16) {
+    let set = STATES.iter().filter(|&&(_, bit)| mask & bit != 0);
+    for (i, (name, _)) in set.enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        out.push_str(name);
+    }
+}
+
+/// The packet's states: its own and those of its flow's mapping.
+#[inline]
+fn states_of(facts: &Facts) -> u16 {
+    let mut states = facts.ct_state as u16;
+    if facts.has_ct {
+        if facts.ct_status & status::SRC_NAT != 0 {
+            states |= SNAT;
+        }
+        if facts.ct_status & status::DST_NAT != 0 {
+            states |= DNAT;
+        }
+    }
+    states
+}
+
+impl Flowless {
+    #[inline]
+    fn or(self, facts: &Facts, hit: bool) -> Outcome {
+        if facts.has_ct {
+            return yes(hit);
+        }
+        match self {
+            Flowless::Never => Outcome::Never,
+            Flowless::Yes => Outcome::Yes,
+            Flowless::No => Outcome::No,
+        }
+    }
+}
+
+impl Condition for Conntrack {
+    #[inline]
+    fn test(&self, facts: &Facts, _: &Context) -> Outcome {
+        match *self {
+            Conntrack::State(mask) => yes(mask & states_of(facts) != 0),
+            Conntrack::Protocol { number, flowless } => flowless.or(facts, facts.ct_proto == number),
+            Conntrack::Status { mask, flowless } => flowless.or(facts, facts.ct_status & mask != 0),
+            Conntrack::Direction { dir, flowless } => flowless.or(facts, facts.ct_dir == dir),
+        }
+    }
+
+    fn print(&self, negate: bool, _: Family, out: &mut String) {
+        out.push_str(not(negate));
+        match *self {
+            Conntrack::State(mask) => {
+                out.push_str(" --ctstate ");
+                print_states(out, mask);
+            }
+            Conntrack::Protocol { number, .. } => {
+                let _ = write!(out, " --ctproto {number}");
+            }
+            Conntrack::Status { mask, .. } => {
+                let set = STATUSES.iter().filter(|&&(_, bit)| mask & bit != 0 || mask == bit);
+                for (i, (name, _)) in set.enumerate() {
+                    let _ = write!(out, "{}{name}", if i > 0 { "," } else { " --ctstatus " });
+                }
+            }
+            Conntrack::Direction { dir: Dir::Original, .. } => out.push_str(" --ctdir ORIGINAL"),
+            Conntrack::Direction { dir: Dir::Reply, .. } => out.push_str(" --ctdir REPLY"),
+        }
+    }
+
+    fn is_invariant(&self) -> bool {
+        // A flow becomes ASSURED without a change of any packet's state.
+        !matches!(self, Conntrack::Status { .. })
+    }
+
+    fn verify(&self, _: Family) -> Result<(), String> {
+        let states = STATES.iter().fold(0, |mask, (_, bit)| mask | bit);
+        let statuses = STATUSES.iter().fold(0, |mask, (_, bit)| mask | bit);
+        match *self {
+            Conntrack::State(mask) if mask == 0 || mask & !states != 0 => Err("unknown conntrack states".to_string()),
+            Conntrack::Status { mask, .. } if mask & !statuses != 0 => Err("unknown status of a flow".to_string()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::harness::outcome;
+    use super::*;
+    use crate::facts::proto;
+    use Outcome::{Never, No, Yes};
+
+    fn flow(ct_state: CtState, ct_status: u32, ct_dir: Dir) -> Facts {
+        Facts { ct_state, ct_status, ct_dir, has_ct: true, ct_proto: proto::UDP, ..Facts::blank(Family::V4) }
+    }
+
+    #[test]
+    fn states_hold_also_those_of_the_mapping() {
+        let natted = flow(CtState::Established, status::SRC_NAT | status::ASSURED, Dir::Reply);
+        for (text, facts, expected) in [
+            ("--ctstate NEW", flow(CtState::New, 0, Dir::Original), Yes),
+            ("--ctstate NEW", natted, No),
+            ("--ctstate NEW,SNAT", natted, Yes),
+            ("--ctstate SNAT", natted, Yes),
+            ("--ctstate DNAT", natted, No),
+            ("! --ctstate DNAT", natted, Yes),
+            ("! --ctstate ESTABLISHED,DNAT", natted, No),
+            ("--ctstate UNTRACKED", Facts { ct_state: CtState::Untracked, ..Facts::blank(Family::V4) }, Yes),
+            ("--ctstate INVALID", Facts::blank(Family::V4), Yes),
+        ] {
+            assert_eq!(outcome(&format!("-m conntrack {text}"), &facts), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn status_direction_and_protocol_are_those_of_the_flow() {
+        let facts = flow(CtState::Established, status::CONFIRMED | status::SEEN_REPLY, Dir::Reply);
+        for (text, expected) in [
+            ("--ctstatus CONFIRMED", Yes),
+            ("--ctstatus ASSURED", No),
+            ("--ctstatus ASSURED,SEEN_REPLY", Yes),
+            ("! --ctstatus ASSURED", Yes),
+            ("--ctstatus NONE", No),
+            ("! --ctstatus NONE", Yes),
+            ("--ctdir REPLY", Yes),
+            ("--ctdir ORIGINAL", No),
+            ("--ctproto udp", Yes),
+            ("--ctproto tcp", No),
+            ("! --ctproto tcp", Yes),
+            ("--ctstate ESTABLISHED --ctdir ORIGINAL", No),
+        ] {
+            assert_eq!(outcome(&format!("-m conntrack {text}"), &facts), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn without_a_flow_only_the_state_is_asked_where_there_is_one() {
+        let facts = Facts::blank(Family::V4);
+        for (text, expected) in [
+            ("--ctdir ORIGINAL", Never),
+            ("! --ctproto tcp", Never),
+            ("! --ctstatus ASSURED", Never),
+            ("--ctstate INVALID --ctdir REPLY", Yes),
+            ("--ctstate INVALID ! --ctproto tcp", Yes),
+            ("--ctstate INVALID ! --ctstatus CONFIRMED --ctproto tcp", Yes),
+            ("--ctstate NEW --ctdir ORIGINAL", No),
+        ] {
+            assert_eq!(outcome(&format!("-m conntrack {text}"), &facts), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn masks_of_unknown_bits_do_not_verify() {
+        assert!(Conntrack::State(0).verify(Family::V4).is_err());
+        assert!(Conntrack::State(16).verify(Family::V4).is_err());
+        assert!(Conntrack::Status { mask: 16, flowless: Flowless::Never }.verify(Family::V4).is_err());
+    }
+}
