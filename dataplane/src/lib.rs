@@ -1,6 +1,7 @@
 //! Sumun's router: a pure packet engine and the ports around it.
 
 pub mod icmp;
+pub mod local;
 pub mod log;
 pub mod packet;
 pub mod port;
