@@ -2,6 +2,7 @@
 
 pub mod fib;
 pub mod icmp;
+pub mod local;
 pub mod log;
 pub mod neigh;
 pub mod packet;

@@ -167,6 +167,15 @@ pub fn decrement_ttl(l3: &mut [u8], facts: &mut Facts) {
     set_ttl(l3, facts, facts.ttl.saturating_sub(1));
 }
 
+/// Lets an unfragmented IPv4 packet be fragmented: clears Don't Fragment and gives it an identification. Nothing for IPv6.
+pub fn allow_fragments(l3: &mut [u8], facts: &mut Facts, id: u16) {
+    if facts.family == Family::V4 {
+        set_ipv4_word(l3, 4, id);
+        set_ipv4_word(l3, 6, 0);
+        (facts.ip_id, facts.dont_frag) = (id, false);
+    }
+}
+
 /// Sets the whole TOS byte or traffic class, ECN bits included.
 #[inline]
 pub fn set_tos(l3: &mut [u8], facts: &mut Facts, tos: u8) {
@@ -291,7 +300,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn edits_are_recomputations((family, proto, l4) in upper_layers(), edits in proptest::collection::vec((0..8u8, any::<u128>()), 1..6)) {
+        fn edits_are_recomputations((family, proto, l4) in upper_layers(), edits in proptest::collection::vec((0..9u8, any::<u128>()), 1..6)) {
             let mut bytes = packet(family, proto, &l4);
             let mut facts = parse::ip(family, &bytes).unwrap();
             for (kind, value) in edits {
@@ -304,6 +313,7 @@ mod tests {
                     4 => set_icmp_id(&mut bytes, &mut facts, value as u16),
                     5 => set_ttl(&mut bytes, &mut facts, value as u8),
                     6 => decrement_ttl(&mut bytes, &mut facts),
+                    7 => allow_fragments(&mut bytes, &mut facts, value as u16),
                     _ => set_tos(&mut bytes, &mut facts, value as u8),
                 }
                 assert_true(family, &bytes, &facts);

@@ -72,6 +72,23 @@ pub fn walk(packet: &[u8], next: u8) -> Option<Upper> {
     None
 }
 
+/// Whether the destination of a packet is only a station of its source route: a routing header with segments left.
+pub fn has_segments_left(packet: &[u8], mut next: u8) -> bool {
+    let mut at = 40;
+    for _ in 0..MOST_HEADERS {
+        let Some([following, len, _, left]) = packet.get(at..).and_then(|header| header.first_chunk()) else { break };
+        at += match next {
+            proto::ROUTING if *left != 0 => return true,
+            proto::ROUTING | proto::HOPOPTS | proto::DSTOPTS => (usize::from(*len) + 1) * 8,
+            proto::AH => (usize::from(*len) + 2) * 4,
+            proto::FRAGMENT => 8,
+            _ => break,
+        };
+        next = *following;
+    }
+    false
+}
+
 /// Whether the hop-by-hop header at the start of `header` lets the packet pass: well-formed, no jumbo payload, no
 /// option that asks routers to discard what they do not know (RFC 8200 section 4.2).
 pub fn hop_by_hop_ok(header: &[u8]) -> bool {
@@ -162,6 +179,15 @@ mod tests {
         };
         assert_eq!(walk(&chain(MOST_HEADERS), 60).map(|u| u.offset), Some(40 + 8 * MOST_HEADERS));
         assert_eq!(walk(&chain(MOST_HEADERS + 1), 60), None);
+    }
+
+    #[test]
+    fn segments_left_are_found_behind_other_headers() {
+        let route = |left| packet(&[43, 0, 1, 4, 0, 0, 0, 0, 17, 0, 4, left, 0, 0, 0, 0]);
+        assert!(has_segments_left(&route(1), proto::HOPOPTS));
+        assert!(!has_segments_left(&route(0), proto::HOPOPTS));
+        assert!(!has_segments_left(&route(1), proto::UDP));
+        assert!(!has_segments_left(&[], proto::ROUTING));
     }
 
     #[test]
