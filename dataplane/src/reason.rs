@@ -87,6 +87,8 @@ reasons! {
     Arp "arp" Error,
     /// A protocol that nobody listens to on the router's own address, or an answer that nobody waits for.
     NoListener "no-listener" Error,
+    /// A fragment to the router itself: its local stack takes whole packets only.
+    LocalFragment "local-fragment" Error,
     /// A broadcast or multicast packet that the router does not forward.
     NotForwarded "not-forwarded" Error,
     /// A mapping could not be chosen: no address on the port, or the range is full.

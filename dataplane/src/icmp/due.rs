@@ -1,0 +1,115 @@
+//! May a packet be answered with an ICMP error?
+//!
+//! The rules of RFC 1122 section 3.2.2 and RFC 4443 section 2.4 (e) as `icmp_send`, `icmp6_send` and `nf_reject` apply
+//! them. Whether a destination is the broadcast address of a network only routing knows; the engine asks it.
+
+use crate::packet::parse::l4_checksum_ok;
+use sumun_config::facts::{Facts, Family, PacketType, proto};
+
+/// Whether an error may be sent about this packet at all.
+///
+/// Never about packets to or from groups or everybody, without a source, or about ICMP errors. IPv4 wants no errors about
+/// later fragments; IPv6 does.
+pub fn is_due(facts: &Facts, l3: &[u8]) -> bool {
+    if facts.pkt_type != PacketType::Host || !is_one_host(facts.family, facts.src) {
+        return false;
+    }
+    let l4 = || l3.get(usize::from(facts.l4_off)..usize::from(facts.len)).and_then(|l4| l4.first());
+    match facts.family {
+        Family::V4 if is_group(facts.family, facts.dst) || facts.is_later_fragment() => false,
+        Family::V4 if facts.proto == proto::ICMP => l4().is_some_and(|kind| matches!(kind, 0 | 8 | 13..=18)),
+        Family::V6 if is_group(facts.family, facts.dst) => false,
+        Family::V6 if facts.proto == proto::ICMPV6 && !facts.is_later_fragment() => {
+            l4().is_some_and(|kind| kind & 0x80 != 0)
+        }
+        _ => true,
+    }
+}
+
+/// Whether REJECT may answer this packet with an error: as [`is_due`], and in neither family a later fragment or a packet
+/// whose checksum is wrong, which may come from somebody else than it says (`nf_reject_verify_csum`).
+pub fn is_reject_due(facts: &Facts, l3: &[u8]) -> bool {
+    let is_summed = matches!(facts.proto, proto::TCP | proto::UDP | proto::ICMP | proto::ICMPV6);
+    is_due(facts, l3) && !facts.is_later_fragment() && (!is_summed || l4_checksum_ok(facts, l3))
+}
+
+/// Whether an address stands for exactly one host.
+pub(super) fn is_one_host(family: Family, addr: u128) -> bool {
+    addr != 0 && !is_group(family, addr)
+}
+
+/// Multicast, or IPv4's limited broadcast.
+fn is_group(family: Family, addr: u128) -> bool {
+    match family {
+        Family::V4 => addr >> 28 == 0xe || addr == Family::V4.ones(),
+        Family::V6 => addr >> 120 == 0xff,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::parse;
+    use crate::packet::sample::{self, packet, v4, v6};
+
+    fn due(family: Family, bytes: &[u8], change: fn(&mut Facts)) -> (bool, bool) {
+        let mut facts = parse::ip(family, bytes).unwrap();
+        change(&mut facts);
+        (is_due(&facts, bytes), is_reject_due(&facts, bytes))
+    }
+
+    #[test]
+    fn errors_are_never_answered_queries_are() {
+        for kind in 0..=255u8 {
+            let bytes = v4(proto::ICMP, &sample::icmp(kind, 0, 0, b""));
+            let expected = matches!(kind, 0 | 8 | 13 | 14 | 15 | 16 | 17 | 18);
+            assert_eq!(due(Family::V4, &bytes, |_| ()), (expected, expected), "{kind}");
+            let bytes = v6(proto::ICMPV6, &sample::icmpv6(kind, 0, 0, b""));
+            assert_eq!(due(Family::V6, &bytes, |_| ()), (kind >= 128, kind >= 128), "{kind}");
+        }
+        // An ICMP packet too short to tell what it is.
+        assert_eq!(due(Family::V4, &v4(proto::ICMP, &[]), |_| ()), (false, false));
+        assert_eq!(due(Family::V6, &v6(proto::ICMPV6, &[]), |_| ()), (false, false));
+    }
+
+    #[test]
+    fn only_packets_between_two_hosts_are_answered() {
+        let cases: &[(fn(&mut Facts), bool)] = &[
+            (|_| (), true),
+            (|f| f.src = 0, false),
+            (|f| f.pkt_type = PacketType::Broadcast, false),
+            (|f| f.pkt_type = PacketType::Multicast, false),
+            (|f| f.src = if f.family == Family::V4 { 0xe000_0001 } else { 0xff02 << 112 | 1 }, false),
+            (|f| f.dst = if f.family == Family::V4 { 0xefff_ffff } else { 0xff02 << 112 | 1 }, false),
+            (|f| f.dst = if f.family == Family::V4 { 0xffff_ffff } else { 0xffff << 112 }, false),
+        ];
+        for family in Family::ALL {
+            // Checksum zero, so that the addresses do not matter to it.
+            let mut bytes = packet(family, proto::UDP, &sample::udp(1, 2, b""));
+            let at = bytes.len() - 2;
+            bytes[at..].fill(0);
+            for (change, expected) in cases {
+                assert_eq!(due(family, &bytes, *change), (*expected, *expected));
+            }
+        }
+    }
+
+    #[test]
+    fn later_fragments_are_answered_with_ipv6_only_and_never_rejected() {
+        let later = sample::v4_with(&[], 7, proto::UDP, &[0; 16]);
+        assert_eq!(due(Family::V4, &later, |_| ()), (false, false));
+        let first = sample::v4_with(&[], 0x2000, proto::UDP, &sample::udp(1, 2, b""));
+        assert_eq!(due(Family::V4, &first, |_| ()), (true, true));
+        let later = v6(proto::FRAGMENT, &[proto::ICMPV6, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0]);
+        assert_eq!(due(Family::V6, &later, |_| ()), (true, false));
+    }
+
+    #[test]
+    fn a_wrong_checksum_is_not_rejected() {
+        for family in Family::ALL {
+            let mut bytes = packet(family, proto::TCP, &sample::tcp(1, 2, 2, &[], b"x"));
+            *bytes.last_mut().unwrap() ^= 1;
+            assert_eq!(due(family, &bytes, |_| ()), (true, false));
+        }
+    }
+}

@@ -1,0 +1,466 @@
+//! The router as a host: what happens to packets that are for the router itself.
+//!
+//! A smoltcp interface answers echo requests and resets TCP connections that nobody listens for. It is given whole
+//! packets at their bare headers (IPv6 extension headers are behind them by then) and accepts any destination, since
+//! routing has found it to be local already; answers come from the address that was asked. ICMP errors are not left to
+//! it: the engine has the original packet to quote, and the limits. What comes out is the router's own output.
+//!
+//! Queue and buffers are fixed at the start; nothing is allocated per packet. Neighbour discovery does not come here.
+
+use crate::icmp;
+use crate::packet::view::Ipv6;
+use crate::packet::{edit, extension, parse};
+use crate::reason::DropReason;
+use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium};
+use smoltcp::time::Instant;
+use smoltcp::wire::HardwareAddress;
+use sumun_config::facts::{Facts, Family, proto};
+use sumun_config::model::Sysctl;
+
+/// Packets that may wait for [`Local::poll`].
+const SLOTS: usize = 64;
+/// Bytes of a slot: no frame holds a longer packet.
+const SLOT: usize = 4096;
+
+/// The local stack of one worker.
+pub struct Local {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    wire: Wire,
+    answers: Answers,
+    next_id: u16,
+}
+
+/// What the settings say of answers.
+#[derive(Clone, Copy, Debug)]
+struct Answers {
+    ttl: u8,
+    hop_limit: u8,
+    ignore_echo: bool,
+    ignore_broadcasts: bool,
+}
+
+impl std::fmt::Debug for Local {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "Local({} waiting)", self.wire.waiting)
+    }
+}
+
+impl Local {
+    /// A stack with the kernel's default settings; `seed` is for its sequence numbers.
+    pub fn new(seed: u64) -> Local {
+        let mut wire = Wire::new();
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, &mut wire, Instant::ZERO);
+        interface.set_any_ip(true);
+        let answers = Answers::of(&Sysctl::default());
+        Local { interface, sockets: SocketSet::new(Vec::new()), wire, answers, next_id: seed as u16 }
+    }
+
+    /// Takes over the settings of a generation.
+    pub fn configure(&mut self, sysctl: &Sysctl) {
+        self.answers = Answers::of(sysctl);
+    }
+
+    /// Takes a packet for the router. `own` is the router's address that answers: the packet's destination, or where that
+    /// is a group or a broadcast address, an address of the port it came in on.
+    ///
+    /// An ICMP error that comes back says that nobody listens; the engine sends it if it is due. Otherwise the answer, if
+    /// any, comes with the next [`poll`](Local::poll).
+    pub fn input(&mut self, l3: &[u8], facts: &Facts, own: u128) -> Result<Option<icmp::Error>, DropReason> {
+        if facts.is_fragment() {
+            return Err(DropReason::LocalFragment);
+        }
+        let is_group = own != facts.dst;
+        match facts.proto {
+            proto::ICMP if facts.family == Family::V4 => self.admit_echo(facts, 8, is_group)?,
+            // The kernel's icmp_echo_ignore_broadcasts is of IPv4 only.
+            proto::ICMPV6 if facts.family == Family::V6 => self.admit_echo(facts, 128, false)?,
+            _ if is_group => return Err(DropReason::NoListener),
+            proto::TCP if facts.has_l4 => {}
+            proto::UDP | proto::UDPLITE if facts.has_l4 && parse::l4_checksum_ok(facts, l3) => {
+                return Ok(Some(icmp::Error::PortUnreachable));
+            }
+            proto::TCP | proto::UDP | proto::UDPLITE => return Err(DropReason::NoListener),
+            proto::NONE if facts.family == Family::V6 => return Err(DropReason::NoListener),
+            _ => return Ok(Some(icmp::Error::ProtoUnreachable)),
+        }
+        let next = Ipv6::new(l3).map_or(proto::NONE, Ipv6::next_header);
+        if facts.family == Family::V6 && facts.has_options && extension::has_segments_left(l3, next) {
+            return Err(DropReason::Ipv6Extension);
+        }
+        self.wire.enqueue(l3, facts, own).map(|()| None)
+    }
+
+    fn admit_echo(&self, facts: &Facts, request: u8, is_broadcast: bool) -> Result<(), DropReason> {
+        let is_request = facts.icmp() == Some((request, 0));
+        let is_ignored = self.answers.ignore_echo || is_broadcast && self.answers.ignore_broadcasts;
+        if is_request && !is_ignored { Ok(()) } else { Err(DropReason::NoListener) }
+    }
+
+    /// Processes what waits and hands every IP packet that the router wants to send to `out`.
+    pub fn poll(&mut self, now: u64, out: &mut dyn FnMut(&[u8])) {
+        let time = Instant::from_micros((now / 1000) as i64);
+        loop {
+            let result = self.interface.poll_ingress_single(time, &mut self.wire, &mut self.sockets);
+            self.send(out);
+            if matches!(result, PollIngressSingleResult::None) {
+                break;
+            }
+        }
+        loop {
+            self.interface.poll_egress(time, &mut self.wire, &mut self.sockets);
+            if !self.send(out) {
+                break;
+            }
+        }
+    }
+
+    /// When [`poll`](Local::poll) should be called next, if nothing comes in before; `now` where something waits.
+    pub fn next_deadline(&mut self, now: u64) -> Option<u64> {
+        if self.wire.waiting > 0 {
+            return Some(now);
+        }
+        let time = Instant::from_micros((now / 1000) as i64);
+        let at = self.interface.poll_at(time, &self.sockets)?;
+        Some(now.max(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000)))
+    }
+
+    /// Hands over the packet that smoltcp wrote, if it did, with the header fields that a Linux host would give it.
+    fn send(&mut self, out: &mut dyn FnMut(&[u8])) -> bool {
+        let Some(packet) = self.wire.sent.take().and_then(|len| self.wire.out.get_mut(..len)) else { return false };
+        let family = if packet.first().is_some_and(|first| first >> 4 == 6) { Family::V6 } else { Family::V4 };
+        let Ok(mut facts) = parse::ip(family, packet) else { return true };
+        let hops = match family {
+            Family::V4 => self.answers.ttl,
+            Family::V6 => self.answers.hop_limit,
+        };
+        edit::set_ttl(packet, &mut facts, hops);
+        if facts.icmp().is_some() {
+            // icmp_reply copies the whole TOS byte; tcp_v4_send_reset leaves ECN out.
+            edit::set_tos(packet, &mut facts, self.wire.asked_tos);
+            edit::allow_fragments(packet, &mut facts, self.next_id);
+            self.next_id = self.next_id.wrapping_add(1);
+        } else {
+            edit::set_tos(packet, &mut facts, self.wire.asked_tos & !3);
+        }
+        out(packet);
+        true
+    }
+}
+
+impl Answers {
+    fn of(sysctl: &Sysctl) -> Answers {
+        Answers {
+            ttl: sysctl.ip_default_ttl,
+            hop_limit: sysctl.ipv6_hop_limit,
+            ignore_echo: sysctl.icmp_echo_ignore_all,
+            ignore_broadcasts: sysctl.icmp_echo_ignore_broadcasts,
+        }
+    }
+}
+
+/// The link between engine and smoltcp: a ring of slots on the way in, one buffer on the way out.
+struct Wire {
+    slots: Box<[[u8; SLOT]]>,
+    lens: [usize; SLOTS],
+    first: usize,
+    waiting: usize,
+    out: Box<[u8]>,
+    /// Length of the packet in `out`, until it is handed over.
+    sent: Option<usize>,
+    /// TOS byte of the packet that is being answered.
+    asked_tos: u8,
+}
+
+impl Wire {
+    fn new() -> Wire {
+        Wire {
+            slots: vec![[0; SLOT]; SLOTS].into(),
+            lens: [0; SLOTS],
+            first: 0,
+            waiting: 0,
+            out: vec![0; SLOT].into(),
+            sent: None,
+            asked_tos: 0,
+        }
+    }
+
+    /// Copies a packet into the ring, without IPv6 extension headers, addressed to `own`.
+    fn enqueue(&mut self, l3: &[u8], facts: &Facts, own: u128) -> Result<(), DropReason> {
+        let (len, l4_off) = (usize::from(facts.len), usize::from(facts.l4_off));
+        let header_len = match facts.family {
+            Family::V4 => l4_off,
+            Family::V6 => Ipv6::LEN,
+        };
+        let header = l3.get(..header_len).ok_or(DropReason::IpHeader)?;
+        let upper = l3.get(l4_off..len).ok_or(DropReason::IpHeader)?;
+        let bare_len = header_len + upper.len();
+        if self.waiting == SLOTS || bare_len > SLOT {
+            return Err(DropReason::LocalQueue);
+        }
+        let at = (self.first + self.waiting) % SLOTS;
+        let slot = &mut self.slots[at][..bare_len];
+        slot[..header_len].copy_from_slice(header);
+        slot[header_len..].copy_from_slice(upper);
+        let mut bare = Facts { l4_off: header_len as u16, len: bare_len as u16, ..*facts };
+        if facts.family == Family::V6 {
+            slot[4..6].copy_from_slice(&(upper.len() as u16).to_be_bytes());
+            slot[6] = facts.proto;
+        }
+        if own != facts.dst {
+            edit::set_destination(slot, &mut bare, own);
+        }
+        self.lens[at] = bare_len;
+        self.waiting += 1;
+        Ok(())
+    }
+}
+
+/// A packet on its way into smoltcp.
+struct Incoming<'a>(&'a [u8]);
+
+/// The buffer that smoltcp may write one packet into.
+struct Outgoing<'a> {
+    out: &'a mut [u8],
+    sent: &'a mut Option<usize>,
+}
+
+impl Device for Wire {
+    type RxToken<'a> = Incoming<'a>;
+    type TxToken<'a> = Outgoing<'a>;
+
+    fn receive(&mut self, _: Instant) -> Option<(Incoming<'_>, Outgoing<'_>)> {
+        if self.waiting == 0 || self.sent.is_some() {
+            return None;
+        }
+        let at = self.first;
+        self.first = (at + 1) % SLOTS;
+        self.waiting -= 1;
+        let packet = &self.slots[at][..self.lens[at]];
+        self.asked_tos = match packet {
+            [first, second, ..] if first >> 4 == 6 => first << 4 | second >> 4,
+            [_, tos, ..] => *tos,
+            _ => 0,
+        };
+        Some((Incoming(packet), Outgoing { out: &mut self.out, sent: &mut self.sent }))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Outgoing<'_>> {
+        self.asked_tos = 0;
+        self.sent.is_none().then_some(Outgoing { out: &mut self.out, sent: &mut self.sent })
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = SLOT;
+        capabilities
+    }
+}
+
+impl smoltcp::phy::RxToken for Incoming<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
+impl smoltcp::phy::TxToken for Outgoing<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        // smoltcp keeps to the MTU, which is the size of the buffer.
+        let len = len.min(self.out.len());
+        *self.sent = Some(len);
+        f(&mut self.out[..len])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::sample::{self, V6_DST, V6_SRC, packet, v4, v6};
+    use crate::packet::view::tcp_flag;
+    use proptest::prelude::*;
+
+    const OWN: u128 = 0x0a00_0002;
+
+    fn own(family: Family) -> u128 {
+        match family {
+            Family::V4 => OWN,
+            Family::V6 => V6_DST,
+        }
+    }
+
+    fn deliver(local: &mut Local, family: Family, bytes: &[u8]) -> Result<Option<icmp::Error>, DropReason> {
+        local.input(bytes, &parse::ip(family, bytes).unwrap(), own(family))
+    }
+
+    fn answers(local: &mut Local) -> Vec<(Facts, Vec<u8>)> {
+        let mut out = Vec::new();
+        local.poll(1_000_000, &mut |bytes| {
+            let family = if bytes[0] >> 4 == 4 { Family::V4 } else { Family::V6 };
+            let facts = parse::ip(family, bytes).unwrap();
+            assert!(parse::l4_checksum_ok(&facts, bytes));
+            out.push((facts, bytes.to_vec()));
+        });
+        out
+    }
+
+    #[test]
+    fn echo_requests_are_answered_from_the_address_asked() {
+        let mut local = Local::new(1);
+        for data in [0, 1, 56, 1472, 3000] {
+            let ping = v4(proto::ICMP, &sample::icmp(8, 0, 0x0007_0001, &vec![0x5a; data]));
+            assert_eq!(deliver(&mut local, Family::V4, &ping), Ok(None));
+            let [(facts, bytes)] = &answers(&mut local)[..] else { panic!("one answer") };
+            assert_eq!((facts.src, facts.dst, facts.icmp(), facts.sport), (OWN, 0x0a00_0001, Some((0, 0)), 7));
+            assert_eq!((facts.tos, facts.ttl, facts.dont_frag, usize::from(facts.len)), (0x10, 64, false, 28 + data));
+            assert_eq!(bytes[26..], ping[26..]);
+
+            let ping = v6(proto::ICMPV6, &sample::icmpv6(128, 0, 0x0007_0001, &vec![0x5a; data]));
+            assert_eq!(deliver(&mut local, Family::V6, &ping), Ok(None));
+            let [(facts, bytes)] = &answers(&mut local)[..] else { panic!("one answer") };
+            assert_eq!((facts.src, facts.dst, facts.icmp(), facts.sport), (V6_DST, V6_SRC, Some((129, 0)), 7));
+            assert_eq!((facts.tos, facts.ttl), (0xb8, 64));
+            assert_eq!(bytes[46..], ping[46..]);
+        }
+    }
+
+    #[test]
+    fn any_number_of_own_addresses_answers() {
+        let mut local = Local::new(1);
+        for address in 1..=100u128 {
+            let mut ping = v4(proto::ICMP, &sample::icmp(8, 0, 1, b""));
+            let mut facts = parse::ip(Family::V4, &ping).unwrap();
+            edit::set_destination(&mut ping, &mut facts, 0xc0a8_0000 | address);
+            assert_eq!(local.input(&ping, &facts, facts.dst), Ok(None));
+            assert_eq!(answers(&mut local)[0].0.src, 0xc0a8_0000 | address);
+        }
+    }
+
+    #[test]
+    fn tcp_to_a_closed_port_is_reset() {
+        let mut local = Local::new(1);
+        for family in Family::ALL {
+            let syn = packet(family, proto::TCP, &sample::tcp(1000, 80, tcp_flag::SYN, &[2, 4, 5, 0xb4], b""));
+            assert_eq!(deliver(&mut local, family, &syn), Ok(None));
+            let [(facts, bytes)] = &answers(&mut local)[..] else { panic!("one answer") };
+            assert_eq!((facts.src, facts.sport, facts.dport), (own(family), 80, 1000));
+            assert_eq!(facts.tcp_flags, tcp_flag::RST | tcp_flag::ACK);
+            let l4 = usize::from(facts.l4_off);
+            assert_eq!(bytes[l4 + 8..l4 + 12], [0x11, 0x22, 0x33, 0x45]);
+
+            let ack = packet(family, proto::TCP, &sample::tcp(1000, 80, tcp_flag::ACK, &[], b"data"));
+            assert_eq!(deliver(&mut local, family, &ack), Ok(None));
+            let [(facts, bytes)] = &answers(&mut local)[..] else { panic!("one answer") };
+            assert_eq!(facts.tcp_flags, tcp_flag::RST);
+            assert_eq!(bytes[l4 + 4..l4 + 8], [0x55, 0x66, 0x77, 0x88]);
+
+            let rst = packet(family, proto::TCP, &sample::tcp(1000, 80, tcp_flag::RST, &[], b""));
+            assert_eq!(deliver(&mut local, family, &rst), Ok(None));
+            assert!(answers(&mut local).is_empty());
+        }
+    }
+
+    #[test]
+    fn udp_and_unknown_protocols_are_refused() {
+        let mut local = Local::new(1);
+        for family in Family::ALL {
+            let udp = packet(family, proto::UDP, &sample::udp(1, 2, b"x"));
+            assert_eq!(deliver(&mut local, family, &udp), Ok(Some(icmp::Error::PortUnreachable)));
+            let mut wrong = udp.clone();
+            *wrong.last_mut().unwrap() ^= 1;
+            assert_eq!(deliver(&mut local, family, &wrong), Err(DropReason::NoListener));
+            let other = packet(family, 99, b"x");
+            assert_eq!(deliver(&mut local, family, &other), Ok(Some(icmp::Error::ProtoUnreachable)));
+        }
+        assert_eq!(deliver(&mut local, Family::V6, &v6(proto::NONE, &[])), Err(DropReason::NoListener));
+        assert!(answers(&mut local).is_empty());
+    }
+
+    #[test]
+    fn other_icmp_fragments_and_groups_are_dropped() {
+        let mut local = Local::new(1);
+        for kind in [0, 3, 5, 9, 11, 13] {
+            let message = v4(proto::ICMP, &sample::icmp(kind, 0, 0, &[0; 28]));
+            assert_eq!(deliver(&mut local, Family::V4, &message), Err(DropReason::NoListener), "{kind}");
+        }
+        let first = sample::v4_with(&[], 0x2000, proto::ICMP, &sample::icmp(8, 0, 1, b""));
+        assert_eq!(deliver(&mut local, Family::V4, &first), Err(DropReason::LocalFragment));
+        let syn = v4(proto::TCP, &sample::tcp(1, 2, 2, &[], b""));
+        let facts = parse::ip(Family::V4, &syn).unwrap();
+        assert_eq!(local.input(&syn, &facts, 0x0a00_0009), Err(DropReason::NoListener));
+        assert!(answers(&mut local).is_empty());
+    }
+
+    #[test]
+    fn pings_to_groups_are_answered_as_the_settings_say() {
+        let mut local = Local::new(1);
+        let own = 0x0a00_0009;
+        let ping = v4(proto::ICMP, &sample::icmp(8, 0, 1, b"abc"));
+        let facts = parse::ip(Family::V4, &ping).unwrap();
+        assert_eq!(local.input(&ping, &facts, own), Err(DropReason::NoListener));
+        local.configure(&Sysctl { icmp_echo_ignore_broadcasts: false, ip_default_ttl: 99, ..Sysctl::default() });
+        assert_eq!(local.input(&ping, &facts, own), Ok(None));
+        let answer = answers(&mut local)[0].0;
+        assert_eq!((answer.src, answer.ttl), (own, 99));
+
+        let ping = v6(proto::ICMPV6, &sample::icmpv6(128, 0, 1, b"abc"));
+        let facts = parse::ip(Family::V6, &ping).unwrap();
+        assert_eq!(local.input(&ping, &facts, 5), Ok(None));
+        assert_eq!(answers(&mut local)[0].0.src, 5);
+        local.configure(&Sysctl { icmp_echo_ignore_all: true, ..Sysctl::default() });
+        assert_eq!(local.input(&ping, &facts, facts.dst), Err(DropReason::NoListener));
+    }
+
+    #[test]
+    fn extension_headers_and_options_do_not_hide_the_request() {
+        let mut local = Local::new(1);
+        let echo = sample::icmpv6(128, 0, 1, b"abc");
+        for next in [proto::HOPOPTS, proto::DSTOPTS] {
+            let ping = v6(next, &[&[proto::ICMPV6, 0, 1, 4, 0, 0, 0, 0][..], &echo].concat());
+            assert_eq!(deliver(&mut local, Family::V6, &ping), Ok(None));
+            assert_eq!(answers(&mut local)[0].0.icmp(), Some((129, 0)));
+        }
+        let route = |left| v6(proto::ROUTING, &[&[proto::ICMPV6, 0, 4, left, 0, 0, 0, 0][..], &echo].concat());
+        assert_eq!(deliver(&mut local, Family::V6, &route(0)), Ok(None));
+        assert_eq!(answers(&mut local).len(), 1);
+        assert_eq!(deliver(&mut local, Family::V6, &route(1)), Err(DropReason::Ipv6Extension));
+        let ping = sample::v4_with(&[1, 1, 1, 0], 0, proto::ICMP, &sample::icmp(8, 0, 1, b"abc"));
+        assert_eq!(deliver(&mut local, Family::V4, &ping), Ok(None));
+        assert_eq!(answers(&mut local).len(), 1);
+    }
+
+    #[test]
+    fn the_queue_is_bounded_and_keeps_order() {
+        let mut local = Local::new(1);
+        for round in 0..3 {
+            for id in 0..SLOTS as u32 {
+                let ping = v4(proto::ICMP, &sample::icmp(8, 0, id << 16 | round, b""));
+                assert_eq!(deliver(&mut local, Family::V4, &ping), Ok(None));
+            }
+            let ping = v4(proto::ICMP, &sample::icmp(8, 0, 0, b""));
+            assert_eq!(deliver(&mut local, Family::V4, &ping), Err(DropReason::LocalQueue));
+            assert_eq!(local.next_deadline(77), Some(77));
+            let ids: Vec<u16> = answers(&mut local).iter().map(|(facts, _)| facts.sport).collect();
+            assert_eq!(ids, (0..SLOTS as u16).collect::<Vec<_>>());
+            assert_eq!(local.next_deadline(77), None);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn any_packet_is_survived(l4 in proptest::collection::vec(any::<u8>(), 0..100), proto in prop_oneof![Just(1u8), Just(6), Just(17), Just(58), any::<u8>()], is_v6: bool, own: u32) {
+            let mut local = Local::new(1);
+            let family = if is_v6 { Family::V6 } else { Family::V4 };
+            let bytes = packet(family, proto, &l4);
+            if let Ok(facts) = parse::ip(family, &bytes) {
+                let _ = local.input(&bytes, &facts, facts.dst);
+                let _ = local.input(&bytes, &facts, own.into());
+                local.poll(0, &mut |bytes| assert!(parse::ip(family, bytes).is_ok()));
+            }
+        }
+    }
+}

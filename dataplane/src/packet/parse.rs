@@ -1,0 +1,520 @@
+//! From bytes to [`Facts`]: once for each packet, the first stage of its way.
+//!
+//! Answers what the packet says of itself, and nothing about the router: routes, flows and marks come later. The checks
+//! are those that `ip_rcv` and `ip6_rcv` make before the first hook. What passed is safe to read by its facts: the IP
+//! packet is `l3 .. l3 + len` of the frame (behind it there may be padding), `l4_off` is inside it, and where `has_l4` is
+//! set the fixed L4 header is too.
+
+use super::checksum::Sum;
+use super::view::{DONT_FRAGMENT, Ethernet, Icmp, Ipv4, Ipv6, MORE_FRAGMENTS, Ports, Tcp, Udp, ethertype, icmp_has_id};
+use super::{crc32c, extension, options};
+use crate::reason::DropReason;
+use sumun_config::facts::{Facts, Family, PacketType, PortId, proto};
+
+pub use super::options::has_source_route;
+
+/// What a frame is.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "lives on the stack of one burst; boxing would allocate per packet")]
+pub enum Parsed {
+    /// An IP packet.
+    Ip {
+        /// What it says; `iif` is filled in.
+        facts: Facts,
+        /// Offset of its IP header in the frame.
+        l3: u16,
+    },
+    /// An ARP message, not looked at yet.
+    Arp {
+        /// Offset of the message in the frame.
+        l3: u16,
+    },
+    /// Neither; it ends here.
+    Drop(DropReason),
+}
+
+/// Parses a received Ethernet frame of the port `iif`, whose own address is `mac`.
+///
+/// Priority tags (VLAN 0) are looked through; [`Facts::vlan`] keeps the outermost.
+#[inline]
+pub fn frame(bytes: &[u8], iif: PortId, mac: [u8; 6]) -> Parsed {
+    match link(bytes, iif, mac) {
+        Ok(parsed) => parsed,
+        Err(reason) => Parsed::Drop(reason),
+    }
+}
+
+#[inline]
+fn link(bytes: &[u8], iif: PortId, mac: [u8; 6]) -> Result<Parsed, DropReason> {
+    let ethernet = Ethernet::new(bytes).ok_or(DropReason::ShortFrame)?;
+    let dmac = ethernet.destination();
+    let pkt_type = packet_type(dmac, mac);
+    if pkt_type == PacketType::OtherHost {
+        return Err(DropReason::OtherHost);
+    }
+    let (ethertype, vlan, l3) = match ethernet.ethertype() {
+        ethertype::VLAN | ethertype::QINQ => untag(bytes)?,
+        ethertype => (ethertype, None, Ethernet::LEN),
+    };
+    let family = match ethertype {
+        ethertype::IPV4 => Family::V4,
+        ethertype::IPV6 => Family::V6,
+        ethertype::ARP => return Ok(Parsed::Arp { l3: l3 as u16 }),
+        _ => return Err(DropReason::EtherType),
+    };
+    let mut facts = ip(family, &bytes[l3..])?;
+    facts.smac = ethernet.source();
+    facts.dmac = dmac;
+    facts.has_link = true;
+    facts.pkt_type = pkt_type;
+    facts.vlan = vlan;
+    facts.iif = iif;
+    Ok(Parsed::Ip { facts, l3: l3 as u16 })
+}
+
+/// How a frame to `dmac` looks to the port with the address `mac`, as `eth_type_trans`.
+#[inline]
+pub fn packet_type(dmac: [u8; 6], mac: [u8; 6]) -> PacketType {
+    if dmac == mac {
+        PacketType::Host
+    } else if dmac[0] & 1 == 0 {
+        PacketType::OtherHost
+    } else if dmac == [0xff; 6] {
+        PacketType::Broadcast
+    } else {
+        PacketType::Multicast
+    }
+}
+
+/// Looks through up to two tags of VLAN 0: EtherType behind them, outermost tag control, offset behind them.
+#[cold]
+fn untag(bytes: &[u8]) -> Result<(u16, Option<u16>, usize), DropReason> {
+    let mut outermost = None;
+    let mut at = Ethernet::LEN;
+    loop {
+        let tag: &[u8; 4] = bytes.get(at..).and_then(|b| b.first_chunk()).ok_or(DropReason::ShortFrame)?;
+        let control = u16::from_be_bytes([tag[0], tag[1]]);
+        let inner = u16::from_be_bytes([tag[2], tag[3]]);
+        if control & 0xfff != 0 {
+            return Err(DropReason::UnknownVlan);
+        }
+        outermost = outermost.or(Some(control));
+        at += 4;
+        match inner {
+            ethertype::VLAN | ethertype::QINQ if at < Ethernet::LEN + 8 => {}
+            inner => return Ok((inner, outermost, at)),
+        }
+    }
+}
+
+/// Parses an IP packet without a link header: the router's own output. Bytes behind the IP length are ignored.
+#[inline]
+pub fn ip(family: Family, l3: &[u8]) -> Result<Facts, DropReason> {
+    match family {
+        Family::V4 => ipv4(l3),
+        Family::V6 => ipv6(l3),
+    }
+}
+
+#[inline]
+fn ipv4(l3: &[u8]) -> Result<Facts, DropReason> {
+    let header = Ipv4::new(l3).ok_or(DropReason::IpHeader)?;
+    let header_len = header.header_len();
+    let total_len = usize::from(header.total_len());
+    if header.version() != 4 || header_len < Ipv4::LEN || total_len < header_len || total_len > l3.len() {
+        return Err(DropReason::IpHeader);
+    }
+    if !Sum::new().bytes(&l3[..header_len]).is_valid() {
+        return Err(DropReason::IpChecksum);
+    }
+    let packet = &l3[..total_len];
+    let mut facts = ipv4_facts(header);
+    if facts.has_options {
+        options::check(&packet[..header_len]).map_err(|_| DropReason::IpOptions)?;
+    }
+    if !facts.is_later_fragment() {
+        upper_layer(&mut facts, &packet[header_len..]);
+    }
+    Ok(facts)
+}
+
+#[inline]
+fn ipv4_facts(header: Ipv4) -> Facts {
+    let fragment = header.fragment();
+    Facts {
+        src: u128::from(header.source()),
+        dst: u128::from(header.destination()),
+        proto: header.protocol(),
+        tos: header.tos(),
+        ttl: header.ttl(),
+        len: header.total_len(),
+        l4_off: header.header_len() as u16,
+        frag_off: fragment << 3,
+        more_frags: fragment & MORE_FRAGMENTS != 0,
+        dont_frag: fragment & DONT_FRAGMENT != 0,
+        ip_id: header.id(),
+        has_options: header.header_len() > Ipv4::LEN,
+        ..Facts::blank(Family::V4)
+    }
+}
+
+#[inline]
+fn ipv6(l3: &[u8]) -> Result<Facts, DropReason> {
+    let header = Ipv6::new(l3).ok_or(DropReason::IpHeader)?;
+    let total_len = Ipv6::LEN + usize::from(header.payload_len());
+    if header.version() != 6 || total_len > l3.len().min(usize::from(u16::MAX)) {
+        return Err(DropReason::IpHeader);
+    }
+    let packet = &l3[..total_len];
+    if header.next_header() == proto::HOPOPTS && !extension::hop_by_hop_ok(&packet[Ipv6::LEN..]) {
+        return Err(DropReason::Ipv6Extension);
+    }
+    let mut facts = ipv6_facts(header, packet).ok_or(DropReason::Ipv6Extension)?;
+    if !facts.is_later_fragment() {
+        let l4 = &packet[usize::from(facts.l4_off)..];
+        upper_layer(&mut facts, l4);
+    }
+    Ok(facts)
+}
+
+#[inline]
+fn ipv6_facts(header: Ipv6, packet: &[u8]) -> Option<Facts> {
+    let upper = extension::walk(packet, header.next_header())?;
+    Some(Facts {
+        src: header.source(),
+        dst: header.destination(),
+        proto: upper.proto,
+        tos: header.traffic_class(),
+        ttl: header.hop_limit(),
+        // Packets that are longer than the field allows are refused before, embedded ones were never that long.
+        len: u16::try_from(Ipv6::LEN + usize::from(header.payload_len())).unwrap_or(u16::MAX),
+        l4_off: upper.offset as u16,
+        frag_off: upper.frag_off,
+        more_frags: upper.more_frags,
+        flow_label: header.flow_label(),
+        has_options: upper.offset > Ipv6::LEN,
+        ..Facts::blank(Family::V6)
+    })
+}
+
+/// Ports and the like of an upper-layer header that must be there in full.
+#[inline]
+fn upper_layer(facts: &mut Facts, l4: &[u8]) {
+    match facts.proto {
+        proto::TCP => {
+            let Some(tcp) = Tcp::new(l4) else { return };
+            facts.tcp_flags = tcp.flags();
+            (facts.sport, facts.dport) = (tcp.source(), tcp.destination());
+        }
+        proto::UDP | proto::UDPLITE => {
+            let Some(udp) = Udp::new(l4) else { return };
+            (facts.sport, facts.dport) = (udp.source(), udp.destination());
+        }
+        proto::ICMP if facts.family == Family::V4 => return icmp(facts, l4),
+        proto::ICMPV6 if facts.family == Family::V6 => return icmp(facts, l4),
+        proto::SCTP | proto::DCCP => {
+            let Some(header) = l4.first_chunk::<12>() else { return };
+            let Some(ports) = Ports::new(header) else { return };
+            (facts.sport, facts.dport) = (ports.source(), ports.destination());
+        }
+        _ => return,
+    }
+    facts.has_l4 = true;
+}
+
+#[inline]
+fn icmp(facts: &mut Facts, l4: &[u8]) {
+    let Some(icmp) = Icmp::new(l4) else { return };
+    if icmp_has_id(facts.family, icmp.kind()) {
+        facts.sport = icmp.id();
+    }
+    facts.dport = u16::from_be_bytes([icmp.kind(), icmp.code()]);
+    facts.has_l4 = true;
+}
+
+/// Parses the packet that an ICMP error quotes: it may be cut off anywhere behind the first eight bytes of its L4 header,
+/// and neither its lengths nor its header checksum are held against it. None where not even the addresses can be read,
+/// or its IPv6 headers are cut off.
+///
+/// `has_l4` means here that the first eight bytes are there, which is all that any quote must have (RFC 792); TCP flags
+/// are there only where quoted.
+pub fn embedded(family: Family, bytes: &[u8]) -> Option<Facts> {
+    let mut facts = match family {
+        Family::V4 => {
+            let header = Ipv4::new(bytes)?;
+            if header.version() != 4 || header.header_len() < Ipv4::LEN {
+                return None;
+            }
+            ipv4_facts(header)
+        }
+        Family::V6 => {
+            let header = Ipv6::new(bytes)?;
+            if header.version() != 6 {
+                return None;
+            }
+            ipv6_facts(header, bytes)?
+        }
+    };
+    let l4 = bytes.get(usize::from(facts.l4_off)..)?;
+    let first = l4.first_chunk::<8>();
+    match (facts.proto, first) {
+        _ if facts.is_later_fragment() => {}
+        (proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP | proto::DCCP, Some(first)) => {
+            let ports = Ports::new(first)?;
+            (facts.sport, facts.dport) = (ports.source(), ports.destination());
+            facts.has_l4 = true;
+            if let (proto::TCP, Some(tcp)) = (facts.proto, Tcp::new(l4)) {
+                facts.tcp_flags = tcp.flags();
+            }
+        }
+        _ => upper_layer(&mut facts, l4),
+    }
+    Some(facts)
+}
+
+/// Whether the L4 checksum of an unfragmented packet is right, as `nf_ip_checksum` and the protocol trackers judge it. A
+/// UDP checksum of zero is none. True for protocols without one, and for fragments, where it cannot be told.
+pub fn l4_checksum_ok(facts: &Facts, l3: &[u8]) -> bool {
+    let Some(l4) = l3.get(usize::from(facts.l4_off)..usize::from(facts.len)) else { return false };
+    if !facts.has_l4 || facts.is_fragment() {
+        return true;
+    }
+    let pseudo = || Sum::new().pseudo(facts.src, facts.dst, facts.proto, l4.len());
+    match facts.proto {
+        proto::ICMP => Sum::new().bytes(l4).is_valid(),
+        proto::TCP | proto::ICMPV6 => pseudo().bytes(l4).is_valid(),
+        proto::UDP => Udp::new(l4).is_some_and(|udp| udp.checksum() == 0) || pseudo().bytes(l4).is_valid(),
+        // RFC 3828 section 3.1: the length field says how much is covered, zero means all, and zero is no checksum.
+        proto::UDPLITE => Udp::new(l4).is_some_and(|udp| {
+            let covered = match usize::from(udp.length()) {
+                0 => l4.len(),
+                length => length,
+            };
+            let covered = l4.get(..covered).filter(|covered| covered.len() >= Udp::LEN);
+            udp.checksum() != 0 && covered.is_some_and(|covered| pseudo().bytes(covered).is_valid())
+        }),
+        proto::SCTP => crc32c::sctp(l4).is_some_and(|crc| l4.get(8..12) == Some(&crc[..])),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::sample::{self, v4, v6};
+    use proptest::prelude::*;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const PORT: PortId = PortId(3);
+
+    fn ethernet(dmac: [u8; 6], tail: &[u8]) -> Vec<u8> {
+        [&dmac[..], &[2, 0, 0, 0, 0, 9], tail].concat()
+    }
+
+    fn reason(bytes: &[u8]) -> Option<DropReason> {
+        match frame(bytes, PORT, MAC) {
+            Parsed::Drop(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    fn facts(bytes: &[u8]) -> Facts {
+        match frame(bytes, PORT, MAC) {
+            Parsed::Ip { facts, .. } => facts,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_tcp_frame_gives_all_its_facts() {
+        let packet = v4(proto::TCP, &sample::tcp(1234, 80, 0x12, &[], b"x"));
+        let mut bytes = ethernet(MAC, &[&[8, 0][..], &packet].concat());
+        bytes.resize(60, 0xee);
+        let f = facts(&bytes);
+        assert_eq!((f.src, f.dst), (0x0a00_0001, 0x0a00_0002));
+        assert_eq!((f.family, f.proto, f.sport, f.dport, f.tcp_flags), (Family::V4, proto::TCP, 1234, 80, 0x12));
+        assert_eq!((f.tos, f.ttl, f.len, f.l4_off, f.ip_id), (0x10, 64, 41, 20, 0x1234));
+        assert!(f.has_l4 && f.has_link && f.dont_frag && !f.more_frags && !f.has_options);
+        assert_eq!((f.smac, f.dmac, f.pkt_type, f.vlan), ([2, 0, 0, 0, 0, 9], MAC, PacketType::Host, None));
+        assert_eq!((f.iif, f.oif), (PORT, PortId::NONE));
+    }
+
+    #[test]
+    fn an_ipv6_frame_gives_what_is_behind_its_extensions() {
+        let udp = sample::udp(5000, 53, b"hello");
+        let packet = v6(proto::DSTOPTS, &[&[proto::UDP, 0, 1, 4, 0, 0, 0, 0][..], &udp].concat());
+        let f = facts(&ethernet([0x33, 0x33, 0, 0, 0, 1], &[&[0x86, 0xdd][..], &packet].concat()));
+        assert_eq!((f.family, f.proto, f.sport, f.dport, f.l4_off), (Family::V6, proto::UDP, 5000, 53, 48));
+        assert_eq!((f.src, f.dst), (sample::V6_SRC, sample::V6_DST));
+        assert_eq!((f.tos, f.ttl, f.len, f.flow_label), (0xb8, 64, 61, 0x12345));
+        assert!(f.has_l4 && f.has_options);
+        assert_eq!(f.pkt_type, PacketType::Multicast);
+    }
+
+    #[test]
+    fn link_headers_are_judged() {
+        let ip = v4(proto::UDP, &sample::udp(1, 2, b""));
+        let behind = |head: &[u8]| ethernet(MAC, &[head, &ip].concat());
+        let cases: &[(Vec<u8>, Option<DropReason>)] = &[
+            (vec![0; 13], Some(DropReason::ShortFrame)),
+            (behind(&[8, 0]), None),
+            (behind(&[0x81, 0, 0xe0, 0, 8, 0]), None),
+            (behind(&[0x88, 0xa8, 0, 0, 0x81, 0, 0, 0, 8, 0]), None),
+            (behind(&[0x88, 0xa8, 0, 0, 0x81, 0, 0, 0, 0x81, 0, 0, 0, 8, 0]), Some(DropReason::EtherType)),
+            (behind(&[0x81, 0, 0, 7, 8, 0]), Some(DropReason::UnknownVlan)),
+            (behind(&[0x81, 0, 0, 0, 0x81, 0, 0, 7, 8, 0]), Some(DropReason::UnknownVlan)),
+            (ethernet(MAC, &[0x81, 0, 0, 0]), Some(DropReason::ShortFrame)),
+            (behind(&[0x88, 0xcc]), Some(DropReason::EtherType)),
+            (behind(&[0, 46]), Some(DropReason::EtherType)),
+            (ethernet([2, 0, 0, 0, 0, 2], &[8, 0]), Some(DropReason::OtherHost)),
+            (ethernet([0xff; 6], &[8, 6, 1]), None),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(reason(bytes), *expected, "{bytes:02x?}");
+        }
+        assert_eq!(facts(&behind(&[0x81, 0, 0xe0, 0, 8, 0])).vlan, Some(0xe000));
+        assert!(matches!(frame(&ethernet([0xff; 6], &[8, 6, 1]), PORT, MAC), Parsed::Arp { l3: 14 }));
+        assert_eq!(facts(&ethernet([0xff; 6], &[&[8, 0][..], &ip].concat())).pkt_type, PacketType::Broadcast);
+    }
+
+    #[test]
+    fn ipv4_headers_are_judged_as_by_ip_rcv() {
+        let good = v4(proto::UDP, &sample::udp(1, 2, b"abc"));
+        let broken = |change: fn(&mut Vec<u8>)| {
+            let mut packet = good.clone();
+            change(&mut packet);
+            sample::fix_ipv4_header(&mut packet);
+            ip(Family::V4, &packet).err()
+        };
+        assert_eq!(broken(|_| ()), None);
+        assert_eq!(broken(|p| p[0] = 0x65), Some(DropReason::IpHeader));
+        assert_eq!(broken(|p| p[0] = 0x44), Some(DropReason::IpHeader));
+        assert_eq!(broken(|p| p[3] = 19), Some(DropReason::IpHeader));
+        assert_eq!(broken(|p| p[3] += 1), Some(DropReason::IpHeader));
+        assert_eq!(broken(|p| p.truncate(19)), Some(DropReason::IpHeader));
+        let mut wrong = good.clone();
+        wrong[10] ^= 1;
+        assert_eq!(ip(Family::V4, &wrong).err(), Some(DropReason::IpChecksum));
+        let options = sample::v4_with(&[7, 7, 3, 0, 0, 0, 0, 0], 0x4000, proto::UDP, &sample::udp(1, 2, b""));
+        assert_eq!(ip(Family::V4, &options).err(), Some(DropReason::IpOptions));
+    }
+
+    #[test]
+    fn ipv6_headers_are_judged_as_by_ip6_rcv() {
+        let good = v6(proto::UDP, &sample::udp(1, 2, b"abc"));
+        assert_eq!(ip(Family::V6, &good).err(), None);
+        assert_eq!(ip(Family::V6, &good[..good.len() - 1]).err(), Some(DropReason::IpHeader));
+        assert_eq!(ip(Family::V6, &good[..39]).err(), Some(DropReason::IpHeader));
+        assert_eq!(ip(Family::V4, &good).err(), Some(DropReason::IpHeader));
+        let jumbo = v6(proto::HOPOPTS, &[proto::UDP, 0, 0xc2, 4, 0, 1, 0, 0]);
+        assert_eq!(ip(Family::V6, &jumbo).err(), Some(DropReason::Ipv6Extension));
+        let cut = v6(proto::DSTOPTS, &[proto::UDP, 1, 1, 4, 0, 0, 0, 0]);
+        assert_eq!(ip(Family::V6, &cut).err(), Some(DropReason::Ipv6Extension));
+    }
+
+    #[test]
+    fn only_whole_l4_headers_of_first_fragments_count() {
+        let cases: &[(u16, u8, Vec<u8>, bool)] = &[
+            (0x4000, proto::TCP, sample::tcp(1, 2, 2, &[], b""), true),
+            (0x4000, proto::TCP, sample::tcp(1, 2, 2, &[], b"")[..19].to_vec(), false),
+            (0x2000, proto::UDP, sample::udp(1, 2, b""), true),
+            (0x0001, proto::UDP, sample::udp(1, 2, b""), false),
+            (0x4000, proto::UDP, vec![0; 7], false),
+            (0x4000, proto::ICMP, vec![8, 0, 0, 0, 0, 7, 0], false),
+            (0x4000, proto::ICMPV6, vec![0; 8], false),
+            (0x4000, proto::SCTP, vec![0; 11], false),
+            (0x4000, proto::SCTP, vec![0; 12], true),
+            (0x4000, proto::GRE, vec![0; 12], false),
+        ];
+        for (fragment, proto, l4, expected) in cases {
+            let f = ip(Family::V4, &sample::v4_with(&[], *fragment, *proto, l4)).unwrap();
+            assert_eq!(f.has_l4, *expected, "{fragment:#x} {proto}");
+            assert_eq!(f.frag_off, fragment << 3);
+        }
+    }
+
+    #[test]
+    fn icmp_has_type_code_and_only_queries_an_identifier() {
+        let echo = ip(Family::V4, &v4(proto::ICMP, &sample::icmp(8, 0, 0x0007_0001, b"ping"))).unwrap();
+        assert_eq!((echo.sport, echo.dport, echo.icmp()), (7, 0x0800, Some((8, 0))));
+        let error = ip(Family::V4, &v4(proto::ICMP, &sample::icmp(3, 4, 0x0007_0001, b"..."))).unwrap();
+        assert_eq!((error.sport, error.dport), (0, 0x0304));
+        let echo = ip(Family::V6, &v6(proto::ICMPV6, &sample::icmpv6(128, 0, 0x0007_0001, b"ping"))).unwrap();
+        assert_eq!((echo.sport, echo.icmp()), (7, Some((128, 0))));
+    }
+
+    #[test]
+    fn quoted_packets_need_only_eight_bytes() {
+        let whole = v4(proto::TCP, &sample::tcp(1234, 80, 0x12, &[], &[0; 100]));
+        let quoted = embedded(Family::V4, &whole[..28]).unwrap();
+        assert_eq!((quoted.sport, quoted.dport, quoted.has_l4, quoted.tcp_flags), (1234, 80, true, 0));
+        assert_eq!(quoted.len, 140);
+        assert_eq!(embedded(Family::V4, &whole[..40]).unwrap().tcp_flags, 0x12);
+        assert!(!embedded(Family::V4, &whole[..27]).unwrap().has_l4);
+        assert!(embedded(Family::V4, &whole[..19]).is_none());
+        let mut wrong = whole.clone();
+        wrong[10] ^= 1;
+        assert!(embedded(Family::V4, &wrong).is_some());
+        let whole = v6(proto::UDP, &sample::udp(5, 6, &[0; 100]));
+        let quoted = embedded(Family::V6, &whole[..48]).unwrap();
+        assert_eq!((quoted.sport, quoted.dport, quoted.has_l4, quoted.len), (5, 6, true, 148));
+        assert!(embedded(Family::V6, &whole[..39]).is_none());
+        assert!(embedded(Family::V4, &whole).is_none());
+    }
+
+    #[test]
+    fn checksums_of_the_upper_layer_are_verified() {
+        let mut udp_lite = sample::udp(1, 2, b"payload");
+        udp_lite[4..8].copy_from_slice(&[0, 8, 0, 0]);
+        let packets = [
+            (Family::V4, v4(proto::TCP, &sample::tcp(1, 2, 2, &[2, 4, 5, 0xb4], b"odd"))),
+            (Family::V6, v6(proto::TCP, &sample::tcp(1, 2, 2, &[], b"even"))),
+            (Family::V4, v4(proto::UDP, &sample::udp(1, 2, b"odd"))),
+            (Family::V6, v6(proto::UDP, &sample::udp(1, 2, b"odd"))),
+            (Family::V4, v4(proto::UDPLITE, &udp_lite)),
+            (Family::V4, v4(proto::ICMP, &sample::icmp(8, 0, 1, b"ping"))),
+            (Family::V6, v6(proto::ICMPV6, &sample::icmpv6(128, 0, 1, b"ping"))),
+            (Family::V4, v4(proto::SCTP, &sample::sctp(1, 2, b"chunk"))),
+        ];
+        for (family, packet) in packets {
+            let f = ip(family, &packet).unwrap();
+            assert!(l4_checksum_ok(&f, &packet), "{f:?}");
+            let mut wrong = packet.clone();
+            wrong[usize::from(f.l4_off)] ^= 0x10;
+            assert!(!l4_checksum_ok(&f, &wrong), "{f:?}");
+        }
+        for family in Family::ALL {
+            let mut packet = sample::packet(family, proto::UDP, &sample::udp(1, 2, b"abc"));
+            let f = ip(family, &packet).unwrap();
+            packet[usize::from(f.l4_off) + 6..][..2].fill(0);
+            assert!(l4_checksum_ok(&f, &packet));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120), v6: bool) {
+            let mut bytes = bytes;
+            if let [a, b, c, d, e, f, ..] = &mut bytes[..] {
+                [*a, *b, *c, *d, *e, *f] = MAC;
+            }
+            let _ = frame(&bytes, PORT, MAC);
+            if let Some(kind) = bytes.get_mut(12..15) {
+                kind.copy_from_slice(if v6 { &[0x86, 0xdd, 0x60] } else { &[8, 0, 0x45] });
+            }
+            if bytes.len() > 34 && !v6 {
+                bytes[16..18].copy_from_slice(&[0, 30]);
+                sample::fix_ipv4_header(&mut bytes[14..]);
+            }
+            if let Parsed::Ip { facts, l3 } = frame(&bytes, PORT, MAC) {
+                let l3 = &bytes[usize::from(l3)..];
+                prop_assert!(usize::from(facts.len) <= l3.len() && facts.l4_off <= facts.len);
+                let _ = l4_checksum_ok(&facts, l3);
+                let _ = has_source_route(l3);
+            }
+            for family in Family::ALL {
+                let _ = embedded(family, &bytes);
+            }
+        }
+    }
+}
