@@ -4,6 +4,7 @@ pub mod fib;
 pub mod icmp;
 pub mod local;
 pub mod log;
+pub mod neigh;
 pub mod packet;
 pub mod port;
 pub mod reason;
