@@ -180,10 +180,7 @@ fn routes_are_resolved_to_ports() {
             r#"to = "10.0.0.0/8", table = "100", nexthops = [{ via = "203.0.113.1" }, { via = "192.168.1.2", weight = 256 }]"#,
             Route {
                 table: 100,
-                ..route(
-                    "10.0.0.0/8",
-                    vec![via(wan, "203.0.113.1"), Nexthop { weight: 256, ..via(lan, "192.168.1.2") }],
-                )
+                ..route("10.0.0.0/8", vec![via(wan, "203.0.113.1"), Nexthop { weight: 256, ..via(lan, "192.168.1.2") }])
             },
         ),
         (
@@ -320,7 +317,7 @@ proptest! {
     fn any_bytes_are_answered_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         match Source::decode("f", bytes) {
             Ok(source) => answer(source.text()),
-            Err((source, wrong)) => assert!(!diag::render(&source, &[wrong], false).is_empty()),
+            Err(wrong) => assert!(!diag::render(&wrong.0, &[wrong.1], false).is_empty()),
         }
     }
 
