@@ -12,6 +12,7 @@ use crate::link::{ChainSource, link};
 use crate::rule::option::Complaint;
 use crate::rule::{ParsedRule, Policy, Reach, Site, parse_text};
 use crate::ruleset::Ruleset;
+use std::collections::HashSet;
 use std::ops::Range;
 use toml::de::DeValue;
 
@@ -40,6 +41,9 @@ pub(super) fn read(chains: Vec<Chain>, ports: &[String], source: &Source, sink: 
             sources.push(ChainSource { table, families, name: name.to_string(), policy, rules, at: key });
         }
     }
+    if !sink.has_errors() {
+        unused(&sources, sink);
+    }
     link(sources, ports).unwrap_or_else(|complaints| {
         for complaint in complaints {
             let Diagnostic { at, message, help, .. } = places.diagnostic(complaint);
@@ -50,6 +54,22 @@ pub(super) fn read(chains: Vec<Chain>, ports: &[String], source: &Source, sink: 
         }
         Ruleset::empty(Policy::Accept)
     })
+}
+
+/// Warns of chains of the user's that no rule goes to.
+fn unused(sources: &[ChainSource], sink: &mut Sink) {
+    let mut wanted = HashSet::new();
+    for source in sources {
+        let bodies = source.rules.iter().flat_map(|rule| &rule.bodies);
+        wanted.extend(bodies.filter_map(|body| Some((source.table, body.jump.as_ref()?.chain.text.as_str()))));
+    }
+    for ChainSource { table, name, at, .. } in sources {
+        let builtin = table.hooks().iter().any(|hook| hook.name() == name);
+        if !builtin && !wanted.contains(&(*table, name.as_str())) {
+            sink.warning(at.clone(), format!("no rule of table {} goes to the chain {name}", table.name()))
+                .help(format!("a rule such as \"-j {name}\""));
+        }
+    }
 }
 
 /// Understands one rule; none where a complaint about its TOML has been made.
