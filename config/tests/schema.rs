@@ -356,6 +356,72 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn any_rule_is_answered_without_a_panic(
+        words in prop::collection::vec(prop::sample::select(WORDS), 0..12), quote in prop::sample::select(&["'", "\"", "'''", "\"\"\""][..])
+    ) {
+        let escaped = if quote.starts_with('"') { words.join(" ").replace('"', "\\u0022") } else { words.join(" ") };
+        answer(&format!("[filter.FORWARD]\nrules = [{quote}{escaped}{quote}]\n[interfaces.lan0]\n"));
+    }
+}
+
+/// Words that rules are made of, and some that break them.
+const WORDS: &[&str] = &[
+    "-s",
+    "-d",
+    "-i",
+    "-o",
+    "-p",
+    "-m",
+    "-j",
+    "-g",
+    "!",
+    "--dport",
+    "--sport",
+    "--ctstate",
+    "--tcp-flags",
+    "--comment",
+    "--log-prefix",
+    "--to-destination",
+    "--icmp-type",
+    "--syn",
+    "-f",
+    "-4",
+    "-6",
+    "tcp",
+    "udp",
+    "icmp",
+    "icmpv6",
+    "lan0",
+    "10.0.0.0/8",
+    "fd00::/8",
+    "22",
+    "1024:2048",
+    "99999",
+    "NEW,ESTABLISHED",
+    "SYN,RST",
+    "ACCEPT",
+    "DROP",
+    "LOG",
+    "REJECT",
+    "DNAT",
+    "conntrack",
+    "comment",
+    "multiport",
+    "\"a b\"",
+    "\"",
+    "é",
+    "-",
+    "--",
+    "=",
+    "0x10/0xff",
+    "+",
+    "",
+    ",",
+    "/",
+];
+
 /// Loads the text, and prints whatever is said of it.
 fn answer(text: &str) {
     let source = Source::new("f", text);
