@@ -10,11 +10,11 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use sumun_config::facts::PortId;
@@ -28,12 +28,16 @@ use sumun_dataplane::worker::{self, Census, Control, Forwarder, Member, WorkerEr
 struct Bridge {
     pool: Pool,
     tx: [Vec<Frame>; 2],
+    worker: usize,
     seen: Arc<Seen>,
 }
 
 #[derive(Default)]
 struct Seen {
+    /// By port.
     frames: [AtomicU64; 2],
+    /// By worker.
+    workers: [AtomicU64; 2],
     /// Frames that are neither IP nor ARP nor tagged.
     foreign: AtomicU64,
     turns: AtomicU64,
@@ -43,6 +47,7 @@ struct Seen {
 impl Forwarder for Bridge {
     fn process(&mut self, _: u64, port: PortId, rx: &mut Vec<Frame>) {
         self.seen.frames[port.0 as usize].fetch_add(rx.len() as u64, Ordering::Relaxed);
+        self.seen.workers[self.worker].fetch_add(rx.len() as u64, Ordering::Relaxed);
         let wanted = [[8, 0], [8, 6], [0x86, 0xdd], [0x81, 0]];
         let foreign = rx.iter().filter(|frame| !wanted.iter().any(|kind| frame.bytes()[12..14] == *kind)).count();
         self.seen.foreign.fetch_add(foreign as u64, Ordering::Relaxed);
@@ -164,7 +169,7 @@ impl Site {
         let cores = core_affinity::get_core_ids().expect("cores");
         let members = workers.into_iter().enumerate().map(|(number, share)| Member {
             core: cores[number % cores.len()].id,
-            engine: Bridge { pool: share.pool, tx: Default::default(), seen: seen.clone() },
+            engine: Bridge { pool: share.pool, tx: Default::default(), worker: number, seen: seen.clone() },
             seats: share.seats,
         });
         let workers = worker::start(members.collect(), Idle::Sleep { after_us: 50 }).expect("workers start");
@@ -307,6 +312,56 @@ fn ten_thousand_frames_pass_each_way_and_all_frames_are_found_again() {
 }
 
 #[test]
+fn all_frames_are_found_again_when_stopped_amid_a_flood() {
+    let site = Site::new("flood", 1);
+    let running = site.bridge(Attach::Auto, 1);
+    assert_eq!(site.echo(1, 1), 1);
+    let done = AtomicBool::new(false);
+    let seen = running.seen.clone();
+    std::thread::scope(|scope| {
+        for end in ["a", "b"] {
+            let (site, done) = (&site, &done);
+            scope.spawn(move || {
+                site.within(end, || {
+                    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+                    let to = if end == "a" { "10.9.0.2:9" } else { "10.9.0.1:9" };
+                    while !done.load(Ordering::Relaxed) {
+                        let _ = socket.send_to(&[7; 1000], to);
+                    }
+                })
+            });
+        }
+        std::thread::sleep(Duration::from_millis(500));
+        let census = running.stop();
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(census.made, 4096);
+    });
+    assert!(seen.frames.iter().all(|frames| frames.load(Ordering::Relaxed) > 1_000), "a flood it was");
+}
+
+#[test]
+fn a_device_that_goes_away_leaves_the_worker_asleep_and_the_census_whole() {
+    let site = Site::new("gone", 1);
+    let running = site.bridge(Attach::Auto, 1);
+    assert_eq!(site.echo(100, 1), 100);
+    site.ip("r", &["link", "del", "r1"]);
+    site.within("a", || {
+        let socket = UdpSocket::bind("10.9.0.1:0").expect("a socket");
+        for _ in 0..2_000 {
+            let _ = socket.send_to(&[7; 100], "10.9.0.2:9");
+        }
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    let before = running.seen.turns.load(Ordering::Relaxed);
+    std::thread::sleep(Duration::from_millis(500));
+    let turns = running.seen.turns.load(Ordering::Relaxed) - before;
+    assert!(turns < 20_000, "{turns} turns in half a second without a frame");
+    running.control.stop();
+    let census = running.thread.join().expect("joined").expect("no worker panicked");
+    assert!(census.is_complete(), "{census:?}");
+}
+
+#[test]
 fn generic_mode_passes_frames_too() {
     let site = Site::new("generic", 1);
     let running = site.bridge(Attach::Generic, 1);
@@ -382,6 +437,8 @@ fn a_worker_without_a_queue_hands_its_frames_over() {
     let running = site.bridge(Attach::Auto, 2);
     assert_eq!(running.modes.iter().map(|mode| mode.queues).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(site.echo(4_000, 32), 4_000);
+    assert!(running.seen.workers[1].load(Ordering::Relaxed) >= 100, "worker 1 had frames to hand over");
+    assert_eq!(running.seen.drops.load(Ordering::Relaxed), 0);
     running.stop();
 }
 
@@ -418,6 +475,7 @@ fn an_idle_worker_sleeps() {
     let before = running.seen.turns.load(Ordering::Relaxed);
     std::thread::sleep(Duration::from_millis(500));
     let turns = running.seen.turns.load(Ordering::Relaxed) - before;
+    println!("idle: {turns} turns in half a second");
     // Each wake-up (a stray neighbour packet, the longest sleep) brings some turns of 50 µs; a busy loop has a million.
     assert!(turns < 20_000, "{turns} turns in half a second without a frame");
     let started = Instant::now();
@@ -448,6 +506,7 @@ fn a_killed_router_leaves_nothing_behind_and_is_started_anew() {
         let mut holder = Command::new(std::env::current_exe().expect("this program"))
             .args(["--exact", "hold_the_ports_until_killed", "--nocapture"])
             .env("SUMUN_PORTS_HOLD", site.name("r"))
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("a second process");
@@ -464,15 +523,36 @@ fn a_killed_router_leaves_nothing_behind_and_is_started_anew() {
     assert!(!site.ip("r", &["link", "show"]).contains("xdp"));
 }
 
-/// Not a test of its own: the process that the test above kills.
+#[test]
+fn without_the_privilege_it_says_what_is_missing() {
+    let site = Site::new("caps", 1);
+    let program = std::env::current_exe().expect("this program");
+    let output = Command::new("ip")
+        .args(["netns", "exec", &site.name("r"), "setpriv", "--bounding-set=-all", "--inh-caps=-all"])
+        .arg(program)
+        .args(["--exact", "hold_the_ports_until_killed", "--nocapture"])
+        .env("SUMUN_PORTS_HOLD", "")
+        .stdin(Stdio::null())
+        .output()
+        .expect("a second process");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("refused: r0: loading the XDP program: not permitted: run as root"), "{said}");
+}
+
+/// Not a test of its own: the process that the tests above start.
 #[test]
 fn hold_the_ports_until_killed() {
     let Ok(namespace) = std::env::var("SUMUN_PORTS_HOLD") else { return };
-    enter(&namespace);
-    let _opened = open(&ports(Attach::Auto), 1).expect("opens");
-    println!("holding");
-    loop {
-        std::thread::park();
+    if !namespace.is_empty() {
+        enter(&namespace);
+    }
+    match open(&ports(Attach::Auto), 1) {
+        Ok(_opened) => {
+            println!("holding");
+            // Ends with its parent, should that not come to kill it.
+            let _ = std::io::stdin().read(&mut [0]);
+        }
+        Err(error) => println!("refused: {error}"),
     }
 }
 
