@@ -45,6 +45,9 @@ const LINK_HEADER: u32 = 18;
 /// Entries of the program's map where the driver does not tell how many receive queues there are.
 const MOST_UNTOLD_QUEUES: u32 = 64;
 
+/// How long the kernel may take to free the queue of a closed socket: a moment, and longer where many devices come and go.
+const LETTING_GO: Duration = Duration::from_secs(5);
+
 /// What is to be opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
@@ -376,7 +379,7 @@ fn bind(umem: &Umem, device: &Device, number: u32, sizes: Sizes, copy: BindFlags
         .bind_flags(copy | BindFlags::XDP_USE_NEED_WAKEUP)
         .build();
     let name: DeviceName = device.name.parse().map_err(|_| OpenError::Missing { device: device.name.clone() })?;
-    let deadline = Instant::now() + program::LETTING_GO;
+    let deadline = Instant::now() + LETTING_GO;
     loop {
         // SAFETY: loading of libxdp's own program is inhibited, as asked for.
         match unsafe { Socket::new(config, umem, &name, number) } {
@@ -384,7 +387,8 @@ fn bind(umem: &Umem, device: &Device, number: u32, sizes: Sizes, copy: BindFlags
                 return Ok(Queue::new((tx, rx, fill, completion), umem.clone(), sizes));
             }
             Ok((_, _, None)) => return Err(OpenError::QueueBusy { device: device.name.clone(), queue: number }),
-            // The kernel frees the queue of a closed socket a little later, from a work queue.
+            // The kernel frees the queue of a closed socket a little later: from a work queue, which may wait for other work on
+            // devices (rtnl_lock in xp_clear_dev).
             Err(error) if os_error(&error) == Some(libc::EBUSY) && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(10));
             }
