@@ -26,7 +26,7 @@ impl Source {
     }
 
     /// A source of bytes as read from a file. Bytes that are not UTF-8 are replaced, and the first of them is complained of.
-    pub fn decode(name: impl Into<String>, bytes: Vec<u8>) -> Result<Source, (Source, Diagnostic)> {
+    pub fn decode(name: impl Into<String>, bytes: Vec<u8>) -> Result<Source, Box<(Source, Diagnostic)>> {
         match String::from_utf8(bytes) {
             Ok(text) => Ok(Source::new(name, text)),
             Err(error) => {
@@ -36,7 +36,7 @@ impl Source {
                 let end = at + char::REPLACEMENT_CHARACTER.len_utf8();
                 let diagnostic = Diagnostic::error(at..end, format!("the byte 0x{byte:02x} is not UTF-8"))
                     .with_help("TOML files are UTF-8 text");
-                Err((source, diagnostic))
+                Err(Box::new((source, diagnostic)))
             }
         }
     }
@@ -227,10 +227,7 @@ mod tests {
     fn short_is_one_line_with_help() {
         let source = Source::new("router.toml", "[dataplane]\nidel = 1\n");
         let wrong = Diagnostic::error(12..16, "unknown key `idel`\n").with_help("did you mean `idle`?");
-        assert_eq!(
-            short(&source, &wrong),
-            "router.toml:2:1: error: unknown key `idel`\\n; did you mean `idle`?"
-        );
+        assert_eq!(short(&source, &wrong), "router.toml:2:1: error: unknown key `idel`\\n; did you mean `idle`?");
     }
 
     #[test]
@@ -258,7 +255,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_are_pointed_at() {
-        let (source, wrong) = Source::decode("f", b"a = 1\nb = \xff\xfe".to_vec()).unwrap_err();
+        let (source, wrong) = *Source::decode("f", b"a = 1\nb = \xff\xfe".to_vec()).unwrap_err();
         assert_eq!(short(&source, &wrong), "f:2:5: error: the byte 0xff is not UTF-8; TOML files are UTF-8 text");
         assert_eq!(Source::decode("f", b"a".to_vec()), Ok(Source::new("f", "a")));
     }

@@ -180,10 +180,7 @@ fn routes_are_resolved_to_ports() {
             r#"to = "10.0.0.0/8", table = "100", nexthops = [{ via = "203.0.113.1" }, { via = "192.168.1.2", weight = 256 }]"#,
             Route {
                 table: 100,
-                ..route(
-                    "10.0.0.0/8",
-                    vec![via(wan, "203.0.113.1"), Nexthop { weight: 256, ..via(lan, "192.168.1.2") }],
-                )
+                ..route("10.0.0.0/8", vec![via(wan, "203.0.113.1"), Nexthop { weight: 256, ..via(lan, "192.168.1.2") }])
             },
         ),
         (
@@ -310,6 +307,27 @@ fn the_example_of_the_reference_has_no_mistakes() {
     config(&text);
 }
 
+/// 100,000 rules for both families are read in seconds, and so are as many complaints printed short.
+#[test]
+fn large_files_are_read_in_time_that_grows_with_their_size() {
+    let rules = |option: &str| {
+        let rule = |n: u32| format!("    \"-s 10.{}.{}.0/24 -p tcp {option} {n} -j DROP\",\n", n >> 8 & 255, n & 255);
+        let rules: String = (0..100_000).map(|n| rule(n % 65536)).collect();
+        source(&format!("[ipv4.filter.FORWARD]\nrules = [\n{rules}]\n"))
+    };
+    let start = std::time::Instant::now();
+    let (config, _) = load(&rules("--dport")).unwrap();
+    let forward = &config.policy.ruleset.of(Family::V4).tables[rule::Table::Filter as usize].chains[1];
+    assert_eq!((forward.name.as_str(), forward.rules.len()), ("FORWARD", 100_000));
+    assert_eq!(forward.rules[99_999].line, 100_002);
+    let wrong = rules("--dprot");
+    let found = load(&wrong).unwrap_err();
+    assert_eq!(found.len(), 100_000);
+    assert!(diag::short(&wrong, &found[99_999]).starts_with("router.toml:100002:"));
+    // A second when optimized; the bound only refuses what is quadratic.
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+}
+
 proptest! {
     #[test]
     fn any_text_is_answered_without_a_panic(text in "[a-z0-9=\\[\\]{}\"'., \\\\\n#-]{0,200}") {
@@ -320,7 +338,7 @@ proptest! {
     fn any_bytes_are_answered_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         match Source::decode("f", bytes) {
             Ok(source) => answer(source.text()),
-            Err((source, wrong)) => assert!(!diag::render(&source, &[wrong], false).is_empty()),
+            Err(wrong) => assert!(!diag::render(&wrong.0, &[wrong.1], false).is_empty()),
         }
     }
 

@@ -86,10 +86,7 @@ pub(super) fn read(field: Option<Field>, frame_size: u32, sink: &mut Sink) -> In
             field.choice(&[("auto", Attach::Auto), ("native", Attach::Native), ("generic", Attach::Generic)], sink)
         });
         let copy = fields.take("copy").and_then(|field| {
-            field.choice(
-                &[("auto", CopyMode::Auto), ("zero-copy", CopyMode::ZeroCopy), ("copy", CopyMode::Copy)],
-                sink,
-            )
+            field.choice(&[("auto", CopyMode::Auto), ("zero-copy", CopyMode::ZeroCopy), ("copy", CopyMode::Copy)], sink)
         });
         let ring = ring(&mut fields, sink);
         fields.finish(sink);
@@ -126,7 +123,8 @@ fn device(section: &Field, fields: &mut Fields, seen: &mut Vec<(String, Range<us
     let given = field.and_then(|field| {
         let text = field.string("the name of a device, such as \"eth1\"", sink)?;
         if let Some(why) = bad_device_name(text) {
-            sink.error(field.at(), format!("`device` cannot be \"{text}\": {why}")).help("a name as `ip link` shows it");
+            sink.error(field.at(), format!("`device` cannot be \"{text}\": {why}"))
+                .help("a name as `ip link` shows it");
             return None;
         }
         Some((text, field.at()))

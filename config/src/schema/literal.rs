@@ -40,12 +40,17 @@ impl Literal {
         }
     }
 
+    /// The place of the value where it stands in the file as it is.
+    pub fn verbatim(&self) -> Option<Range<usize>> {
+        match self.pieces.as_slice() {
+            [piece] if piece.value_len == piece.file_len => Some(piece.file..piece.file + piece.file_len),
+            _ => None,
+        }
+    }
+
     /// The place of the value where it stands in the file as it is, else of the whole literal.
     pub fn content(&self) -> Range<usize> {
-        match self.pieces.as_slice() {
-            [piece] if piece.value_len == piece.file_len => piece.file..piece.file + piece.file_len,
-            _ => self.whole.clone(),
-        }
+        self.verbatim().unwrap_or_else(|| self.whole.clone())
     }
 
     /// Where the character at an offset of the value begins; behind the last one is the end of the value.

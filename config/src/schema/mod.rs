@@ -99,6 +99,7 @@ use crate::model::{Appliance, Config, Policy};
 use toml::de::DeTable;
 
 mod appliance;
+mod chains;
 mod interfaces;
 mod literal;
 mod neighbours;
@@ -106,6 +107,7 @@ mod reader;
 mod report;
 mod routes;
 mod rules;
+mod ruleset;
 mod syntax;
 mod sysctl;
 mod values;
@@ -140,8 +142,8 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     let rules = rules::read(sections("rules", sink), &interfaces, &routes, sink);
     let sysctl = sysctl::read(settings, sink);
     let ports = interfaces.names();
-    let _ = source;
-    let ruleset = crate::ruleset::Ruleset::empty(crate::rule::Policy::Accept);
+    let chains = chains::read(&mut top, sink);
+    let ruleset = ruleset::read(chains, &ports, source, sink);
     top.finish(sink);
     Config {
         appliance: Appliance {
@@ -156,14 +158,6 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
             initial_policy: dataplane.initial_policy,
             log: dataplane.log,
         },
-        policy: Policy {
-            ports,
-            port_settings: interfaces.settings,
-            neighbours,
-            routes,
-            rules,
-            sysctl,
-            ruleset,
-        },
+        policy: Policy { ports, port_settings: interfaces.settings, neighbours, routes, rules, sysctl, ruleset },
     }
 }

@@ -61,7 +61,8 @@ impl<'a> Fields<'a> {
     pub fn require(&mut self, key: &'static str, example: &str, sink: &mut Sink) -> Option<Field<'a>> {
         let field = self.take(key);
         if field.is_none() {
-            sink.conflict(self.at.clone(), format!("`{key}` is missing in {}", self.title)).help(format!("add `{example}`"));
+            sink.conflict(self.at.clone(), format!("`{key}` is missing in {}", self.title))
+                .help(format!("add `{example}`"));
         }
         field
     }

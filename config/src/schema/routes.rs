@@ -92,7 +92,8 @@ fn draft<'a>(mut fields: Fields<'a>, interfaces: &Interfaces, sink: &mut Sink) -
         }
         let family = family_hint.or(source.map(family_of));
         if family.is_none() {
-            sink.error(to.at(), "it cannot be told of which family this default route is").help("\"0.0.0.0/0\" or \"::/0\"");
+            sink.error(to.at(), "it cannot be told of which family this default route is")
+                .help("\"0.0.0.0/0\" or \"::/0\"");
         }
         family.map(everything)
     });

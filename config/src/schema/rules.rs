@@ -51,17 +51,7 @@ pub(super) fn read(
 
 /// A rule without a condition.
 fn bare(priority: u32, family: Family, action: RuleAction) -> RoutingRule {
-    RoutingRule {
-        priority,
-        family,
-        not: false,
-        from: None,
-        to: None,
-        iif: None,
-        fwmark: None,
-        tos: None,
-        action,
-    }
+    RoutingRule { priority, family, not: false, from: None, to: None, iif: None, fwmark: None, tos: None, action }
 }
 
 /// Reads one section: a rule for each family that it serves.
@@ -69,8 +59,9 @@ fn rule(mut fields: Fields, interfaces: &Interfaces, routes: &[Route], sink: &mu
     let priority = fields.require("priority", "priority = 1000", sink);
     let priority = priority.and_then(|field| field.integer(0..=u32::MAX.into(), sink));
     let family_field = fields.take("family");
-    let family = family_field
-        .and_then(|field| field.choice(&[("ipv4", Family::V4), ("ipv6", Family::V6)], sink).map(|family| (family, field)));
+    let family = family_field.and_then(|field| {
+        field.choice(&[("ipv4", Family::V4), ("ipv6", Family::V6)], sink).map(|family| (family, field))
+    });
     let not = fields.take("not").and_then(|field| field.boolean(sink)).unwrap_or(false);
     let from_field = fields.take("from");
     let from = from_field.and_then(|field| selector(&field, sink));
