@@ -18,6 +18,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use sumun_config::facts::Family;
+use sumun_config::rule::Table;
 use sumun_dataplane::protocol;
 
 /// Router and firewall with netfilter's semantics: its control process and command line
@@ -55,6 +56,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The running rules as iptables-save prints them
+    Rules(RulesArgs),
     /// The tracked flows as conntrack(8) prints them
     Conntrack(ConntrackArgs),
     /// Where packets were dropped and why
@@ -97,6 +100,21 @@ impl FamilyArgs {
 }
 
 #[derive(Args)]
+struct RulesArgs {
+    /// With packets and bytes before each rule, as iptables-save -c
+    #[arg(long, short)]
+    counters: bool,
+    /// This table only
+    #[arg(long, short, value_name = "TABLE", value_parser = table)]
+    table: Option<Table>,
+    #[command(flatten)]
+    family: FamilyArgs,
+    /// For programs
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
 struct ConntrackArgs {
     #[command(flatten)]
     family: FamilyArgs,
@@ -112,6 +130,11 @@ struct ConntrackArgs {
     /// For programs, one object a line
     #[arg(long)]
     json: bool,
+}
+
+fn table(name: &str) -> Result<Table, String> {
+    let names = || Table::ALL.map(Table::name).join(", ");
+    Table::ALL.into_iter().find(|t| t.name() == name).ok_or_else(|| format!("tables are {}", names()))
 }
 
 fn main() -> ExitCode {
@@ -148,6 +171,14 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(status.dataplane.is_err() as u8));
             }
             Response::Failed { reason } => bail!(reason),
+            other => bail!(astray(&other)),
+        },
+        Command::Rules(args) => match Control::connect(&run_dir)?.dataplane(protocol::Request::Rules)? {
+            protocol::Response::Rules(rules) => {
+                let selection =
+                    show::rules::Selection { family: args.family.family(), table: args.table, counters: args.counters };
+                show::rules::print(&mut out, &rules, &selection, args.json)?;
+            }
             other => bail!(astray(&other)),
         },
         Command::Conntrack(args) => {

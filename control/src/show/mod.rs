@@ -6,6 +6,7 @@ use sumun_config::facts::Family;
 pub mod conntrack;
 pub mod drops;
 pub mod neighbours;
+pub mod rules;
 pub mod status;
 
 /// One line on a configuration that is right.
