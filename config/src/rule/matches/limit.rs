@@ -213,6 +213,12 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_rounded_down_to_whole_seconds_is_short_as_in_the_kernel() {
+        let judge = Judge::new(Family::V4, "-m limit --limit 7/min --limit-burst 2");
+        assert_eq!(hits(&judge, 0, 5), 1);
+    }
+
+    #[test]
     fn a_clock_reading_of_the_past_gains_nothing() {
         let judge = Judge::new(Family::V4, "-m limit --limit 1/sec --limit-burst 1");
         assert_eq!(hits(&judge, 10_000 * MS, 2), 1);
