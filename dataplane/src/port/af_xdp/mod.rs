@@ -98,7 +98,7 @@ struct Attachment {
 
 /// One worker's queues of a device.
 pub struct AfXdpPort {
-    attachment: Arc<Attachment>,
+    _attachment: Arc<Attachment>,
     queues: Vec<Queue>,
     slots: Slots,
     descriptors: Arc<[FrameDesc]>,
@@ -149,13 +149,6 @@ impl Port for AfXdpPort {
             counts.failures += std::mem::take(&mut queue.failures);
             counts.unsendable += std::mem::take(&mut queue.unsendable);
         }
-    }
-}
-
-impl AfXdpPort {
-    /// Whether the program runs in the driver.
-    pub fn is_native(&self) -> bool {
-        self.attachment.program.native
     }
 }
 
@@ -219,7 +212,7 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
         for (worker, share) in shares.iter_mut().enumerate() {
             share.seats.push(match own.next() {
                 Some(queues) => Seat::Own(Box::new(AfXdpPort {
-                    attachment: attachment.clone(),
+                    _attachment: attachment.clone(),
                     queues,
                     slots: Slots::new(descriptors.len() as u32, frame_size),
                     descriptors: descriptors.clone(),
