@@ -221,20 +221,21 @@ fn advertisements_change_states_as_the_kernel_does() {
     };
     let stale = |bench: &mut Bench| bench.hear(1, A);
     type Before<'a> = &'a dyn Fn(&mut Bench);
-    let cases: [(&str, Before, Option<[u8; 6]>, bool, Replaces, State, [u8; 6]); 11] = [
-        ("same, unsolicited", &reachable, Some(A), false, Always, State::Reachable, A),
-        ("other, unsolicited, override", &reachable, Some(B), false, Always, State::Stale, B),
-        ("other, solicited, override", &reachable, Some(B), true, Always, State::Reachable, B),
-        ("other, no override: doubt", &reachable, Some(B), false, Never, State::Stale, A),
-        ("other, solicited, no override: doubt", &reachable, Some(B), true, Never, State::Stale, A),
-        ("stale, other, no override: nothing", &stale, Some(B), true, Never, State::Stale, A),
-        ("stale, same, solicited", &stale, Some(A), true, Never, State::Reachable, A),
-        ("stale, no MAC, solicited", &stale, None, true, Never, State::Reachable, A),
-        ("stale, no MAC, unsolicited", &stale, None, false, Never, State::Stale, A),
-        ("within the lock time", &reachable, Some(B), true, Settled, State::Reachable, A),
-        ("stale, other, override", &stale, Some(B), true, Always, State::Reachable, B),
+    type Message = (Option<[u8; 6]>, bool, Replaces);
+    let cases: [(&str, Before, Message, State, [u8; 6]); 11] = [
+        ("same, unsolicited", &reachable, (Some(A), false, Always), State::Reachable, A),
+        ("other, unsolicited, override", &reachable, (Some(B), false, Always), State::Stale, B),
+        ("other, solicited, override", &reachable, (Some(B), true, Always), State::Reachable, B),
+        ("other, no override: doubt", &reachable, (Some(B), false, Never), State::Stale, A),
+        ("other, solicited, no override: doubt", &reachable, (Some(B), true, Never), State::Stale, A),
+        ("stale, other, no override: nothing", &stale, (Some(B), true, Never), State::Stale, A),
+        ("stale, same, solicited", &stale, (Some(A), true, Never), State::Reachable, A),
+        ("stale, no MAC, solicited", &stale, (None, true, Never), State::Reachable, A),
+        ("stale, no MAC, unsolicited", &stale, (None, false, Never), State::Stale, A),
+        ("within the lock time", &reachable, (Some(B), true, Settled), State::Reachable, A),
+        ("stale, other, override", &stale, (Some(B), true, Always), State::Reachable, B),
     ];
-    for (what, before, mac, confirms, replaces, state, known) in cases {
+    for (what, before, (mac, confirms, replaces), state, known) in cases {
         let mut bench = Bench::new(4);
         before(&mut bench);
         bench.learn(1, mac, confirms, replaces, false);
@@ -293,13 +294,8 @@ fn held_packets_are_bounded_for_each_and_in_total() {
     assert_eq!(bench.hold(three, 23), Err(20));
     assert_eq!(bench.resolver.held(), 8);
     bench.answer(2, B);
-    assert_eq!(
-        bench.run(0),
-        ["0 ask 1", "0 ask 2", "0 ask 3", "0 ready 10 b", "0 ready 11 b", "0 ready 12 b"]
-            .into_iter()
-            .filter(|event| *event != "0 ask 2")
-            .collect::<Vec<_>>()
-    );
+    let expected = ["0 ask 1", "0 ask 3", "0 ready 10 b", "0 ready 11 b", "0 ready 12 b"];
+    assert_eq!(bench.run(0), expected, "what is known by now is not asked for");
     bench.s.neigh_unres_qlen = 0;
     assert_eq!(bench.hold(one, 99), Err(99));
 }
