@@ -253,3 +253,137 @@ fn number_cells(ruleset: &mut Ruleset) {
     }
     ruleset.cells = next;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule::{Reach, Site, parse_text};
+
+    const PORTS: [&str; 2] = ["lan0", "wan0"];
+
+    /// A chain whose rules are given one a line; places count from the beginning of each rule.
+    fn chain(table: Table, families: Families, name: &str, rules: &[&str]) -> ChainSource {
+        let ports = PORTS.map(String::from);
+        let reach = builtin(name).map_or(Reach::User(0), Reach::BuiltIn);
+        let site = Site { families, table, reach, ports: &ports, base: 0, line: 0 };
+        let parse = |text: &&str| parse_text(text, &site).unwrap_or_else(|complaints| panic!("{text}: {complaints:?}"));
+        ChainSource {
+            table,
+            families,
+            name: name.to_string(),
+            policy: None,
+            rules: rules.iter().map(parse).collect(),
+            at: 0..name.len(),
+        }
+    }
+
+    fn filter(name: &str, rules: &[&str]) -> ChainSource {
+        chain(Table::Filter, Families::Both, name, rules)
+    }
+
+    fn linked(sources: &[ChainSource]) -> Result<Ruleset, Vec<Complaint>> {
+        let ruleset = link(sources.to_vec(), &PORTS.map(String::from))?;
+        assert_eq!(ruleset.verify(PORTS.len()), Ok(()), "what is linked verifies");
+        Ok(ruleset)
+    }
+
+    #[test]
+    fn a_linked_table_prints_as_iptables_save_does() {
+        let mut forward = filter("FORWARD", &["-i lan0 -g web", "-s 10.0.0.1 -j icmp"]);
+        forward.policy = Some(Policy::Drop);
+        let sources =
+            [forward, filter("web", &["-p tcp -j icmp", "", "-j RETURN"]), filter("icmp", &["-p icmp -j REJECT"])];
+        let ruleset = linked(&sources).expect("a ruleset");
+        let mut out = String::new();
+        ruleset.print_table(Family::V4, Table::Filter, None, &mut out);
+        let expected = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:web - [0:0]\n:icmp - [0:0]\n\
+            -A FORWARD -i lan0 -g web\n-A FORWARD -s 10.0.0.1/32 -j icmp\n-A web -p tcp -j icmp\n-A web\n-A web -j RETURN\n\
+            -A icmp -p icmp -j REJECT --reject-with icmp-port-unreachable\nCOMMIT\n";
+        assert_eq!(out, expected);
+        let mut counted = String::new();
+        let count = |_: Table, chain: usize, rule: Option<usize>| (chain as u64, rule.map_or(7, |rule| rule as u64));
+        ruleset.print_table(Family::V6, Table::Filter, Some(&count), &mut counted);
+        let expected = "*filter\n:INPUT ACCEPT [0:7]\n:FORWARD DROP [1:7]\n:OUTPUT ACCEPT [2:7]\n:web - [0:0]\n:icmp - [0:0]\n\
+            [1:0] -A FORWARD -i lan0 -g web\n[3:0] -A web -p tcp -j icmp\n[3:1] -A web\n[3:2] -A web -j RETURN\nCOMMIT\n";
+        assert_eq!(counted, expected);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_whole_table_is_told() {
+        let v6 = |name, rules: &[&str]| chain(Table::Filter, Families::Only(Family::V6), name, rules);
+        let nat = |name, rules: &[&str]| chain(Table::Nat, Families::Only(Family::V4), name, rules);
+        let policy = |mut source: ChainSource| {
+            source.policy = Some(Policy::Drop);
+            source
+        };
+        let long = "x".repeat(29);
+        let cases: Vec<(Vec<ChainSource>, &str)> = vec![
+            (vec![filter("INPUT", &["-j nowhere"])], "neither a target nor a chain"),
+            (vec![filter("INPUT", &["-g DROP"])], "no chain `DROP`"),
+            (vec![filter("INPUT", &["-j FORWARD"])], "built-in chain FORWARD cannot be jumped to"),
+            (vec![filter("a", &["-j a"])], "circle: a -> a"),
+            (vec![filter("a", &["-j b"]), filter("b", &["-g c"]), filter("c", &["-j b"])], "circle: b -> c -> b"),
+            (vec![filter("a", &[]), filter("a", &[])], "is there twice"),
+            (vec![filter("a", &[]), v6("a", &[])], "is there twice"),
+            (vec![filter("INPUT", &[]), filter("INPUT", &[])], "is there twice"),
+            (vec![filter("PREROUTING", &[])], "no chain PREROUTING"),
+            (vec![policy(filter("a", &[]))], "cannot have a policy"),
+            (vec![filter("LOG", &[])], "name of the target"),
+            (vec![filter("-a", &[])], "cannot be the name"),
+            (vec![filter("a b", &[])], "cannot be the name"),
+            (vec![filter(&long, &[])], "longer than 28"),
+            (vec![filter("", &[])], "needs a name"),
+            (vec![filter("a", &[]), nat("INPUT", &["-j a"])], "neither a target nor a chain of table nat"),
+            (vec![nat("u", &["-j SNAT --to-source 1.2.3.4"]), nat("PREROUTING", &["-j u"])], "reached from PREROUTING"),
+            (
+                vec![
+                    nat("u", &["-j v"]),
+                    nat("v", &["-j MASQUERADE"]),
+                    nat("POSTROUTING", &["-j u"]),
+                    nat("OUTPUT", &["-g u"]),
+                ],
+                "reached from OUTPUT",
+            ),
+            (
+                vec![filter("m", &["-p tcp --syn -j TCPMSS --clamp-mss-to-pmtu"]), filter("INPUT", &["-j m"])],
+                "path MTU is not known",
+            ),
+        ];
+        for (sources, words) in cases {
+            let complaints = linked(&sources).map(|ruleset| ruleset.print(Family::V4, None)).expect_err(words);
+            assert_eq!(complaints.len(), 1, "{words}: {complaints:?}");
+            assert!(complaints[0].what.contains(words), "{words}: {complaints:?}");
+        }
+    }
+
+    #[test]
+    fn what_no_hook_reaches_is_not_asked_for_its_hooks() {
+        let nat = |name, rules: &[&str]| chain(Table::Nat, Families::Both, name, rules);
+        assert!(linked(&[nat("u", &["-j MASQUERADE"])]).is_ok());
+        assert!(linked(&[nat("u", &["-j MASQUERADE"]), nat("POSTROUTING", &["-j u"])]).is_ok());
+        // As in the kernel, an interface that a hook has not is only an error in the built-in chain itself.
+        assert!(linked(&[filter("u", &["-i lan0"]), filter("OUTPUT", &["-j u"])]).is_ok());
+    }
+
+    #[test]
+    fn a_jump_to_a_chain_of_one_family_is_a_rule_of_that_family() {
+        let v4 = |name, rules: &[&str]| chain(Table::Filter, Families::Only(Family::V4), name, rules);
+        let ruleset =
+            linked(&[filter("INPUT", &["-j only4", "-j ACCEPT"]), v4("only4", &["-j DROP"])]).expect("a ruleset");
+        let rules = |family: Family| ruleset.of(family).tables[Table::Filter as usize].chains[0].rules.len();
+        assert_eq!((rules(Family::V4), rules(Family::V6)), (2, 1));
+    }
+
+    #[test]
+    fn each_stateful_match_has_its_own_cell() {
+        let limits = ["-m limit --limit 1/s", "-m limit --limit 2/s -m statistic --mode nth --every 3 --packet 0"];
+        let ruleset = linked(&[filter("INPUT", &limits)]).expect("a ruleset");
+        assert_eq!(ruleset.cells, 6);
+        let mut shared = ruleset.clone();
+        let conds = &mut shared.families[0].tables[Table::Filter as usize].chains[0].rules[0].conds;
+        *conds[0].test.cells().expect("a cell") = 5;
+        assert!(shared.verify(PORTS.len()).unwrap_err().contains("two owners"));
+        let fewer = Ruleset { cells: 5, ..ruleset };
+        assert!(fewer.verify(PORTS.len()).unwrap_err().contains("no cell 5"));
+    }
+}

@@ -285,3 +285,108 @@ impl Ruleset {
         out.push_str("COMMIT\n");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule::matches::address::Address;
+    use crate::rule::targets::{dscp::Dscp, nat, reject, tcpmss::Mss, ttl};
+    use crate::rule::{Cond, Match};
+
+    fn rule(target: Target) -> Rule {
+        Rule { conds: Vec::new(), target: Some(target), line: 0 }
+    }
+
+    fn user(name: &str, rules: Vec<Rule>) -> Chain {
+        Chain { name: name.to_string(), policy: None, rules }
+    }
+
+    fn jump(chain: u32) -> Rule {
+        rule(Target::Verdict(Verdict::Jump(chain)))
+    }
+
+    #[test]
+    fn empty_rulesets_verify() {
+        for policy in [Policy::Accept, Policy::Drop] {
+            assert_eq!(Ruleset::empty(policy).verify(0), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_the_linker_would_not_make_is_refused() {
+        const FILTER: usize = Table::Filter as usize;
+        type Spoil = fn(&mut Tables);
+        let cases: [(&str, Spoil); 17] = [
+            ("is missing", |t| t.tables[FILTER].chains.truncate(2)),
+            ("where it belongs", |t| t.tables[FILTER].chains.swap(0, 1)),
+            ("where it belongs", |t| t.tables[FILTER].chains[0].policy = None),
+            ("where it belongs", |t| {
+                t.tables[FILTER].chains.push(Chain { policy: Some(Policy::Drop), ..user("u", vec![]) })
+            }),
+            ("to no user chain", |t| t.tables[FILTER].chains[0].rules.push(jump(3))),
+            ("to no user chain", |t| t.tables[FILTER].chains[0].rules.push(jump(1))),
+            ("to no user chain", |t| t.tables[FILTER].chains[0].rules.push(jump(u32::MAX))),
+            ("circle", |t| t.tables[FILTER].chains.push(user("u", vec![jump(3)]))),
+            ("circle", |t| t.tables[FILTER].chains.extend([user("u", vec![jump(4)]), user("v", vec![jump(3)])])),
+            ("table mangle", |t| {
+                t.tables[Table::Mangle as usize].chains[1]
+                    .rules
+                    .push(rule(Target::Reject(reject::Reject(reject::With::IcmpHostUnreachable))))
+            }),
+            ("REJECT does not exist for ipv4", |t| {
+                let reject = reject::Reject(reject::With::Icmp6NoRoute);
+                t.tables[FILTER].chains[0].rules.push(rule(Target::Reject(reject)));
+            }),
+            ("needs -p tcp", |t| {
+                t.tables[FILTER].chains[0].rules.push(rule(Target::Reject(reject::Reject(reject::With::TcpReset))))
+            }),
+            ("these hooks", |t| {
+                let nat = &mut t.tables[Table::Nat as usize].chains;
+                nat[0].rules.push(jump(4));
+                nat.push(user("u", vec![rule(Target::Nat(nat::Nat::new(nat::Kind::Masquerade)))]));
+            }),
+            ("cannot be", |t| {
+                let wide = nat::Nat { addresses: Some((5, 1 << 40)), ..nat::Nat::new(nat::Kind::Snat) };
+                t.tables[Table::Nat as usize].chains[3].rules.push(rule(Target::Nat(wide)));
+            }),
+            ("more than 63", |t| t.tables[Table::Mangle as usize].chains[0].rules.push(rule(Target::Dscp(Dscp(64))))),
+            ("does not exist for ipv4", |t| {
+                let hl = ttl::Ttl { family: Family::V6, step: ttl::Step::Set(1) };
+                t.tables[Table::Mangle as usize].chains[0].rules.push(rule(Target::Ttl(hl)));
+            }),
+            ("mask wider", |t| {
+                let test = Match::Address(Address::Source { net: 0, mask: u128::MAX });
+                t.tables[FILTER].chains[0].rules.push(Rule {
+                    conds: vec![Cond { negate: false, test }],
+                    target: None,
+                    line: 0,
+                });
+            }),
+        ];
+        for (words, spoil) in cases {
+            let mut ruleset = Ruleset::empty(Policy::Accept);
+            spoil(&mut ruleset.families[0]);
+            let why = ruleset.verify(4).expect_err(words);
+            assert!(why.contains(words), "{words}: {why}");
+        }
+        let mut clamp = Ruleset::empty(Policy::Accept);
+        clamp.families[1].tables[FILTER].chains[0].rules.push(rule(Target::Mss(Mss::Clamp)));
+        assert!(clamp.verify(0).unwrap_err().contains("these hooks"));
+        let greedy = Ruleset { cells: u32::MAX, ..Ruleset::empty(Policy::Accept) };
+        assert!(greedy.verify(0).unwrap_err().contains("cells"));
+    }
+
+    #[test]
+    fn a_long_way_of_jumps_is_walked_without_recursion() {
+        let mut ruleset = Ruleset::empty(Policy::Accept);
+        let chains = &mut ruleset.families[0].tables[Table::Filter as usize];
+        chains.chains.extend((4..100_004).map(|next| user("u", vec![jump(next)])));
+        chains.chains.push(user("last", Vec::new()));
+        chains.chains[0].rules.push(jump(3));
+        assert_eq!(ruleset.verify(0), Ok(()));
+        let reached = ruleset.families[0].tables[Table::Filter as usize]
+            .reach(Table::Filter.hooks())
+            .map(|r| (r.hooks[100_003], r.depth[0]));
+        assert_eq!(reached.ok(), Some((Hook::Input.bit(), 100_001)));
+    }
+}

@@ -2,9 +2,10 @@
 
 use super::option::{Case, Complaint, Extension, Word};
 use super::{
-    Families, Hook, Item, ParsedRule, Reach, Rule, Site, Table, matches, parse_fields, parse_text, print, targets,
+    Effect, Families, Hook, Item, ParsedRule, Reach, Rule, Site, Table, matches, parse_fields, parse_text, print,
+    targets,
 };
-use crate::facts::Family;
+use crate::facts::{AddrType, Context, Facts, Family, PortId, Surroundings};
 
 fn ports() -> Vec<String> {
     ["lan0", "lan1", "wan0", "eth0"].map(String::from).to_vec()
@@ -385,5 +386,62 @@ proptest::proptest! {
     fn no_text_makes_the_parser_panic(text in "([-!a-z0-9./:,'\"\\\\ ]|-j |--|-m |tcp|-p |LOG){0,40}") {
         let _ = parse(Family::V4, Table::Filter, &text);
         let _ = parse(Family::V6, Table::Nat, &text);
+    }
+}
+
+struct Nowhere;
+
+impl Surroundings for Nowhere {
+    fn addr_type(&self, _: Family, _: u128, _: PortId) -> AddrType {
+        AddrType::Unicast
+    }
+    fn random(&self) -> u32 {
+        0
+    }
+    fn path_mtu(&self, _: &Facts, _: bool) -> u16 {
+        1500
+    }
+    fn port_address(&self, _: PortId, _: Family, _: u128) -> Option<u128> {
+        None
+    }
+}
+
+#[test]
+fn targets_say_what_the_kernel_does_to_marks_hops_and_tos() {
+    let packet = Facts { ttl: 5, tos: 0xab, mark: 0x1234, ct_mark: 0xff00, has_ct: true, ..Facts::blank(Family::V4) };
+    let cx = Context { l3: &[], now: 0, wall: 0, around: &Nowhere, cells: &[] };
+    let cases = [
+        ("-j ACCEPT", Effect::Accept),
+        ("-j DROP", Effect::Drop),
+        ("-j RETURN", Effect::Return),
+        ("-j TTL --ttl-set 9", Effect::Ttl(9)),
+        ("-j TTL --ttl-dec 6", Effect::Ttl(0)),
+        ("-j TTL --ttl-inc 255", Effect::Ttl(255)),
+        ("-j TTL --ttl-inc 2", Effect::Ttl(7)),
+        ("-j TOS --set-tos 0x10/0xf0", Effect::Tos(0x1b)),
+        ("-j TOS --and-tos 0x0f", Effect::Tos(0x0b)),
+        ("-j TOS --or-tos 0x04", Effect::Tos(0xaf)),
+        ("-j TOS --xor-tos 0xff", Effect::Tos(0x54)),
+        ("-j DSCP --set-dscp 46", Effect::Tos(0xbb)),
+        ("-j MARK --set-mark 1", Effect::Mark(1)),
+        ("-j MARK --set-mark 0x1/0xff", Effect::Mark(0x1201)),
+        ("-j MARK --set-xmark 0x33/0xf", Effect::Mark(0x1203)),
+        ("-j MARK --and-mark 0xff", Effect::Mark(0x34)),
+        ("-j MARK --or-mark 0x3", Effect::Mark(0x1237)),
+        ("-j MARK --xor-mark 0x1234", Effect::Mark(0)),
+        ("-j CONNMARK --set-mark 0x1/0xff", Effect::ConnMark(0xff01)),
+        ("-j CONNMARK --save-mark", Effect::ConnMark(0x1234)),
+        ("-j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff00", Effect::ConnMark(0x34)),
+        ("-j CONNMARK --restore-mark", Effect::Mark(0xff00)),
+        ("-j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xf000", Effect::Mark(0x1200 ^ 0xf000)),
+    ];
+    for (text, effect) in cases {
+        let rules = parse(Family::V4, Table::Mangle, text).expect(text);
+        let target = rules[0].target.as_ref().expect("a target");
+        assert_eq!(target.act(&packet, &cx), effect, "{text}");
+        let untracked = Facts { has_ct: false, ..packet };
+        if text.contains("CONNMARK") {
+            assert_eq!(target.act(&untracked, &cx), Effect::Continue, "{text} without a flow");
+        }
     }
 }

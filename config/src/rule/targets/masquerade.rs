@@ -23,6 +23,7 @@ pub static EXTENSION: TargetExtension = nat::extension(
         Case::Prints(Family::V4, "-p tcp -j MASQUERADE --to-ports http", "-p tcp -j MASQUERADE --to-ports 80"),
         Case::Prints(Family::V6, "-p udp -j MASQUERADE --to-ports 5-9 --random", "="),
         Case::Refused(Family::V4, "-j MASQUERADE --to-ports 5", "needs a protocol that has ports"),
+        Case::Refused(Family::V6, "-p icmpv6 -j MASQUERADE --to-ports 5", "needs a protocol that has ports"),
         Case::Refused(Family::V4, "-p tcp -j MASQUERADE --to-ports 200-100", "backwards"),
         Case::Refused(Family::V4, "-p tcp -j MASQUERADE --to-ports 1:5", "not a port"),
         Case::Refused(Family::V4, "-j MASQUERADE --persistent", "no option `--persistent`"),

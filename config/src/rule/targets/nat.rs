@@ -77,8 +77,8 @@ pub(super) const fn extension(
     }
 }
 
-/// Protocols whose ports, or identifiers, can be mapped to a range.
-const WITH_PORTS: [u8; 6] = [proto::TCP, proto::UDP, proto::SCTP, proto::DCCP, proto::ICMP, proto::ICMPV6];
+/// Protocols whose ports, or ICMP identifiers, iptables lets be mapped to a range; ICMPv6 is not among them.
+const WITH_PORTS: [u8; 5] = [proto::TCP, proto::UDP, proto::SCTP, proto::DCCP, proto::ICMP];
 
 const NEEDS_PORTS: &str = "a mapping to ports needs a protocol that has ports";
 
