@@ -7,8 +7,8 @@ use std::process::{Command, exit};
 const SOURCE: &str = "src/bpf/redirect.bpf.c";
 
 fn main() {
-    println!("cargo:rerun-if-changed={SOURCE}");
-    println!("cargo:rerun-if-env-changed=CLANG");
+    println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-env-changed=CLANG");
     let clang = std::env::var("CLANG").unwrap_or_else(|_| "clang".into());
     if !Command::new(&clang).arg("--version").output().is_ok_and(|answer| answer.status.success()) {
         fail(&format!("`{clang}`, which compiles the XDP program, is missing: apt install clang"));
@@ -32,7 +32,6 @@ fn main() {
 }
 
 fn fail(why: &str) -> ! {
-    println!("cargo:warning={why}");
-    eprintln!("{why}");
+    println!("cargo::error={}", why.replace('\n', " "));
     exit(1)
 }

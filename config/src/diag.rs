@@ -173,7 +173,7 @@ pub fn render(source: &Source, diagnostics: &[Diagnostic], color: bool) -> Strin
         let mut report = Report::build(kind, (source.name.as_str(), at.clone()))
             .with_config(config)
             .with_message(&diagnostic.message)
-            .with_label(Mark::new((source.name.as_str(), at)).with_message("here").with_color(hue));
+            .with_label(Mark::new((source.name.as_str(), at)).with_color(hue));
         for label in &diagnostic.labels {
             let mark = Mark::new((source.name.as_str(), source.visible(&label.at)));
             report = report.with_label(mark.with_message(&label.message).with_color(Color::Blue));

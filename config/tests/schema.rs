@@ -285,6 +285,81 @@ fn neighbours_are_read() {
     assert_eq!(config(text).policy.neighbours, [expected]);
 }
 
+/// The filter table of a family as iptables-save prints its chains and rules.
+fn printed(config: &Config, family: Family) -> Vec<String> {
+    let chains = &config.policy.ruleset.of(family).tables[rule::Table::Filter as usize].chains;
+    let name = |index: u32| chains[index as usize].name.as_str();
+    let mut lines = Vec::new();
+    for chain in chains {
+        lines.push(format!(":{} {:?}", chain.name, chain.policy));
+        let rules = chain.rules.iter();
+        lines.extend(rules.map(|rule| format!("{}: -A {} {}", rule.line, chain.name, rule::print(rule, family, name))));
+    }
+    lines
+}
+
+#[test]
+fn chains_serve_the_families_of_their_section() {
+    let config = config(
+        r#"[filter.FORWARD]
+policy = "DROP"
+rules = [
+    "-i lan0 -j mine",
+    "-s 10.0.0.0/8 -j ACCEPT",
+    { protocol = "tcp", dport = 22, target = "ACCEPT" },
+]
+[ipv4.filter.INPUT]
+policy = "DROP"
+[filter.mine]
+rules = ["""
+    -p udp \
+    -m comment --comment \"a b\" \
+    -j DROP"""]
+"#,
+    );
+    let v4 = [
+        ":INPUT Some(Drop)",
+        ":FORWARD Some(Drop)",
+        "4: -A FORWARD -i lan0 -j mine",
+        "5: -A FORWARD -s 10.0.0.0/8 -j ACCEPT",
+        "6: -A FORWARD -p tcp -m tcp --dport 22 -j ACCEPT",
+        ":OUTPUT Some(Accept)",
+        ":mine None",
+        "11: -A mine -p udp -m comment --comment \"a b\" -j DROP",
+    ];
+    assert_eq!(printed(&config, Family::V4), v4);
+    let mut v6 = v4.to_vec();
+    v6[0] = ":INPUT Some(Accept)";
+    v6.remove(3);
+    assert_eq!(printed(&config, Family::V6), v6);
+}
+
+#[test]
+fn both_forms_of_a_rule_mean_the_same() {
+    let cases = [
+        (r#""-i lan0 -j ACCEPT""#, r#"{ in = "lan0", target = "ACCEPT" }"#),
+        (r#""! -i lan0 -j DROP""#, r#"{ in = "!lan0", target = "DROP" }"#),
+        (r#""-p tcp --dport 1024:2048""#, r#"{ protocol = "tcp", dport = "1024:2048" }"#),
+        (r#""-p tcp --syn -j DROP""#, r#"{ protocol = "tcp", syn = true, target = "DROP" }"#),
+        (r#""-p tcp ! --syn -j DROP""#, r#"{ protocol = "tcp", syn = false, target = "DROP" }"#),
+        (
+            r#""-p tcp --tcp-flags SYN,RST SYN -j DROP""#,
+            r#"{ protocol = "tcp", tcp-flags = ["SYN,RST", "SYN"], target = "DROP" }"#,
+        ),
+        (r#""-m conntrack --ctstate NEW,RELATED""#, r#"{ ctstate = ["NEW", "RELATED"] }"#),
+        (r#""-p tcp -m multiport --dports 22,80""#, r#"{ protocol = "tcp", dports = [22, 0x50] }"#),
+        (r#""-m comment --comment '!x' -j DROP""#, r#"{ comment = "!x", target = "DROP" }"#),
+        (
+            r#""-j REJECT --reject-with icmp-port-unreachable""#,
+            r#"{ target = "REJECT", reject-with = "icmp-port-unreachable" }"#,
+        ),
+    ];
+    for (text, fields) in cases {
+        let of = |rule: &str| config(&format!("[ipv4.filter.FORWARD]\nrules = [{rule}]\n")).policy.ruleset;
+        assert_eq!(of(text), of(fields), "{text}");
+    }
+}
+
 #[test]
 fn a_configuration_survives_postcard() {
     let (config, _) = load(&Source::new("router.toml", ROUTER)).unwrap();
@@ -355,6 +430,72 @@ proptest! {
         answer(&text);
     }
 }
+
+proptest! {
+    #[test]
+    fn any_rule_is_answered_without_a_panic(
+        words in prop::collection::vec(prop::sample::select(WORDS), 0..12), quote in prop::sample::select(&["'", "\"", "'''", "\"\"\""][..])
+    ) {
+        let escaped = if quote.starts_with('"') { words.join(" ").replace('"', "\\u0022") } else { words.join(" ") };
+        answer(&format!("[filter.FORWARD]\nrules = [{quote}{escaped}{quote}]\n[interfaces.lan0]\n"));
+    }
+}
+
+/// Words that rules are made of, and some that break them.
+const WORDS: &[&str] = &[
+    "-s",
+    "-d",
+    "-i",
+    "-o",
+    "-p",
+    "-m",
+    "-j",
+    "-g",
+    "!",
+    "--dport",
+    "--sport",
+    "--ctstate",
+    "--tcp-flags",
+    "--comment",
+    "--log-prefix",
+    "--to-destination",
+    "--icmp-type",
+    "--syn",
+    "-f",
+    "-4",
+    "-6",
+    "tcp",
+    "udp",
+    "icmp",
+    "icmpv6",
+    "lan0",
+    "10.0.0.0/8",
+    "fd00::/8",
+    "22",
+    "1024:2048",
+    "99999",
+    "NEW,ESTABLISHED",
+    "SYN,RST",
+    "ACCEPT",
+    "DROP",
+    "LOG",
+    "REJECT",
+    "DNAT",
+    "conntrack",
+    "comment",
+    "multiport",
+    "\"a b\"",
+    "\"",
+    "é",
+    "-",
+    "--",
+    "=",
+    "0x10/0xff",
+    "+",
+    "",
+    ",",
+    "/",
+];
 
 /// Loads the text, and prints whatever is said of it.
 fn answer(text: &str) {

@@ -1,1 +1,3 @@
+//! The router process.
+
 fn main() {}

@@ -170,8 +170,12 @@ impl Shared {
 /// The running threads.
 pub struct Workers<F> {
     shared: Arc<Shared>,
-    threads: Vec<(usize, JoinHandle<Result<Worker<F>, String>>)>,
+    /// Each with its core.
+    threads: Vec<(usize, Thread<F>)>,
 }
+
+/// A thread returns its worker, or the words of its panic.
+type Thread<F> = JoinHandle<Result<Worker<F>, String>>;
 
 /// Wakes and stops workers from anywhere.
 #[derive(Clone)]
@@ -211,6 +215,11 @@ impl Control {
 /// Starts one thread for each member. Returns when all run on their cores.
 pub fn start<F: Forwarder + 'static>(members: Vec<Member<F>>, idle: Idle) -> Result<Workers<F>, WorkerError> {
     let ports = members.iter().map(|member| member.seats.len()).max().unwrap_or(0);
+    // Asking for a core beyond the kernel's set would be a panic in core_affinity.
+    let usable = core_affinity::get_core_ids().unwrap_or_default();
+    if let Some((worker, member)) = members.iter().enumerate().find(|(_, m)| !usable.contains(&CoreId { id: m.core })) {
+        return Err(WorkerError::Core { worker, core: member.core });
+    }
     let mut inboxes = Vec::new();
     for worker in 0..members.len() {
         inboxes.push(Inbox::new(INBOX).map_err(|source| WorkerError::System { worker, source })?);
@@ -237,7 +246,7 @@ pub fn start<F: Forwarder + 'static>(members: Vec<Member<F>>, idle: Idle) -> Res
         match spawned {
             Ok(thread) => workers.threads.push((core, thread)),
             Err(source) => {
-                shared.stop();
+                workers.abandon();
                 return Err(WorkerError::System { worker: number, source });
             }
         }
@@ -245,7 +254,7 @@ pub fn start<F: Forwarder + 'static>(members: Vec<Member<F>>, idle: Idle) -> Res
     drop(ready);
     for (worker, core, pinned) in started {
         if !pinned {
-            shared.stop();
+            workers.abandon();
             return Err(WorkerError::Core { worker, core });
         }
     }
@@ -261,6 +270,15 @@ fn said(panic: Box<dyn Any + Send>) -> String {
 }
 
 impl<F: Forwarder + 'static> Workers<F> {
+    /// Ends those that run already, because not all could be started.
+    fn abandon(self) {
+        self.shared.stop();
+        for (_, thread) in self.threads {
+            // What it has to say does not matter any more.
+            let _ = thread.join();
+        }
+    }
+
     /// Wakes and stops the workers from elsewhere.
     pub fn control(&self) -> Control {
         Control(self.shared.clone())
@@ -512,3 +530,6 @@ pub fn now() -> u64 {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
     time.as_nanos() as u64
 }
+
+#[cfg(test)]
+mod tests;

@@ -154,10 +154,33 @@ pub(super) fn find_target(family: Family, name: &str) -> Option<&'static TargetE
     targets::EXTENSIONS.iter().copied().find(|t| t.families.has(family) && is_named(t, name))
 }
 
-/// The name of the match that the family lacks and the other one has.
-pub(super) fn only_in_other_family(family: Family, name: &str) -> bool {
-    let other = Family::ALL.into_iter().find(|&f| f != family);
-    other.is_some_and(|f| find_match(f, name).is_some() || find_target(f, name).is_some())
+/// The family that is not this one.
+fn other(family: Family) -> Family {
+    match family {
+        Family::V4 => Family::V6,
+        Family::V6 => Family::V4,
+    }
+}
+
+/// The target of that name, or a jump to the chain of that name.
+pub(super) fn aim(family: Family, name: Word, goto: bool) -> Result<Aim, Complaint> {
+    match find_target(family, &name.text).filter(|_| !goto) {
+        Some(extension) => Ok(Aim::Target(Loaded::new(extension, name))),
+        None if !goto && find_target(other(family), &name.text).is_some() => {
+            Err(complain(&name.at, format!("there is no target `{}` for {}", name.text, family.name())))
+        }
+        None => Ok(Aim::Chain(JumpTo { chain: name, goto })),
+    }
+}
+
+/// A complaint about the name of a match.
+pub(super) fn unknown_match(name: &Word, family: Family) -> Complaint {
+    let known = matches::EXTENSIONS.iter().filter(|m| m.families.has(family)).map(|m| m.name);
+    let what = match find_match(other(family), &name.text).is_some() {
+        true => format!("there is no match `{}` for {}", name.text, family.name()),
+        false => format!("there is no match `{}`", name.text),
+    };
+    Complaint { at: name.at.clone(), what, accepts: suggest(&name.text, known) }
 }
 
 /// A complaint without a suggestion.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 mod build;
 mod core;
 mod draft;
+mod fields;
 pub mod matches;
 pub mod option;
 mod print;
@@ -25,6 +26,7 @@ mod cases;
 
 pub use build::{Body, ParsedRule, Reach, Site};
 pub use draft::JumpTo;
+pub use fields::{Item, parse_fields};
 pub use matches::Match;
 pub use print::print;
 pub use targets::Target;

@@ -5,7 +5,7 @@
 //! option may be cut short as long as it stays unique (`--to` of `--to-source`), as getopt_long allows.
 
 use super::build::{self, ParsedRule, Site};
-use super::draft::{self, Aim, Draft, JumpTo, Loaded, Owner, Unfit, complain, suggest};
+use super::draft::{self, Draft, Loaded, Owner, Unfit, complain};
 use super::option::{Complaint, GivenOption, Opt, Values, Word};
 use super::{core, matches, targets};
 use crate::facts::Family;
@@ -211,7 +211,7 @@ impl<'a> Sorter<'a> {
             }
             None => {
                 self.blind = true;
-                self.complaints.push(unknown_match(&name, self.draft.family));
+                self.complaints.push(draft::unknown_match(&name, self.draft.family));
             }
         }
     }
@@ -221,20 +221,16 @@ impl<'a> Sorter<'a> {
             self.complaints.push(word.complain("the rule has a target already", "one -j or -g"));
             return;
         }
-        let target = draft::find_target(self.draft.family, &name.text).filter(|_| !goto);
-        self.draft.aim = Some(match target {
-            Some(extension) => {
+        match draft::aim(self.draft.family, name, goto) {
+            Ok(aim) => {
                 self.loaded.push(Owner::Target);
-                Aim::Target(Loaded::new(extension, name))
+                self.draft.aim = Some(aim);
             }
-            None if !goto && draft::only_in_other_family(self.draft.family, &name.text) => {
+            Err(complaint) => {
                 self.blind = true;
-                let what = format!("there is no target `{}` for {}", name.text, self.draft.family.name());
-                self.complaints.push(complain(&name.at, what));
-                return;
+                self.complaints.push(complaint);
             }
-            None => Aim::Chain(JumpTo { chain: name, goto }),
-        });
+        }
     }
 
     /// Whose option a name is: exactly first, then as the beginning of one name only.
@@ -338,16 +334,6 @@ impl<'a> Sorter<'a> {
             accepts,
         });
     }
-}
-
-/// A complaint about the name of a match.
-pub(super) fn unknown_match(name: &Word, family: Family) -> Complaint {
-    let known = matches::EXTENSIONS.iter().filter(|m| m.families.has(family)).map(|m| m.name);
-    let what = match draft::only_in_other_family(family, &name.text) {
-        true => format!("there is no match `{}` for {}", name.text, family.name()),
-        false => format!("there is no match `{}`", name.text),
-    };
-    Complaint { at: name.at.clone(), what, accepts: suggest(&name.text, known) }
 }
 
 /// What must stand before an option of that name, for each match and target that has one.

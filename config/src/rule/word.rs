@@ -138,19 +138,46 @@ pub fn print_masked<T: LowerHex + PartialEq>(out: &mut String, value: T, mask: T
 /// One of the named values, whatever the case of its letters.
 pub fn named<T: Copy>(word: &Word, what: &str, names: &[(&str, T)]) -> Result<T, Complaint> {
     let found = names.iter().find(|(name, _)| name.eq_ignore_ascii_case(&word.text));
-    found.map(|&(_, value)| value).ok_or_else(|| {
-        let list = names.iter().map(|&(name, _)| name);
-        let accepts = match nearest(&word.text, list.clone()) {
-            Some(near) => format!("{}; did you mean `{near}`?", either(list)),
-            None => either(list),
-        };
-        word.complain(format!("`{}` is not {what}", word.text), accepts)
-    })
+    found.map(|&(_, value)| value).ok_or_else(|| unknown_name(word, what, names))
 }
 
 /// A comma-separated list of named values.
 pub fn named_list<T: Copy>(word: &Word, what: &str, names: &[(&str, T)]) -> Result<Vec<T>, Complaint> {
     split(word, ',').iter().map(|part| named(part, what, names)).collect()
+}
+
+/// A comma-separated list of named values that may be abbreviated, as iptables lets one write `EST,REL`.
+pub fn abbreviated_list<T: Copy>(word: &Word, what: &str, names: &[(&str, T)]) -> Result<Vec<T>, Complaint> {
+    let read = |part: &Word| abbreviated(part, names)?.ok_or_else(|| unknown_name(part, what, names));
+    split(word, ',').iter().map(read).collect()
+}
+
+/// The named value whose name, or whose name alone begins so; none where no name does.
+pub fn abbreviated<T: Copy>(word: &Word, names: &[(&str, T)]) -> Result<Option<T>, Complaint> {
+    if let Some(&(_, value)) = names.iter().find(|(name, _)| name.eq_ignore_ascii_case(&word.text)) {
+        return Ok(Some(value));
+    }
+    let begins =
+        |name: &str| name.get(..word.text.len()).is_some_and(|beginning| beginning.eq_ignore_ascii_case(&word.text));
+    let candidates: Vec<&(&str, T)> = names.iter().filter(|(name, _)| !word.text.is_empty() && begins(name)).collect();
+    match candidates[..] {
+        [] => Ok(None),
+        [only] => Ok(Some(only.1)),
+        _ => {
+            let list: Vec<String> = candidates.iter().map(|(name, _)| format!("`{name}`")).collect();
+            let what = format!("`{}` may be {}", word.text, either(list.iter().map(String::as_str)));
+            Err(word.complain(what, "the whole name"))
+        }
+    }
+}
+
+fn unknown_name<T>(word: &Word, what: &str, names: &[(&str, T)]) -> Complaint {
+    let list = names.iter().map(|&(name, _)| name);
+    let accepts = match nearest(&word.text, list.clone()) {
+        Some(near) => format!("{}; did you mean `{near}`?", either(list)),
+        None => either(list),
+    };
+    word.complain(format!("`{}` is not {what}", word.text), accepts)
 }
 
 /// `a`, `a or b`, `a, b or c`.
@@ -246,6 +273,18 @@ mod tests {
         assert!(complaint.accepts.unwrap().ends_with("did you mean `https`?"));
         let quoted = Word { text: "22:htps".into(), at: 0..9 };
         assert_eq!(port_range(&quoted, ':').unwrap_err().at, 0..9);
+    }
+
+    #[test]
+    fn names_may_be_abbreviated_where_it_is_clear_what_is_meant() {
+        let names = [("UNSPEC", 0), ("UNICAST", 1), ("LOCAL", 2)];
+        for (text, value) in [("LOC,unic", Some(vec![2, 1])), ("UN", None), ("", None), ("LOCALE", None)] {
+            assert_eq!(abbreviated_list(&word(text), "a type", &names).ok(), value, "{text}");
+        }
+        let complaint = abbreviated_list(&word("LOCAL,UN"), "a type", &names).unwrap_err();
+        assert_eq!((complaint.what.as_str(), complaint.at), ("`UN` may be `UNSPEC` or `UNICAST`", 16..18));
+        let complaint = abbreviated_list(&word("LCOAL"), "a type", &names).unwrap_err();
+        assert_eq!(complaint.accepts.unwrap(), "UNSPEC, UNICAST or LOCAL; did you mean `LOCAL`?");
     }
 
     #[test]

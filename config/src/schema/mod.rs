@@ -100,6 +100,7 @@ use toml::de::DeTable;
 
 mod appliance;
 mod chains;
+mod fields;
 mod interfaces;
 mod literal;
 mod neighbours;

@@ -287,8 +287,8 @@ fn resolve(
         sink.conflict(field.at(), format!("the gateway {via} is on no network of {where_}")).help(help);
         return None;
     };
-    if broadcast(*net) == Some(via) || (net.prefix_len() < 31 && family == Family::V4 && via == net.network()) {
-        sink.conflict(field.at(), format!("{via} is not one host of {net}")).help("the address of a router");
+    if broadcast(*net) == Some(via) {
+        sink.conflict(field.at(), format!("{via} is the broadcast address of {net}")).help("the address of a router");
         return None;
     }
     Some(Nexthop { port: *port, gateway: Some(via), weight })

@@ -4,13 +4,14 @@
 //! place there; one with escapes gets places beyond the end of the file, which [`Places`] leads back.
 
 use super::chains::Chain;
+use super::fields;
 use super::literal::Literal;
 use super::reader::Field;
 use super::report::Sink;
 use crate::diag::{Diagnostic, Source};
 use crate::link::{ChainSource, link};
 use crate::rule::option::Complaint;
-use crate::rule::{ParsedRule, Policy, Reach, Site, parse_text};
+use crate::rule::{ParsedRule, Policy, Reach, Site, parse_fields, parse_text};
 use crate::ruleset::Ruleset;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -84,6 +85,11 @@ fn rule(
         DeValue::String(text) => {
             let base = places.base(Literal::new(source.text(), field.at(), text), text.len());
             Some(parse_text(text, &Site { base, ..site }))
+        }
+        DeValue::Table(_) => {
+            let mut table = field.table("a rule", "", sink)?;
+            let items = fields::items(&mut table, source.text(), sink)?;
+            Some(parse_fields(&items, field.at(), &site))
         }
         _ => {
             let example = "\"-i lan0 -j ACCEPT\" or { in = \"lan0\", target = \"ACCEPT\" }";

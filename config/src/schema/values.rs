@@ -105,10 +105,10 @@ pub(super) fn interface_address(field: &Field, sink: &mut Sink) -> Option<IpNet>
         return None;
     }
     let family = family_of_net(net);
+    // The kernel takes it: since 5.14 the lowest IPv4 address is a host's; in IPv6 it is the anycast address of routers.
     if net.prefix_len() < family.bits() - 1 && net.addr() == net.network() {
-        sink.error(field.at(), format!("{} is the address of the network itself", net.addr()))
-            .help(format!("an address within {net}"));
-        return None;
+        sink.warning(field.at(), format!("{} is the lowest address of its network, which is seldom meant", net.addr()))
+            .help(format!("another address within {net}"));
     }
     if broadcast(net) == Some(net.addr()) {
         sink.error(field.at(), format!("{} is the broadcast address of {}", net.addr(), net.trunc()))

@@ -24,6 +24,12 @@ struct Candidate<A> {
 /// The tables of a family by number, while they are collected.
 type Tables<A> = HashMap<u32, Vec<Candidate<A>>>;
 
+/// A step before its tables are built: which tables it asks, one after the other, or where it ends.
+struct Plan<A> {
+    when: Option<Condition<A>>,
+    then: Result<Vec<u32>, u32>,
+}
+
 /// Metric of routes that the kernel derives from IPv6 addresses (`IP6_RT_PRIO_ADDRCONF`).
 const CONNECTED_V6: u32 = 256;
 
@@ -239,8 +245,7 @@ impl Builder {
             |rule: &&model::RoutingRule| rule.family == family && of_family(rule.from) && of_family(rule.to);
         let mut rules: Vec<_> = policy.rules.iter().filter(is_usable).collect();
         rules.sort_by_key(|rule| rule.priority);
-        // Several tables as one: which, and what asks them.
-        let mut plan: Vec<(Option<Condition<A>>, Result<Vec<u32>, u32>)> = Vec::new();
+        let mut plan: Vec<Plan<A>> = Vec::new();
         for rule in &rules {
             let when = Condition::of(rule);
             if when.as_ref().is_some_and(Condition::is_never) {
@@ -253,8 +258,8 @@ impl Builder {
                 RuleAction::Prohibit => Err(self.refusal(Route::Prohibit)),
             };
             match (plan.last_mut(), &then) {
-                (Some((None, Ok(before))), Ok(tables)) if when.is_none() => before.extend(tables),
-                _ => plan.push((when, then)),
+                (Some(Plan { when: None, then: Ok(before) }), Ok(tables)) if when.is_none() => before.extend(tables),
+                _ => plan.push(Plan { when, then }),
             }
         }
         let defaults = [table::LOCAL, table::MAIN, table::DEFAULT];
@@ -279,7 +284,10 @@ impl Builder {
         };
         let steps = plan
             .into_iter()
-            .map(|(when, then)| Step { when, then: then.map_or_else(Then::End, |tables| Then::Look(look(tables))) })
+            .map(|Plan { when, then }| Step {
+                when,
+                then: then.map_or_else(Then::End, |tables| Then::Look(look(tables))),
+            })
             .collect();
         let local = Lpm::build(&merge(tables, &[table::LOCAL]));
         Side { steps, lpms, local, has_custom_rules }

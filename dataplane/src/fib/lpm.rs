@@ -127,8 +127,8 @@ impl<A: Address> Lpm<A> {
     /// Builds the table. `entries` are sorted and no prefix occurs twice.
     pub fn build(entries: &[Entry<A>]) -> Lpm<A> {
         let root_bits = match entries.len() {
-            0..1024 => STRIDE,
-            1024..32768 => 2 * STRIDE,
+            0..64 => STRIDE,
+            64..32768 => 2 * STRIDE,
             _ => 3 * STRIDE,
         };
         let mut lpm = Lpm {

@@ -513,7 +513,7 @@ mod lpm {
 
     #[test]
     fn large_tables_use_the_wider_roots() {
-        for n in [1000u32, 2000, 40_000] {
+        for n in [60u32, 2000, 40_000] {
             let mut entries: Vec<_> = (0..n)
                 .map(|i| {
                     let hash = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -524,7 +524,7 @@ mod lpm {
             entries.sort();
             entries.dedup_by_key(|e| (e.key, e.len));
             let lpm = Lpm::build(&entries);
-            for entry in entries.iter().step_by(entries.len() / 200) {
+            for entry in entries.iter().step_by(1 + entries.len() / 200) {
                 for key in edges4(entry.key, entry.len) {
                     assert_eq!(lpm.lookup(key), naive(&entries, key), "{n} {key:x}");
                 }

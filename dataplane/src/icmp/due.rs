@@ -3,7 +3,8 @@
 //! The rules of RFC 1122 section 3.2.2 and RFC 4443 section 2.4 (e) as `icmp_send`, `icmp6_send` and `nf_reject` apply
 //! them. Whether a destination is the broadcast address of a network only routing knows; the engine asks it.
 
-use crate::packet::parse::l4_checksum_ok;
+use crate::packet::checksum::Sum;
+use crate::packet::view::Udp;
 use sumun_config::facts::{Facts, Family, PacketType, proto};
 
 /// Whether an error may be sent about this packet at all.
@@ -27,10 +28,25 @@ pub fn is_due(facts: &Facts, l3: &[u8]) -> bool {
 }
 
 /// Whether REJECT may answer this packet with an error: as [`is_due`], and in neither family a later fragment or a packet
-/// whose checksum is wrong, which may come from somebody else than it says (`nf_reject_verify_csum`).
+/// whose checksum is wrong, which may come from somebody else than it says.
 pub fn is_reject_due(facts: &Facts, l3: &[u8]) -> bool {
-    let is_summed = matches!(facts.proto, proto::TCP | proto::UDP | proto::ICMP | proto::ICMPV6);
-    is_due(facts, l3) && !facts.is_later_fragment() && (!is_summed || l4_checksum_ok(facts, l3))
+    is_due(facts, l3) && !facts.is_later_fragment() && is_vouched_for(facts, l3)
+}
+
+/// Whether the checksum confirms who sent the packet, as `nf_reject_verify_csum` and `nf_checksum` see it: a first
+/// fragment is summed as if it were whole, and a protocol that the kernel does not know as if its checksum covered all.
+fn is_vouched_for(facts: &Facts, l3: &[u8]) -> bool {
+    let Some(l4) = l3.get(usize::from(facts.l4_off)..usize::from(facts.len)) else { return false };
+    let plain = Sum::new().bytes(l4);
+    let with_pseudo = plain.pseudo(facts.src, facts.dst, facts.proto, l4.len());
+    match (facts.proto, facts.family) {
+        (_, Family::V6) if l4.is_empty() => false,
+        (proto::GRE | proto::AH | proto::ESP | proto::SCTP | proto::UDPLITE | proto::DCCP, _) => true,
+        (proto::UDP, _) if Udp::new(l4).is_some_and(|udp| udp.checksum() == 0) => true,
+        (proto::TCP | proto::UDP, _) | (_, Family::V6) => with_pseudo.is_valid(),
+        // Summed together with the IP header, whose own sum is all ones.
+        (_, Family::V4) => matches!(plain.fold(), 0 | 0xffff),
+    }
 }
 
 /// Whether an address stands for exactly one host.
@@ -74,7 +90,8 @@ mod tests {
 
     #[test]
     fn only_packets_between_two_hosts_are_answered() {
-        let cases: &[(fn(&mut Facts), bool)] = &[
+        type Change = fn(&mut Facts);
+        let cases: &[(Change, bool)] = &[
             (|_| (), true),
             (|f| f.src = 0, false),
             (|f| f.pkt_type = PacketType::Broadcast, false),

@@ -29,6 +29,14 @@ pub struct Upper {
     pub frag_id: Option<u32>,
 }
 
+impl Upper {
+    /// An upper layer right behind the IPv6 header.
+    #[inline]
+    pub const fn bare(proto: u8) -> Upper {
+        Upper { proto, offset: 40, named_at: 6, frag_off: 0, more_frags: false, frag_id: None }
+    }
+}
+
 /// Whether this header number is an extension header that can be skipped.
 #[inline]
 pub const fn is_extension(next: u8) -> bool {
@@ -37,9 +45,8 @@ pub const fn is_extension(next: u8) -> bool {
 
 /// Walks the headers of a packet (`packet` starts at the IPv6 header, `next` is that header's next header). None where
 /// a header is cut off or there are too many.
-#[inline]
 pub fn walk(packet: &[u8], next: u8) -> Option<Upper> {
-    let mut upper = Upper { proto: next, offset: 40, named_at: 6, frag_off: 0, more_frags: false, frag_id: None };
+    let mut upper = Upper::bare(next);
     for _ in 0..=MOST_HEADERS {
         if !is_extension(upper.proto) {
             return Some(upper);

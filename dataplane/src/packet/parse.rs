@@ -9,7 +9,7 @@ use super::checksum::Sum;
 use super::view::{DONT_FRAGMENT, Ethernet, Icmp, Ipv4, Ipv6, MORE_FRAGMENTS, Ports, Tcp, Udp, ethertype, icmp_has_id};
 use super::{crc32c, extension, options};
 use crate::reason::DropReason;
-use sumun_config::facts::{Facts, Family, PacketType, PortId, proto};
+use sumun_config::facts::{CtState, Dir, Facts, Family, PacketType, PortId, proto};
 
 pub use super::options::has_source_route;
 
@@ -33,43 +33,130 @@ pub enum Parsed {
     Drop(DropReason),
 }
 
+/// What a link header says.
+#[derive(Clone, Copy)]
+struct Link {
+    smac: [u8; 6],
+    dmac: [u8; 6],
+    pkt_type: PacketType,
+    vlan: Option<u16>,
+    iif: PortId,
+    is_there: bool,
+}
+
+/// What an IP header says, extension headers included.
+#[derive(Clone, Copy)]
+struct Network {
+    src: u128,
+    dst: u128,
+    proto: u8,
+    tos: u8,
+    ttl: u8,
+    len: u16,
+    l4_off: u16,
+    frag_off: u16,
+    more_frags: bool,
+    dont_frag: bool,
+    ip_id: u16,
+    flow_label: u32,
+    has_options: bool,
+}
+
+/// What an upper-layer header says.
+#[derive(Clone, Copy)]
+struct Upper {
+    sport: u16,
+    dport: u16,
+    tcp_flags: u8,
+    is_there: bool,
+}
+
+impl Link {
+    /// No link header.
+    const NONE: Link =
+        Link { smac: [0; 6], dmac: [0; 6], pkt_type: PacketType::Host, vlan: None, iif: PortId::NONE, is_there: false };
+}
+
+impl Upper {
+    /// No whole header.
+    const NONE: Upper = Upper { sport: 0, dport: 0, tcp_flags: 0, is_there: false };
+
+    #[inline(always)]
+    const fn ports(sport: u16, dport: u16) -> Upper {
+        Upper { sport, dport, tcp_flags: 0, is_there: true }
+    }
+}
+
+/// All facts in one piece: the parts stay in registers until here, so that facts are written once and never copied.
+#[inline(always)]
+fn facts_of(family: Family, link: Link, network: Network, upper: Upper) -> Facts {
+    Facts {
+        src: network.src,
+        dst: network.dst,
+        family,
+        proto: network.proto,
+        sport: upper.sport,
+        dport: upper.dport,
+        has_l4: upper.is_there,
+        tcp_flags: upper.tcp_flags,
+        tos: network.tos,
+        ttl: network.ttl,
+        len: network.len,
+        l4_off: network.l4_off,
+        frag_off: network.frag_off,
+        more_frags: network.more_frags,
+        dont_frag: network.dont_frag,
+        ip_id: network.ip_id,
+        flow_label: network.flow_label,
+        has_options: network.has_options,
+        smac: link.smac,
+        dmac: link.dmac,
+        has_link: link.is_there,
+        pkt_type: link.pkt_type,
+        vlan: link.vlan,
+        iif: link.iif,
+        oif: PortId::NONE,
+        mark: 0,
+        ct_state: CtState::Invalid,
+        ct_dir: Dir::Original,
+        ct_status: 0,
+        ct_mark: 0,
+        has_ct: false,
+    }
+}
+
 /// Parses a received Ethernet frame of the port `iif`, whose own address is `mac`.
 ///
 /// Priority tags (VLAN 0) are looked through; [`Facts::vlan`] keeps the outermost.
 #[inline]
 pub fn frame(bytes: &[u8], iif: PortId, mac: [u8; 6]) -> Parsed {
-    match link(bytes, iif, mac) {
-        Ok(parsed) => parsed,
-        Err(reason) => Parsed::Drop(reason),
-    }
-}
-
-#[inline]
-fn link(bytes: &[u8], iif: PortId, mac: [u8; 6]) -> Result<Parsed, DropReason> {
-    let ethernet = Ethernet::new(bytes).ok_or(DropReason::ShortFrame)?;
+    let Some(ethernet) = Ethernet::new(bytes) else { return Parsed::Drop(DropReason::ShortFrame) };
     let dmac = ethernet.destination();
     let pkt_type = packet_type(dmac, mac);
     if pkt_type == PacketType::OtherHost {
-        return Err(DropReason::OtherHost);
+        return Parsed::Drop(DropReason::OtherHost);
     }
-    let (ethertype, vlan, l3) = match ethernet.ethertype() {
-        ethertype::VLAN | ethertype::QINQ => untag(bytes)?,
+    let (ethertype, vlan, at) = match ethernet.ethertype() {
+        ethertype::VLAN | ethertype::QINQ => match untag(bytes) {
+            Ok(untagged) => untagged,
+            Err(reason) => return Parsed::Drop(reason),
+        },
         ethertype => (ethertype, None, Ethernet::LEN),
     };
-    let family = match ethertype {
-        ethertype::IPV4 => Family::V4,
-        ethertype::IPV6 => Family::V6,
-        ethertype::ARP => return Ok(Parsed::Arp { l3: l3 as u16 }),
-        _ => return Err(DropReason::EtherType),
-    };
-    let mut facts = ip(family, &bytes[l3..])?;
-    facts.smac = ethernet.source();
-    facts.dmac = dmac;
-    facts.has_link = true;
-    facts.pkt_type = pkt_type;
-    facts.vlan = vlan;
-    facts.iif = iif;
-    Ok(Parsed::Ip { facts, l3: l3 as u16 })
+    let link = Link { smac: ethernet.source(), dmac, pkt_type, vlan, iif, is_there: true };
+    let (packet, l3) = (&bytes[at..], at as u16);
+    match ethertype {
+        ethertype::IPV4 => match ipv4(packet) {
+            Ok((network, upper)) => Parsed::Ip { facts: facts_of(Family::V4, link, network, upper), l3 },
+            Err(reason) => Parsed::Drop(reason),
+        },
+        ethertype::IPV6 => match ipv6(packet) {
+            Ok((network, upper)) => Parsed::Ip { facts: facts_of(Family::V6, link, network, upper), l3 },
+            Err(reason) => Parsed::Drop(reason),
+        },
+        ethertype::ARP => Parsed::Arp { l3 },
+        _ => Parsed::Drop(DropReason::EtherType),
+    }
 }
 
 /// How a frame to `dmac` looks to the port with the address `mac`, as `eth_type_trans`.
@@ -110,38 +197,49 @@ fn untag(bytes: &[u8]) -> Result<(u16, Option<u16>, usize), DropReason> {
 /// Parses an IP packet without a link header: the router's own output. Bytes behind the IP length are ignored.
 #[inline]
 pub fn ip(family: Family, l3: &[u8]) -> Result<Facts, DropReason> {
-    match family {
-        Family::V4 => ipv4(l3),
-        Family::V6 => ipv6(l3),
-    }
+    let (network, upper) = match family {
+        Family::V4 => ipv4(l3)?,
+        Family::V6 => ipv6(l3)?,
+    };
+    Ok(facts_of(family, Link::NONE, network, upper))
 }
 
-#[inline]
-fn ipv4(l3: &[u8]) -> Result<Facts, DropReason> {
-    let header = Ipv4::new(l3).ok_or(DropReason::IpHeader)?;
+#[inline(always)]
+fn ipv4(l3: &[u8]) -> Result<(Network, Upper), DropReason> {
+    let Some(header) = Ipv4::new(l3) else { return Err(DropReason::IpHeader) };
     let header_len = header.header_len();
     let total_len = usize::from(header.total_len());
     if header.version() != 4 || header_len < Ipv4::LEN || total_len < header_len || total_len > l3.len() {
         return Err(DropReason::IpHeader);
     }
-    if !Sum::new().bytes(&l3[..header_len]).is_valid() {
+    let sum = Sum::new().bytes(&l3[..Ipv4::LEN]);
+    if header_len > Ipv4::LEN {
+        check_options(&l3[..header_len], sum)?;
+    } else if !sum.is_valid() {
         return Err(DropReason::IpChecksum);
     }
-    let packet = &l3[..total_len];
-    let mut facts = ipv4_facts(header);
-    if facts.has_options {
-        options::check(&packet[..header_len]).map_err(|_| DropReason::IpOptions)?;
-    }
-    if !facts.is_later_fragment() {
-        upper_layer(&mut facts, &packet[header_len..]);
-    }
-    Ok(facts)
+    let network = ipv4_network(header);
+    let upper = if network.frag_off == 0 {
+        upper_layer(Family::V4, network.proto, &l3[header_len..total_len])
+    } else {
+        Upper::NONE
+    };
+    Ok((network, upper))
 }
 
-#[inline]
-fn ipv4_facts(header: Ipv4) -> Facts {
+/// The rest of the header checks where there are options; `sum` is that of the fixed part.
+#[cold]
+fn check_options(header: &[u8], sum: Sum) -> Result<(), DropReason> {
+    if !sum.bytes(&header[Ipv4::LEN..]).is_valid() {
+        return Err(DropReason::IpChecksum);
+    }
+    options::check(header).map_err(|_| DropReason::IpOptions)
+}
+
+#[inline(always)]
+fn ipv4_network(header: Ipv4) -> Network {
     let fragment = header.fragment();
-    Facts {
+    Network {
         src: u128::from(header.source()),
         dst: u128::from(header.destination()),
         proto: header.protocol(),
@@ -153,34 +251,38 @@ fn ipv4_facts(header: Ipv4) -> Facts {
         more_frags: fragment & MORE_FRAGMENTS != 0,
         dont_frag: fragment & DONT_FRAGMENT != 0,
         ip_id: header.id(),
+        flow_label: 0,
         has_options: header.header_len() > Ipv4::LEN,
-        ..Facts::blank(Family::V4)
     }
 }
 
-#[inline]
-fn ipv6(l3: &[u8]) -> Result<Facts, DropReason> {
-    let header = Ipv6::new(l3).ok_or(DropReason::IpHeader)?;
+#[inline(always)]
+fn ipv6(l3: &[u8]) -> Result<(Network, Upper), DropReason> {
+    let Some(header) = Ipv6::new(l3) else { return Err(DropReason::IpHeader) };
     let total_len = Ipv6::LEN + usize::from(header.payload_len());
     if header.version() != 6 || total_len > l3.len().min(usize::from(u16::MAX)) {
         return Err(DropReason::IpHeader);
     }
     let packet = &l3[..total_len];
-    if header.next_header() == proto::HOPOPTS && !extension::hop_by_hop_ok(&packet[Ipv6::LEN..]) {
+    let next = header.next_header();
+    if next == proto::HOPOPTS && !extension::hop_by_hop_ok(&packet[Ipv6::LEN..]) {
         return Err(DropReason::Ipv6Extension);
     }
-    let mut facts = ipv6_facts(header, packet).ok_or(DropReason::Ipv6Extension)?;
-    if !facts.is_later_fragment() {
-        let l4 = &packet[usize::from(facts.l4_off)..];
-        upper_layer(&mut facts, l4);
-    }
-    Ok(facts)
+    let Some(network) = ipv6_network(header, packet) else { return Err(DropReason::Ipv6Extension) };
+    let upper = if network.frag_off == 0 {
+        upper_layer(Family::V6, network.proto, &packet[usize::from(network.l4_off)..])
+    } else {
+        Upper::NONE
+    };
+    Ok((network, upper))
 }
 
-#[inline]
-fn ipv6_facts(header: Ipv6, packet: &[u8]) -> Option<Facts> {
-    let upper = extension::walk(packet, header.next_header())?;
-    Some(Facts {
+#[inline(always)]
+fn ipv6_network(header: Ipv6, packet: &[u8]) -> Option<Network> {
+    let next = header.next_header();
+    let upper =
+        if extension::is_extension(next) { extension::walk(packet, next)? } else { extension::Upper::bare(next) };
+    Some(Network {
         src: header.source(),
         dst: header.destination(),
         proto: upper.proto,
@@ -191,45 +293,41 @@ fn ipv6_facts(header: Ipv6, packet: &[u8]) -> Option<Facts> {
         l4_off: upper.offset as u16,
         frag_off: upper.frag_off,
         more_frags: upper.more_frags,
+        dont_frag: false,
+        ip_id: 0,
         flow_label: header.flow_label(),
         has_options: upper.offset > Ipv6::LEN,
-        ..Facts::blank(Family::V6)
     })
 }
 
 /// Ports and the like of an upper-layer header that must be there in full.
-#[inline]
-fn upper_layer(facts: &mut Facts, l4: &[u8]) {
-    match facts.proto {
-        proto::TCP => {
-            let Some(tcp) = Tcp::new(l4) else { return };
-            facts.tcp_flags = tcp.flags();
-            (facts.sport, facts.dport) = (tcp.source(), tcp.destination());
-        }
-        proto::UDP | proto::UDPLITE => {
-            let Some(udp) = Udp::new(l4) else { return };
-            (facts.sport, facts.dport) = (udp.source(), udp.destination());
-        }
-        proto::ICMP if facts.family == Family::V4 => return icmp(facts, l4),
-        proto::ICMPV6 if facts.family == Family::V6 => return icmp(facts, l4),
-        proto::SCTP | proto::DCCP => {
-            let Some(header) = l4.first_chunk::<12>() else { return };
-            let Some(ports) = Ports::new(header) else { return };
-            (facts.sport, facts.dport) = (ports.source(), ports.destination());
-        }
-        _ => return,
+#[inline(always)]
+fn upper_layer(family: Family, protocol: u8, l4: &[u8]) -> Upper {
+    match (protocol, family) {
+        (proto::TCP, _) => match Tcp::new(l4) {
+            Some(tcp) => Upper { tcp_flags: tcp.flags(), ..Upper::ports(tcp.source(), tcp.destination()) },
+            None => Upper::NONE,
+        },
+        (proto::UDP | proto::UDPLITE, _) => match Udp::new(l4) {
+            Some(udp) => Upper::ports(udp.source(), udp.destination()),
+            None => Upper::NONE,
+        },
+        (proto::ICMP, Family::V4) | (proto::ICMPV6, Family::V6) => match Icmp::new(l4) {
+            Some(icmp) => {
+                let id = if icmp_has_id(family, icmp.kind()) { icmp.id() } else { 0 };
+                Upper::ports(id, u16::from_be_bytes([icmp.kind(), icmp.code()]))
+            }
+            None => Upper::NONE,
+        },
+        (proto::SCTP | proto::DCCP, _) if l4.len() >= 12 => quoted_ports(l4),
+        _ => Upper::NONE,
     }
-    facts.has_l4 = true;
 }
 
-#[inline]
-fn icmp(facts: &mut Facts, l4: &[u8]) {
-    let Some(icmp) = Icmp::new(l4) else { return };
-    if icmp_has_id(facts.family, icmp.kind()) {
-        facts.sport = icmp.id();
-    }
-    facts.dport = u16::from_be_bytes([icmp.kind(), icmp.code()]);
-    facts.has_l4 = true;
+/// The ports alone.
+#[inline(always)]
+fn quoted_ports(l4: &[u8]) -> Upper {
+    Ports::new(l4).map_or(Upper::NONE, |ports| Upper::ports(ports.source(), ports.destination()))
 }
 
 /// Parses the packet that an ICMP error quotes: it may be cut off anywhere behind the first eight bytes of its L4 header,
@@ -239,37 +337,30 @@ fn icmp(facts: &mut Facts, l4: &[u8]) {
 /// `has_l4` means here that the first eight bytes are there, which is all that any quote must have (RFC 792); TCP flags
 /// are there only where quoted.
 pub fn embedded(family: Family, bytes: &[u8]) -> Option<Facts> {
-    let mut facts = match family {
+    let network = match family {
         Family::V4 => {
             let header = Ipv4::new(bytes)?;
             if header.version() != 4 || header.header_len() < Ipv4::LEN {
                 return None;
             }
-            ipv4_facts(header)
+            ipv4_network(header)
         }
         Family::V6 => {
             let header = Ipv6::new(bytes)?;
             if header.version() != 6 {
                 return None;
             }
-            ipv6_facts(header, bytes)?
+            ipv6_network(header, bytes)?
         }
     };
-    let l4 = bytes.get(usize::from(facts.l4_off)..)?;
-    let first = l4.first_chunk::<8>();
-    match (facts.proto, first) {
-        _ if facts.is_later_fragment() => {}
-        (proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP | proto::DCCP, Some(first)) => {
-            let ports = Ports::new(first)?;
-            (facts.sport, facts.dport) = (ports.source(), ports.destination());
-            facts.has_l4 = true;
-            if let (proto::TCP, Some(tcp)) = (facts.proto, Tcp::new(l4)) {
-                facts.tcp_flags = tcp.flags();
-            }
-        }
-        _ => upper_layer(&mut facts, l4),
-    }
-    Some(facts)
+    let l4 = bytes.get(usize::from(network.l4_off)..)?;
+    let upper = match network.proto {
+        _ if network.frag_off != 0 || l4.len() < 8 => Upper::NONE,
+        proto::TCP => Upper { tcp_flags: Tcp::new(l4).map_or(0, Tcp::flags), ..quoted_ports(l4) },
+        proto::SCTP | proto::DCCP => quoted_ports(l4),
+        protocol => upper_layer(family, protocol, l4),
+    };
+    Some(facts_of(family, Link::NONE, network, upper))
 }
 
 /// Whether the L4 checksum of an unfragmented packet is right, as `nf_ip_checksum` and the protocol trackers judge it. A

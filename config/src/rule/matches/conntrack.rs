@@ -136,7 +136,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
         (Some(_), true) => Flowless::No,
     };
     if let Some(option) = state {
-        let states = word::named_list(&option.values[0], "a conntrack state", &STATES)?;
+        let states = word::abbreviated_list(&option.values[0], "a conntrack state", &STATES)?;
         push(option, Conntrack::State(states.into_iter().fold(0, |mask, state| mask | state)));
     }
     if let Some(option) = given.get(1) {
@@ -144,7 +144,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
         push(option, Conntrack::Protocol { number, flowless: flowless(option) });
     }
     if let Some(option) = given.get(2) {
-        let statuses = word::named_list(&option.values[0], "a status of a flow", &STATUSES)?;
+        let statuses = word::abbreviated_list(&option.values[0], "a status of a flow", &STATUSES)?;
         let mask = statuses.into_iter().fold(0, |mask, status| mask | status);
         push(option, Conntrack::Status { mask, flowless: flowless(option) });
     }

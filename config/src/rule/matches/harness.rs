@@ -4,6 +4,7 @@ use super::{EXTENSIONS, Match, protocol};
 use crate::facts::{AddrType, Context, Facts, Family, PortId, Surroundings};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, GivenOption, MatchExtension, Values, Word};
 use crate::rule::{Cond, Outcome, Table};
+use proptest::prelude::any;
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
@@ -245,4 +246,67 @@ fn names_of_extensions_are_unique_in_a_family() {
 #[test]
 fn a_condition_is_small() {
     assert!(size_of::<Match>() <= 64, "{}", size_of::<Match>());
+}
+
+#[test]
+fn what_a_flow_fixes_is_invariant() {
+    for (family, text, invariant) in [
+        (Family::V4, "-p tcp", true),
+        (Family::V4, "-p tcp -m tcp --sport 1 --dport 2", true),
+        (Family::V4, "-p tcp -m tcp --syn", false),
+        (Family::V4, "-p tcp -m tcp --tcp-option 2", false),
+        (Family::V6, "-p udp -m udp --dport 53", true),
+        (Family::V4, "-p tcp -m multiport --ports 1,2", true),
+        (Family::V4, "-m conntrack --ctstate NEW --ctproto tcp --ctdir REPLY", true),
+        (Family::V4, "-m conntrack --ctstatus ASSURED", false),
+        (Family::V4, "-m state --state NEW", true),
+        (Family::V4, "-m iprange --src-range 1.1.1.1", true),
+        (Family::V4, "-m addrtype --src-type LOCAL", true),
+        (Family::V4, "-m comment --comment x", true),
+        (Family::V4, "-p icmp -m icmp --icmp-type 8", false),
+        (Family::V6, "-p icmpv6 -m icmp6 --icmpv6-type 128", false),
+        (Family::V4, "-m mark --mark 1", false),
+        (Family::V4, "-m connmark --mark 1", false),
+        (Family::V4, "-m mac --mac-source 1:2:3:4:5:6", false),
+        (Family::V4, "-m pkttype --pkt-type host", false),
+        (Family::V4, "-m limit", false),
+        (Family::V4, "-m statistic --mode random --probability 0.5", false),
+        (Family::V4, "-m length --length 1", false),
+        (Family::V4, "-m ttl --ttl-eq 1", false),
+        (Family::V6, "-m hl --hl-eq 1", false),
+        (Family::V4, "-m tos --tos 1", false),
+        (Family::V4, "-m dscp --dscp 1", false),
+        (Family::V4, "-m ecn --ecn-ip-ect 1", false),
+    ] {
+        let conds = parse(family, text).expect("a rule");
+        assert!(
+            conds.iter().filter(|c| c.test.extension().is_some()).all(|c| c.test.is_invariant() == invariant),
+            "{text}"
+        );
+    }
+}
+
+proptest::proptest! {
+    /// Bytes of an untrusted sender and packets of an untrusted sender: an answer, and nothing else.
+    #[test]
+    fn any_bytes_that_decode_are_judged_without_a_panic(
+        bytes in proptest::collection::vec(0u8.., 0..64),
+        l3 in proptest::collection::vec(0u8.., 0..96),
+        (v6, has_l4, has_ct, has_link) in any::<(bool, bool, bool, bool)>(),
+        (proto, tcp_flags, frag_off, l4_off) in any::<(u8, u8, u16, u16)>(),
+        now in any::<u64>(),
+    ) {
+        let family = if v6 { Family::V6 } else { Family::V4 };
+        if let Ok(cond) = postcard::from_bytes::<Cond>(&bytes) {
+            let facts = Facts { proto, tcp_flags, frag_off, l4_off, has_l4, has_ct, has_link, ..Facts::blank(family) };
+            let judge = Judge::new(family, "");
+            let cells = [AtomicU64::new(now)];
+            let cx = Context { l3: &l3, now, wall: 0, around: &judge, cells: &cells };
+            let outcome = cond.holds(&facts, &cx);
+            proptest::prop_assert!(outcome != Outcome::Yes || cond.test.cell().is_none_or(|cell| cell == 0));
+            let mut text = String::new();
+            cond.test.print(cond.negate, family, &mut text);
+            let _ = cond.test.verify(family);
+        }
+    }
 }

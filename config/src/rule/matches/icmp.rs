@@ -111,29 +111,12 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
 
 /// A type by number, `TYPE/CODE` or (the unambiguous beginning of) a name.
 pub fn parse(word: &Word, protocol: &str, names: &[Name]) -> Result<Type, Complaint> {
-    let lower = word.text.to_ascii_lowercase();
-    if let Some((_, exact)) = names.iter().find(|(name, _)| name.eq_ignore_ascii_case(&lower)) {
-        return Ok(*exact);
-    }
-    if lower.starts_with(|c: char| c.is_ascii_alphabetic()) {
-        let begins = |entry: &&Name| entry.0.to_ascii_lowercase().starts_with(&lower);
-        let candidates: Vec<&Name> = names.iter().filter(begins).collect();
-        return match candidates[..] {
-            [only] => Ok(only.1),
-            [] => Err(unknown(word, word, protocol, "type", names)),
-            _ => Err(word.complain(
-                format!(
-                    "`{}` may be {}",
-                    word.text,
-                    word::either(candidates.iter().map(|n| format!("`{}`", n.0)).collect::<Vec<_>>().iter().map(|n| &n[..]))
-                ),
-                "the whole name, or its number",
-            )),
-        };
+    if word.text.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        return word::abbreviated(word, names)?.ok_or_else(|| unknown(word, protocol, "type", names));
     }
     let byte = |part: &Word, field: &str| match word::integer(&part.text).and_then(|n| u8::try_from(n).ok()) {
         Some(n) => Ok(n),
-        None => Err(unknown(part, part, protocol, field, names)),
+        None => Err(unknown(part, protocol, field, names)),
     };
     Ok(match word::split_once(word, '/') {
         None => Type { kind: byte(word, "type")?, code: None },
@@ -141,14 +124,14 @@ pub fn parse(word: &Word, protocol: &str, names: &[Name]) -> Result<Type, Compla
     })
 }
 
-fn unknown(at: &Word, word: &Word, protocol: &str, field: &str, names: &[Name]) -> Complaint {
+fn unknown(word: &Word, protocol: &str, field: &str, names: &[Name]) -> Complaint {
     let near = word::nearest(&word.text, names.iter().map(|&(name, _)| name));
     let accepts = match (field, near) {
         ("code", _) => "a number from 0 to 255".to_string(),
         (_, Some(near)) => format!("a name, a number from 0 to 255, or TYPE/CODE; did you mean `{near}`?"),
         (_, None) => "a name such as echo-request, a number from 0 to 255, or TYPE/CODE".to_string(),
     };
-    at.complain(format!("`{}` is not an {protocol} {field}", word.text), accepts)
+    word.complain(format!("`{}` is not an {protocol} {field}", word.text), accepts)
 }
 
 impl Type {

@@ -147,6 +147,10 @@ registry! {
         Tcp(tcp::Tcp),
         /// `-m udp`.
         Udp(udp::Udp),
+        /// `-m sctp`.
+        Sctp(sctp::Sctp),
+        /// `-m dccp`.
+        Dccp(dccp::Dccp),
         /// `-m icmp`.
         Icmp(icmp::Icmp),
         /// `-m icmp6`.
@@ -161,6 +165,30 @@ registry! {
         Mark(mark::Mark),
         /// `-m connmark`.
         Connmark(connmark::Connmark),
+        /// `-m addrtype`.
+        Addrtype(addrtype::Addrtype),
+        /// `-m iprange`.
+        Iprange(iprange::Iprange),
+        /// `-m mac`.
+        Mac(mac::Mac),
+        /// `-m pkttype`.
+        Pkttype(pkttype::Pkttype),
+        /// `-m length`.
+        Length(length::Length),
+        /// `-m ttl`.
+        Ttl(ttl::Ttl),
+        /// `-m hl`.
+        Hl(hl::Hl),
+        /// `-m tos`.
+        Tos(tos::Tos),
+        /// `-m dscp`.
+        Dscp(dscp::Dscp),
+        /// `-m ecn`.
+        Ecn(ecn::Ecn),
+        /// `-m limit`.
+        Limit(limit::Limit),
+        /// `-m statistic`.
+        Statistic(statistic::Statistic),
         /// `-m comment`.
         Comment(comment::Comment),
     }

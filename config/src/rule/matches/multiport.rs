@@ -57,8 +57,8 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         Case::Prints(Family::V4, "-p tcp -m multiport --dports 1,2,3", "="),
         Case::Prints(
             Family::V4,
-            "-p udp -m multiport --dports 1,22:23,ssh,0x50",
-            "-p udp -m multiport --dports 1,22:23,22,80",
+            "-p tcp -m multiport --dports 1,22:23,ssh,0x50",
+            "-p tcp -m multiport --dports 1,22:23,22,80",
         ),
         Case::Prints(Family::V6, "-p tcp -m multiport ! --source-ports 1", "-p tcp -m multiport ! --sports 1"),
         Case::Prints(Family::V4, "-p sctp -m multiport --port 1", "-p sctp -m multiport --ports 1"),

@@ -2,7 +2,7 @@
 
 use super::{Match, not, yes};
 use crate::facts::Facts;
-use crate::rule::option::{Complaint, Given, GivenOption, Opt};
+use crate::rule::option::{Complaint, Given, Opt, Word};
 use crate::rule::{Cond, Outcome, word};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -22,15 +22,18 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// The range of a `--sport` or `--dport`; none where it holds for every port, so that nothing is left to ask.
-    pub fn parse(given: &GivenOption) -> Result<Option<Ports>, Complaint> {
-        let word = &given.values[0];
+    /// The range of a `--sport` or `--dport`.
+    pub fn parse(word: &Word) -> Result<Ports, Complaint> {
         if word.text.contains(',') {
             let what = format!("`{}` is several ports; a list of them belongs to multiport", word.text);
             return Err(word.complain(what, format!("one port or range, or `-m multiport --dports {}`", word.text)));
         }
-        let (first, last) = word::port_range(word, ':')?;
-        Ok(((first, last) != (0, u16::MAX) || given.negate).then_some(Ports { first, last }))
+        word::port_range(word, ':').map(|(first, last)| Ports { first, last })
+    }
+
+    /// Whether every port is in it.
+    pub fn is_all(self) -> bool {
+        (self.first, self.last) == (0, u16::MAX)
     }
 
     /// Whether the port is in it.
@@ -78,20 +81,34 @@ pub enum L4 {
     Destination(Ports),
 }
 
-/// The conditions of an extension whose options are [`SPORT`] and [`DPORT`], in this order.
+/// The conditions of an extension whose first options are [`SPORT`] and [`DPORT`].
 pub fn build(given: &Given, make: impl Fn(L4) -> Match) -> Result<Vec<Cond>, Complaint> {
-    let mut conds = Vec::new();
-    for (option, side) in [(0, L4::Source as fn(Ports) -> L4), (1, L4::Destination)] {
-        if let Some(given) = given.get(option)
-            && let Some(ports) = Ports::parse(given)?
-        {
-            conds.push(Cond { negate: given.negate, test: make(side(ports)) });
-        }
+    sides(given).map(|sides| conditions(sides, make))
+}
+
+/// The same for TCP and UDP, whose `0:65535` asks nothing and is not printed either, unless negated.
+pub fn build_lean(given: &Given, make: impl Fn(L4) -> Match) -> Result<Vec<Cond>, Complaint> {
+    let mut sides = sides(given)?;
+    sides.retain(|&(negate, l4)| negate || !matches!(l4, L4::Source(ports) | L4::Destination(ports) if ports.is_all()));
+    Ok(conditions(sides, make))
+}
+
+fn sides(given: &Given) -> Result<Vec<(bool, L4)>, Complaint> {
+    let mut sides = Vec::new();
+    if let Some(option) = given.get(0) {
+        sides.push((option.negate, L4::Source(Ports::parse(&option.values[0])?)));
     }
-    if conds.is_empty() {
-        conds.push(Cond { negate: false, test: make(L4::Header) });
+    if let Some(option) = given.get(1) {
+        sides.push((option.negate, L4::Destination(Ports::parse(&option.values[0])?)));
     }
-    Ok(conds)
+    Ok(sides)
+}
+
+fn conditions(sides: Vec<(bool, L4)>, make: impl Fn(L4) -> Match) -> Vec<Cond> {
+    if sides.is_empty() {
+        return vec![Cond { negate: false, test: make(L4::Header) }];
+    }
+    sides.into_iter().map(|(negate, l4)| Cond { negate, test: make(l4) }).collect()
 }
 
 impl L4 {

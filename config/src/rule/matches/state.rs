@@ -39,17 +39,18 @@ pub static EXTENSION: MatchExtension = MatchExtension {
             "-m state --state ESTABLISHED,RELATED,NEW,INVALID,UNTRACKED",
             "-m state --state INVALID,NEW,RELATED,ESTABLISHED,UNTRACKED",
         ),
+        Case::Prints(Family::V4, "-m state --state EST,REL", "-m state --state RELATED,ESTABLISHED"),
         Case::Prints(Family::V4, "-m state ! --state new", "-m state ! --state NEW"),
         Case::Refused(Family::V4, "-m state --state SNAT", "`SNAT` is not a state"),
         Case::Refused(Family::V4, "-m state --state NEW,", "`` is not a state"),
-        Case::Refused(Family::V4, "-m state --state ESTABLISH", "`ESTABLISH` is not a state"),
+        Case::Refused(Family::V4, "-m state --state ESTABLISHD", "`ESTABLISHD` is not a state"),
         Case::Refused(Family::V4, "-m state", "--state"),
     ],
 };
 
 fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let Some(option) = given.get(0) else { return Err(given.complain("state asks for --state")) };
-    let states = word::named_list(&option.values[0], "a state", &STATES[..KNOWN])?;
+    let states = word::abbreviated_list(&option.values[0], "a state", &STATES[..KNOWN])?;
     let mask = states.into_iter().fold(0, |mask, state| mask | state);
     Ok(vec![Cond { negate: option.negate, test: Match::State(State(mask)) }])
 }

@@ -120,10 +120,11 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let mut conds = Vec::new();
     let mut push = |negate, test| conds.push(Cond { negate, test: Match::Tcp(test) });
     for (option, make) in [(0, Tcp::Source as fn(Ports) -> Tcp), (1, Tcp::Destination)] {
-        if let Some(given) = given.get(option)
-            && let Some(ports) = Ports::parse(given)?
-        {
-            push(given.negate, make(ports));
+        let Some(option) = given.get(option) else { continue };
+        let ports = Ports::parse(&option.values[0])?;
+        // Neither asks anything nor is printed, as for UDP.
+        if option.negate || !ports.is_all() {
+            push(option.negate, make(ports));
         }
     }
     if let Some(option) = given.get(2) {

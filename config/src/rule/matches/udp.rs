@@ -39,7 +39,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
 };
 
 fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
-    ports::build(given, |l4| Match::Udp(Udp(l4)))
+    ports::build_lean(given, |l4| Match::Udp(Udp(l4)))
 }
 
 impl Condition for Udp {

@@ -45,6 +45,9 @@ const LINK_HEADER: u32 = 18;
 /// Entries of the program's map where the driver does not tell how many receive queues there are.
 const MOST_UNTOLD_QUEUES: u32 = 64;
 
+/// How long the kernel may take to free the queue of a closed socket: a moment, and longer where many devices come and go.
+const LETTING_GO: Duration = Duration::from_secs(5);
+
 /// What is to be opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
@@ -95,7 +98,7 @@ struct Attachment {
 
 /// One worker's queues of a device.
 pub struct AfXdpPort {
-    attachment: Arc<Attachment>,
+    _attachment: Arc<Attachment>,
     queues: Vec<Queue>,
     slots: Slots,
     descriptors: Arc<[FrameDesc]>,
@@ -146,13 +149,6 @@ impl Port for AfXdpPort {
             counts.failures += std::mem::take(&mut queue.failures);
             counts.unsendable += std::mem::take(&mut queue.unsendable);
         }
-    }
-}
-
-impl AfXdpPort {
-    /// Whether the program runs in the driver.
-    pub fn is_native(&self) -> bool {
-        self.attachment.program.native
     }
 }
 
@@ -216,7 +212,7 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
         for (worker, share) in shares.iter_mut().enumerate() {
             share.seats.push(match own.next() {
                 Some(queues) => Seat::Own(Box::new(AfXdpPort {
-                    attachment: attachment.clone(),
+                    _attachment: attachment.clone(),
                     queues,
                     slots: Slots::new(descriptors.len() as u32, frame_size),
                     descriptors: descriptors.clone(),
@@ -376,7 +372,7 @@ fn bind(umem: &Umem, device: &Device, number: u32, sizes: Sizes, copy: BindFlags
         .bind_flags(copy | BindFlags::XDP_USE_NEED_WAKEUP)
         .build();
     let name: DeviceName = device.name.parse().map_err(|_| OpenError::Missing { device: device.name.clone() })?;
-    let deadline = Instant::now() + program::LETTING_GO;
+    let deadline = Instant::now() + LETTING_GO;
     loop {
         // SAFETY: loading of libxdp's own program is inhibited, as asked for.
         match unsafe { Socket::new(config, umem, &name, number) } {
@@ -384,7 +380,8 @@ fn bind(umem: &Umem, device: &Device, number: u32, sizes: Sizes, copy: BindFlags
                 return Ok(Queue::new((tx, rx, fill, completion), umem.clone(), sizes));
             }
             Ok((_, _, None)) => return Err(OpenError::QueueBusy { device: device.name.clone(), queue: number }),
-            // The kernel frees the queue of a closed socket a little later, from a work queue.
+            // The kernel frees the queue of a closed socket a little later: from a work queue, which may wait for other work on
+            // devices (rtnl_lock in xp_clear_dev).
             Err(error) if os_error(&error) == Some(libc::EBUSY) && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(10));
             }

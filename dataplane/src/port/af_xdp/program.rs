@@ -26,8 +26,8 @@ struct Aligned<T: ?Sized>(T);
 
 static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o")));
 
-/// How long a run that is just ending may take to let go.
-pub(super) const LETTING_GO: Duration = Duration::from_secs(2);
+/// How long a run that is just ending may take to let go of the device.
+const LETTING_GO: Duration = Duration::from_secs(1);
 
 /// The attached program.
 pub(super) struct Program {

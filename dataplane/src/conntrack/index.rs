@@ -1,0 +1,257 @@
+//! Where tuples are found: buckets of one cache line, read without locks.
+//!
+//! A bucket has seven slots and a count. A slot is one word: 31 bits of the hash, the direction, and the entry's number
+//! plus one; zero is empty. A tuple sits in the first bucket with an empty slot from its home on, and every full bucket
+//! that it had to pass counts it, so a search ends at the first bucket that nobody passed: normally its home, and one
+//! cache line tells that a tuple is not there. Tuples never move, so a reader cannot miss one that stays.
+//!
+//! Writers take the spin flag of the tuple's shard (a run of buckets that probing wraps in). An insertion of a flow holds
+//! both tuples' shards, taken in order, so "both were absent" and "both are there" is one step. Readers may still see a
+//! slot whose entry is just being confirmed or removed; the entry's life tells.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use sumun_config::facts::Dir;
+
+const SLOTS: usize = 7;
+/// Most buckets that a tuple may be away from home. With load at most one half this is never reached but under attack.
+const PROBES: usize = 8;
+/// Most shards; more than workers can fight over.
+const SHARDS: usize = 1024;
+
+#[derive(Default)]
+#[repr(align(64))]
+struct Bucket {
+    slots: [AtomicU64; SLOTS],
+    passed: AtomicU64,
+}
+
+/// A spin flag in a cache line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+pub(crate) struct Flag(AtomicBool);
+
+/// The index of all tuples of a table.
+pub(crate) struct Index {
+    buckets: Box<[Bucket]>,
+    shards: Box<[Flag]>,
+    /// Hash bits to shift out to get a bucket.
+    shift: u32,
+    /// Buckets of a shard, less one.
+    within: usize,
+}
+
+/// The flags of one or two shards, held until dropped.
+pub(crate) struct Held<'a> {
+    first: &'a Flag,
+    second: Option<&'a Flag>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(second) = self.second {
+            second.0.store(false, Ordering::Release);
+        }
+        self.first.0.store(false, Ordering::Release);
+    }
+}
+
+impl Flag {
+    /// Takes the flag until the guard is dropped.
+    pub fn hold(&self) -> Held<'_> {
+        self.take();
+        Held { first: self, second: None }
+    }
+
+    fn take(&self) {
+        let mut spins = 0u32;
+        while self.0.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            spins += 1;
+            if spins.is_multiple_of(4096) {
+                // The holder was preempted: it needs the core more than we do.
+                std::thread::yield_now();
+            }
+            std::hint::spin_loop();
+        }
+    }
+}
+
+fn slot(hash: u64, id: u32, dir: Dir) -> u64 {
+    hash << 33 | (dir as u64) << 32 | (u64::from(id) + 1)
+}
+
+impl Index {
+    /// An index for this many flows (two tuples each), at most half full.
+    pub fn new(flows: usize) -> Index {
+        let buckets = (flows * 4).div_ceil(SLOTS).next_power_of_two().max(8);
+        let shards = (buckets / PROBES).clamp(1, SHARDS);
+        Index {
+            buckets: (0..buckets).map(|_| Bucket::default()).collect(),
+            shards: (0..shards).map(|_| Flag::default()).collect(),
+            shift: 64 - buckets.trailing_zeros(),
+            within: buckets / shards - 1,
+        }
+    }
+
+    #[inline]
+    fn home(&self, hash: u64) -> usize {
+        (hash >> self.shift) as usize
+    }
+
+    #[inline]
+    fn after(&self, bucket: usize) -> usize {
+        bucket & !self.within | (bucket + 1) & self.within
+    }
+
+    /// Takes the shards of two tuples.
+    pub fn hold(&self, a: u64, b: u64) -> Held<'_> {
+        let per_shard = self.within + 1;
+        let (a, b) = (self.home(a) / per_shard, self.home(b) / per_shard);
+        let (low, high) = (a.min(b), a.max(b));
+        self.shards[low].take();
+        let second = (low != high).then(|| &self.shards[high]);
+        if let Some(flag) = second {
+            flag.take();
+        }
+        Held { first: &self.shards[low], second }
+    }
+
+    /// The first entry under this hash that `is` says yes to.
+    #[inline]
+    pub fn find(&self, hash: u64, mut is: impl FnMut(u32, Dir) -> bool) -> Option<(u32, Dir)> {
+        let tag = hash << 33 >> 33;
+        let mut at = self.home(hash);
+        for _ in 0..PROBES {
+            let bucket = &self.buckets[at];
+            for cell in &bucket.slots {
+                // Acquire: what the entry's maker wrote before it put the slot here is seen by `is`.
+                let word = cell.load(Ordering::Acquire);
+                if word >> 33 == tag && word as u32 != 0 {
+                    let dir = if word >> 32 & 1 == 0 { Dir::Original } else { Dir::Reply };
+                    let id = word as u32 - 1;
+                    if is(id, dir) {
+                        return Some((id, dir));
+                    }
+                }
+            }
+            if bucket.passed.load(Ordering::Acquire) == 0 {
+                return None;
+            }
+            at = self.after(at);
+        }
+        None
+    }
+
+    /// Puts a tuple in; false where there is no room near its home. The shard must be held.
+    pub fn insert(&self, hash: u64, id: u32, dir: Dir) -> bool {
+        let mut at = self.home(hash);
+        for passed in 0..PROBES {
+            let bucket = &self.buckets[at];
+            if let Some(cell) = bucket.slots.iter().find(|c| c.load(Ordering::Relaxed) == 0) {
+                let mut full = self.home(hash);
+                for _ in 0..passed {
+                    self.buckets[full].passed.fetch_add(1, Ordering::Release);
+                    full = self.after(full);
+                }
+                cell.store(slot(hash, id, dir), Ordering::Release);
+                return true;
+            }
+            at = self.after(at);
+            if at == self.home(hash) {
+                break;
+            }
+        }
+        false
+    }
+
+    /// Takes a tuple out again, where it is in. The shard must be held.
+    pub fn remove(&self, hash: u64, id: u32, dir: Dir) {
+        let word = slot(hash, id, dir);
+        let mut at = self.home(hash);
+        for passed in 0..PROBES {
+            if let Some(cell) = self.buckets[at].slots.iter().find(|c| c.load(Ordering::Relaxed) == word) {
+                cell.store(0, Ordering::Release);
+                let mut full = self.home(hash);
+                for _ in 0..passed {
+                    self.buckets[full].passed.fetch_sub(1, Ordering::Release);
+                    full = self.after(full);
+                }
+                return;
+            }
+            at = self.after(at);
+        }
+    }
+
+    /// The entries of the `n`th bucket from a hash's home on; none beyond the neighbourhood that `early_drop` may plunder.
+    pub fn nearby(&self, hash: u64, n: usize) -> Option<[Option<u32>; SLOTS]> {
+        let at = (self.home(hash) + n) & (self.buckets.len() - 1);
+        let entry = |i: usize| (self.buckets[at].slots[i].load(Ordering::Acquire) as u32).checked_sub(1);
+        (n < PROBES).then(|| std::array::from_fn(entry))
+    }
+
+    /// Loads the home bucket of a hash and returns the first entry there that may be it: the first touch of a burst.
+    #[inline]
+    pub fn candidate(&self, hash: u64) -> Option<u32> {
+        let tag = hash << 33 >> 33;
+        let bucket = &self.buckets[self.home(hash)];
+        let found = bucket.slots.iter().map(|c| c.load(Ordering::Relaxed)).find(|w| w >> 33 == tag && *w as u32 != 0);
+        found.map(|w| w as u32 - 1)
+    }
+
+    /// Whether nothing is in the index and no bucket counts a passer-by.
+    #[cfg(test)]
+    pub fn is_clean(&self) -> bool {
+        self.buckets
+            .iter()
+            .all(|b| b.passed.load(Ordering::Relaxed) == 0 && b.slots.iter().all(|s| s.load(Ordering::Relaxed) == 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tuples_that_overflow_their_bucket_are_found_and_removed() {
+        let index = Index::new(64);
+        let hash = |i: u64| i; // the same home bucket for all, tags differ
+        for i in 1..=20u32 {
+            let _held = index.hold(hash(i.into()), hash(i.into()));
+            assert!(index.insert(hash(i.into()), i, Dir::Original));
+        }
+        for i in 1..=20u32 {
+            assert_eq!(index.find(hash(i.into()), |_, _| true), Some((i, Dir::Original)));
+        }
+        // Holes in the home bucket do not hide what lies behind it.
+        for i in 1..=7u32 {
+            index.remove(hash(i.into()), i, Dir::Original);
+        }
+        for i in 8..=20u32 {
+            assert_eq!(index.find(hash(i.into()), |_, _| true), Some((i, Dir::Original)));
+            index.remove(hash(i.into()), i, Dir::Original);
+        }
+        assert!(index.is_clean());
+    }
+
+    #[test]
+    fn a_full_neighbourhood_refuses() {
+        let index = Index::new(1);
+        let room = SLOTS * 8;
+        for i in 0..room as u32 {
+            assert!(index.insert(5, i, Dir::Reply));
+        }
+        assert!(!index.insert(5, 1000, Dir::Reply));
+        for i in 0..room as u32 {
+            index.remove(5, i, Dir::Reply);
+        }
+        assert!(index.is_clean());
+    }
+
+    #[test]
+    fn both_directions_of_one_entry_are_told_apart() {
+        let index = Index::new(4);
+        assert!(index.insert(9, 3, Dir::Original) && index.insert(9, 3, Dir::Reply));
+        assert_eq!(index.find(9, |_, dir| dir == Dir::Reply), Some((3, Dir::Reply)));
+        index.remove(9, 3, Dir::Original);
+        assert_eq!(index.find(9, |_, _| true), Some((3, Dir::Reply)));
+    }
+}

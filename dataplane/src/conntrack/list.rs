@@ -1,0 +1,216 @@
+//! What operators see and do: list, delete, flush. From any thread, while workers run.
+//!
+//! An entry is copied word by word and the copy is thrown away where its generation or life changed meanwhile. Deleting sets
+//! one status bit; from then on lookups take the flow for absent, and the worker that meets it next takes it out. So
+//! operators never wait for workers, nor workers for them.
+
+use super::tuple::Tuple;
+use super::{Conntrack, Entry, Life, Word, left, millis, tcp};
+use std::fmt;
+use std::sync::atomic::Ordering;
+use sumun_config::facts::{Dir, Facts, proto, status};
+
+/// One direction of a listed flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Side {
+    /// The tuple of its packets.
+    pub tuple: Tuple,
+    /// Packets seen.
+    pub packets: u64,
+    /// Bytes of IP seen.
+    pub bytes: u64,
+}
+
+/// A flow as it was at one moment. Prints as `conntrack -L` does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowView {
+    /// As the first packet went.
+    pub original: Side,
+    /// The other way, as packets look before they are translated back.
+    pub reply: Side,
+    /// Status bits ([`status`]).
+    pub status: u32,
+    /// The flow's mark.
+    pub mark: u32,
+    /// State of a TCP connection.
+    pub state: Option<tcp::State>,
+    /// Milliseconds that it has left.
+    pub left: u32,
+}
+
+impl FlowView {
+    fn copy(entry: &Entry, now: u32) -> Option<FlowView> {
+        let word = entry.word();
+        if word.life() != Life::Live {
+            return None;
+        }
+        let side = |dir| {
+            let (packets, bytes) = entry.counters(dir);
+            Side { tuple: entry.tuple(dir), packets, bytes }
+        };
+        let (original, reply) = (side(Dir::Original), side(Dir::Reply));
+        let state = (original.tuple.proto == proto::TCP).then(|| tcp::Connection::from_bits(word.protocol()).state);
+        let left = left(entry.deadline.load(Ordering::Relaxed), now);
+        let mark = entry.mark.load(Ordering::Relaxed);
+        let there = entry.is_same_use(word) && word.status() & status::DYING == 0 && left > 0;
+        there.then_some(FlowView { original, reply, status: word.status(), mark, state, left: left as u32 })
+    }
+
+    /// Whole seconds that it has left.
+    pub fn seconds_left(&self) -> u32 {
+        self.left / 1000
+    }
+}
+
+/// The name of a protocol as `conntrack` prints it.
+fn name(protocol: u8) -> &'static str {
+    match protocol {
+        proto::ICMP => "icmp",
+        proto::TCP => "tcp",
+        proto::UDP => "udp",
+        proto::DCCP => "dccp",
+        proto::GRE => "gre",
+        proto::ICMPV6 => "icmpv6",
+        proto::SCTP => "sctp",
+        proto::UDPLITE => "udplite",
+        _ => "unknown",
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let t = &self.tuple;
+        write!(f, "src={} dst={} ", t.family.address(t.src), t.family.address(t.dst))?;
+        match t.proto {
+            _ if t.is_icmp() => write!(f, "type={} code={} id={} ", t.dport >> 8, t.dport & 0xff, t.sport)?,
+            proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP | proto::DCCP => {
+                write!(f, "sport={} dport={} ", t.sport, t.dport)?
+            }
+            proto::GRE => write!(f, "srckey={:#x} dstkey={:#x} ", t.sport, t.dport)?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for FlowView {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let protocol = self.original.tuple.proto;
+        write!(f, "{:<8} {protocol} {} ", name(protocol), self.seconds_left())?;
+        if let Some(state) = self.state {
+            write!(f, "{} ", state.name())?;
+        }
+        let counted = self.original.packets | self.reply.packets != 0;
+        let side = |f: &mut fmt::Formatter, side: &Side| {
+            write!(f, "{side}")?;
+            if counted { write!(f, "packets={} bytes={} ", side.packets, side.bytes) } else { Ok(()) }
+        };
+        side(f, &self.original)?;
+        if self.status & status::SEEN_REPLY == 0 {
+            write!(f, "[UNREPLIED] ")?;
+        }
+        side(f, &self.reply)?;
+        if self.status & status::ASSURED != 0 {
+            write!(f, "[ASSURED] ")?;
+        }
+        write!(f, "mark={} use=1", self.mark)
+    }
+}
+
+impl Conntrack {
+    /// Shows each flow that is in the table at time `now` (monotonic nanoseconds). Flows that come or go meanwhile may or
+    /// may not be among them.
+    pub fn list(&self, now: u64, mut each: impl FnMut(&FlowView)) {
+        let now = millis(now);
+        for id in 0..self.depot.used() {
+            if let Some(view) = FlowView::copy(self.entry(id), now) {
+                each(&view);
+            }
+        }
+    }
+
+    /// Deletes the flows that `which` says yes to; how many.
+    pub fn delete(&self, now: u64, mut which: impl FnMut(&FlowView) -> bool) -> usize {
+        let now = millis(now);
+        let mut deleted = 0;
+        for id in 0..self.depot.used() {
+            let entry = self.entry(id);
+            let word = entry.word();
+            if FlowView::copy(entry, now).is_some_and(|view| which(&view)) && self.doom(entry, word) {
+                deleted += 1;
+            }
+        }
+        deleted
+    }
+
+    /// Deletes all flows; how many.
+    pub fn flush(&self, now: u64) -> usize {
+        self.delete(now, |_| true)
+    }
+
+    /// Sets DYING on the flow that had this word, if it still lives and nobody did before.
+    fn doom(&self, entry: &Entry, mut word: Word) -> bool {
+        while word.life() == Life::Live && word.status() & status::DYING == 0 {
+            // Counted first: the worker that sees the bit takes one off.
+            self.deleted.fetch_add(1, Ordering::Relaxed);
+            match entry.swap(word, word.with_status(status::DYING)) {
+                Ok(()) => return true,
+                Err(now) => {
+                    self.deleted.fetch_sub(1, Ordering::Relaxed);
+                    if !entry.is_same_use(word) {
+                        return false;
+                    }
+                    word = now;
+                }
+            }
+        }
+        false
+    }
+
+    /// The flow that a packet with these facts belongs to, if there is one.
+    pub fn flow_of(&self, facts: &Facts, now: u64) -> Option<(FlowView, Dir)> {
+        let words = Tuple::of(facts).words();
+        let (id, dir, _) = self.find(self.hasher.hash(&words), &words)?;
+        FlowView::copy(self.entry(id), millis(now)).map(|view| (view, dir))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sumun_config::facts::Family;
+
+    fn view(proto: u8, state: Option<tcp::State>, status: u32) -> FlowView {
+        let dport = if proto == proto::ICMP { 8 << 8 } else { 80 };
+        let t = Tuple { src: 0x0a000002, dst: 0x0a000102, sport: 5000, dport, proto, family: Family::V4, zone: 0 };
+        let side = |tuple| Side { tuple, packets: 0, bytes: 0 };
+        FlowView { original: side(t), reply: side(t.inverted().unwrap()), status, mark: 7, state, left: 431_999_500 }
+    }
+
+    #[test]
+    fn flows_print_as_conntrack_prints_them() {
+        let assured = status::SEEN_REPLY | status::ASSURED;
+        let mut counted = view(proto::UDP, None, 0);
+        (counted.original.packets, counted.original.bytes) = (2, 56);
+        for (view, line) in [
+            (
+                view(proto::TCP, Some(tcp::State::Established), assured),
+                "tcp      6 431999 ESTABLISHED src=10.0.0.2 dst=10.0.1.2 sport=5000 dport=80 src=10.0.1.2 dst=10.0.0.2 sport=80 dport=5000 [ASSURED] mark=7 use=1",
+            ),
+            (
+                counted,
+                "udp      17 431999 src=10.0.0.2 dst=10.0.1.2 sport=5000 dport=80 packets=2 bytes=56 [UNREPLIED] src=10.0.1.2 dst=10.0.0.2 sport=80 dport=5000 packets=0 bytes=0 mark=7 use=1",
+            ),
+            (
+                view(proto::ICMP, None, status::SEEN_REPLY),
+                "icmp     1 431999 src=10.0.0.2 dst=10.0.1.2 type=8 code=0 id=5000 src=10.0.1.2 dst=10.0.0.2 type=0 code=0 id=5000 mark=7 use=1",
+            ),
+            (
+                view(89, None, 0),
+                "unknown  89 431999 src=10.0.0.2 dst=10.0.1.2 [UNREPLIED] src=10.0.1.2 dst=10.0.0.2 mark=7 use=1",
+            ),
+        ] {
+            assert_eq!(view.to_string(), line);
+        }
+    }
+}

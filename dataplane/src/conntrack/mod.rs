@@ -1,0 +1,237 @@
+//! Connection tracking: which flow does a packet belong to, and what is known of it?
+//!
+//! ```text
+//!            Conntrack (one; shared by all workers and by operators)
+//!   index: buckets of tag + entry number ──▶ entries: 128 hot bytes each ─ cold twins
+//!        ▲ lookups without locks                  ▲ state changed by compare-and-swap
+//!        │ short spin flags to insert, remove     │
+//!   Tracker 0    Tracker 1   ...   (one for each worker, owned by its engine: free entries, unconfirmed flows,
+//!                                   removed entries that wait for the others' quiescent states)
+//! ```
+//!
+//! The semantics are the kernel's `nf_conntrack_in` and `nf_conntrack_confirm`: a flow is found or made at PREROUTING or
+//! OUTPUT ([`Tracker::track`]), and it exists for others only once its first packet has left ([`Tracker::confirm`]). What is
+//! taken for a flow, and for how long, is each protocol's business ([`protocol`], [`tcp`]).
+//!
+//! Invariants:
+//! - Memory is fixed at start; nothing here allocates, locks or sleeps for a packet of a known flow.
+//! - A number in a [`Flow`] is valid until the worker's next [`Tracker::quiescent`].
+//! - At most one live flow has a given tuple, in either direction.
+//! - The same seed, times and packets give the same answers.
+//!
+//! Protocols: TCP by its state table (windows are not tracked), UDP and UDP-Lite, ICMP and ICMPv6 queries and errors, GRE
+//! without keys, SCTP and DCCP by ports with the generic time-out (not by chunk or packet type), everything else by
+//! addresses. Zones are part of tuples and always zero.
+
+mod entry;
+mod index;
+mod list;
+mod protocol;
+mod reclaim;
+mod tracker;
+
+pub mod tcp;
+pub mod tuple;
+
+pub use list::{FlowView, Side};
+pub use tracker::Tracker;
+pub use tuple::Tuple;
+
+pub(crate) use entry::{Entry, Life, Word, left, millis};
+pub(crate) use index::Flag;
+pub(crate) use reclaim::NONE;
+
+use crate::nat::Sources;
+use entry::Cold;
+use index::Index;
+use reclaim::Depot;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use sumun_config::facts::{Dir, Facts};
+use tuple::{Hasher, WORDS};
+
+/// What a packet has to do with connection tracking.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ct {
+    /// Nothing: it could not be placed (INVALID).
+    None,
+    /// It is not to be tracked.
+    Untracked,
+    /// It belongs to a flow.
+    Flow(Flow),
+}
+
+/// A packet's flow, and its place in it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flow {
+    /// Number of the entry. Valid until the worker's next quiescent state.
+    pub id: u32,
+    /// Which way the packet goes.
+    pub dir: Dir,
+    /// The packet is an error about the flow, not part of it.
+    pub related: bool,
+}
+
+macro_rules! counts {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
+        #[derive(Default)]
+        #[repr(align(64))]
+        pub(crate) struct Counts {
+            $(pub $name: Count,)*
+        }
+
+        /// Counters of conntrack since start, by the names of `conntrack -S` where it has them.
+        #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+        pub struct Stats {
+            $($(#[doc = $doc])* pub $name: u64,)*
+        }
+
+        impl Stats {
+            fn add(&mut self, counts: &Counts) {
+                $(self.$name += counts.$name.get();)*
+            }
+
+            /// Names and values, in order.
+            pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name)),*].into_iter()
+            }
+        }
+    };
+}
+
+counts! {
+    /// Tuples that a mapping would have had and that were taken.
+    found,
+    /// Packets that could not be placed.
+    invalid,
+    /// Flows confirmed.
+    insert,
+    /// Flows that could not be confirmed, because of a clash or for want of room.
+    insert_failed,
+    /// Packets dropped by conntrack.
+    drop,
+    /// Flows that were sacrificed because the table was full.
+    early_drop,
+    /// ICMP errors that are malformed or about no flow.
+    error,
+    /// Clashes of first packets that were resolved.
+    clash_resolve,
+    /// Flows removed, for whatever reason.
+    delete,
+}
+
+/// A counter that only its worker writes.
+#[derive(Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    #[inline]
+    pub fn bump(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Entries that one step of a sweep looks at.
+const SWEEP_STEP: u32 = 64;
+/// Nanoseconds in which the sweep passes the whole table once.
+const SWEEP_PERIOD: u64 = 8_000_000_000;
+
+/// The flow table. One for the router, shared by its workers; lives as long as the router.
+pub struct Conntrack {
+    pub(crate) hasher: Hasher,
+    entries: Box<[Entry]>,
+    cold: Box<[Cold]>,
+    index: Index,
+    pub(crate) sources: Sources,
+    depot: Depot,
+    counts: Box<[Counts]>,
+    max_flows: u32,
+    /// Flows that operators deleted and no worker has removed yet.
+    deleted: AtomicI64,
+    sweep_due: AtomicU64,
+    sweep_at: AtomicU32,
+}
+
+impl Conntrack {
+    /// A table for `max_flows` flows (at least one) and `workers` workers (at least one). `seed` keys the hash: to be random
+    /// where packets come from strangers.
+    ///
+    /// Takes about 190 bytes for each flow. Some entries more than flows are made, to have free ones while removed ones wait.
+    pub fn new(max_flows: u32, workers: usize, seed: u64) -> Conntrack {
+        let max_flows = max_flows.clamp(1, 1 << 30);
+        let workers = workers.max(1);
+        let entries = max_flows + max_flows / 16 + 512 * workers as u32;
+        Conntrack {
+            hasher: Hasher::new(seed),
+            entries: (0..entries).map(|_| Entry::default()).collect(),
+            cold: (0..entries).map(|_| Cold::default()).collect(),
+            index: Index::new(max_flows as usize),
+            sources: Sources::new(max_flows as usize),
+            depot: Depot::new(entries, max_flows, workers),
+            counts: (0..workers).map(|_| Counts::default()).collect(),
+            max_flows,
+            deleted: AtomicI64::new(0),
+            sweep_due: AtomicU64::new(0),
+            sweep_at: AtomicU32::new(0),
+        }
+    }
+
+    /// Most flows (`nf_conntrack_max`). With several workers the last few may be out of reach: each keeps some in reserve.
+    pub fn max_flows(&self) -> u32 {
+        self.max_flows
+    }
+
+    /// Flows in the table now (`nf_conntrack_count`), expired ones included until they are swept.
+    pub fn count(&self) -> u32 {
+        let sum = |count: fn(&Counts) -> &Count| self.counts.iter().map(|c| count(c).get() as i64).sum::<i64>();
+        let live = sum(|c| &c.insert) - sum(|c| &c.delete) - self.deleted.load(Ordering::Relaxed);
+        live.clamp(0, i64::from(u32::MAX)) as u32
+    }
+
+    /// The counters of all workers together.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        self.counts.iter().for_each(|c| stats.add(c));
+        stats
+    }
+
+    /// The hash of the flow that a packet with these facts would be looked up as. For [`Tracker::warm`].
+    #[inline]
+    pub fn hash_of(&self, facts: &Facts) -> u64 {
+        self.hash(&Tuple::of(facts))
+    }
+
+    /// The keyed hash of a tuple.
+    #[inline]
+    pub fn hash(&self, tuple: &Tuple) -> u64 {
+        self.hasher.hash(&tuple.words())
+    }
+
+    #[inline]
+    pub(crate) fn entry(&self, id: u32) -> &Entry {
+        &self.entries[id as usize]
+    }
+
+    #[inline]
+    pub(crate) fn cold(&self, id: u32) -> &Cold {
+        &self.cold[id as usize]
+    }
+
+    /// The live flow that has this tuple, with the state word it was found with; it may be over.
+    #[inline]
+    pub(crate) fn find(&self, hash: u64, words: &[u64; WORDS]) -> Option<(u32, Dir, Word)> {
+        let mut word = Word(0);
+        let (id, dir) = self.index.find(hash, |id, dir| {
+            let entry = self.entry(id);
+            word = entry.word();
+            word.life() == Life::Live && entry.is(dir, words)
+        })?;
+        Some((id, dir, word))
+    }
+}
+
+#[cfg(test)]
+mod tests;

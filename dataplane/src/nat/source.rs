@@ -1,0 +1,90 @@
+//! Which flows have a source mapping, by their source before it: the kernel's `nf_nat_bysource`.
+//!
+//! A host that opens a second flow from the same address and port gets the same mapping again where it fits
+//! (`find_appropriate_src`), which is what applications behind NAT rely on. Only flows whose source was really changed are
+//! kept. Lists are short, hang off heads by a keyed hash, are linked through the entries' cold parts and are walked under a
+//! spin flag; only first packets come here.
+
+use crate::conntrack::{Conntrack, Flag, Life, NONE, Tuple};
+use std::sync::atomic::{AtomicU32, Ordering};
+use sumun_config::facts::Dir;
+
+const FLAGS: usize = 256;
+/// Most mappings of one source that are looked at; one source has many only under attack, and then any will do.
+const WALK: usize = 128;
+
+/// Lists of entries by source.
+pub(crate) struct Sources {
+    heads: Box<[AtomicU32]>,
+    flags: Box<[Flag]>,
+}
+
+impl Sources {
+    /// Lists for this many flows.
+    pub fn new(flows: usize) -> Sources {
+        let heads = flows.next_power_of_two().clamp(64, 1 << 20);
+        Sources {
+            heads: (0..heads).map(|_| AtomicU32::new(NONE)).collect(),
+            flags: (0..FLAGS).map(|_| Flag::default()).collect(),
+        }
+    }
+
+    fn place(&self, table: &Conntrack, tuple: &Tuple) -> (&AtomicU32, &Flag) {
+        let hash = table.hasher.hash_source(tuple) as usize;
+        (&self.heads[hash & (self.heads.len() - 1)], &self.flags[hash % FLAGS])
+    }
+
+    /// Adds a flow that was just confirmed.
+    pub fn insert(&self, table: &Conntrack, id: u32) {
+        let (head, flag) = self.place(table, &table.entry(id).tuple(Dir::Original));
+        let _held = flag.hold();
+        table.cold(id).source_next.store(head.load(Ordering::Relaxed), Ordering::Relaxed);
+        head.store(id, Ordering::Relaxed);
+    }
+
+    /// Takes a flow out, where it is in.
+    pub fn remove(&self, table: &Conntrack, id: u32) {
+        let (head, flag) = self.place(table, &table.entry(id).tuple(Dir::Original));
+        let _held = flag.hold();
+        let mut link = head;
+        loop {
+            let at = link.load(Ordering::Relaxed);
+            if at == NONE {
+                return;
+            }
+            let next = &table.cold(at).source_next;
+            if at == id {
+                link.store(next.load(Ordering::Relaxed), Ordering::Relaxed);
+                return;
+            }
+            link = next;
+        }
+    }
+
+    /// What the source of `tuple` was mapped to in another flow, for which `fits` says yes.
+    pub fn find(&self, table: &Conntrack, tuple: &Tuple, fits: impl Fn(u128, u16) -> bool) -> Option<(u128, u16)> {
+        let (head, flag) = self.place(table, tuple);
+        if head.load(Ordering::Relaxed) == NONE {
+            return None;
+        }
+        let _held = flag.hold();
+        let mut at = head.load(Ordering::Relaxed);
+        for _ in 0..WALK {
+            if at == NONE {
+                return None;
+            }
+            let entry = table.entry(at);
+            let source = entry.tuple(Dir::Original);
+            let same = (source.src, source.sport, source.proto, source.family, source.zone)
+                == (tuple.src, tuple.sport, tuple.proto, tuple.family, tuple.zone);
+            if same && entry.word().life() == Life::Live {
+                let mapped = entry.tuple(Dir::Reply).inverted()?;
+                if fits(mapped.src, mapped.sport) {
+                    return Some((mapped.src, mapped.sport));
+                }
+            }
+            at = table.cold(at).source_next.load(Ordering::Relaxed);
+        }
+        None
+    }
+}
