@@ -26,7 +26,10 @@ pub struct Mistakes {
 
 /// Parses and validates.
 pub fn check(name: &str, bytes: Vec<u8>) -> Result<Checked, Mistakes> {
-    let source = Source::decode(name, bytes).map_err(|(source, mistake)| Mistakes { source, found: vec![mistake] })?;
+    let source = Source::decode(name, bytes).map_err(|mistake| {
+        let (source, found) = *mistake;
+        Mistakes { source, found: vec![found] }
+    })?;
     match schema::load(&source) {
         Ok((config, warnings)) => Ok(Checked { source, config, warnings }),
         Err(found) => Err(Mistakes { source, found }),

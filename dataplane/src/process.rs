@@ -99,8 +99,10 @@ impl Unusable {
 fn load(file: &Path) -> Result<Appliance, Unusable> {
     let name = file.display().to_string();
     let bytes = std::fs::read(file).map_err(|error| Unusable::Unreadable(format!("cannot read {name}: {error}")))?;
-    let source =
-        Source::decode(name, bytes).map_err(|(source, found)| Unusable::Mistakes(Box::new(source), vec![found]))?;
+    let source = Source::decode(name, bytes).map_err(|mistake| {
+        let (source, found) = *mistake;
+        Unusable::Mistakes(Box::new(source), vec![found])
+    })?;
     match schema::load(&source) {
         Ok((config, warnings)) => {
             warnings.iter().for_each(|warning| tracing::warn!("{}", diag::short(&source, warning)));

@@ -118,7 +118,7 @@ fn without_the_dataplane_control_still_answers() {
     assert!(status.out.contains("control     running") && status.out.contains(says), "{status:?}");
     let json: serde_json::Value = serde_json::from_str(&place.sumun(&["status", "--json"]).out).unwrap();
     assert_eq!(json["dataplane"]["running"], false);
-    for question in [&["conntrack"][..], &["drops"], &["zero"], &["apply", arg(&place.config())]] {
+    for question in [&["rules"][..], &["conntrack"], &["drops"], &["zero"], &["apply", arg(&place.config())]] {
         let ran = place.sumun(question);
         assert_eq!(ran.code, Some(1), "{question:?}");
         assert!(ran.err.contains(says), "{ran:?}");
@@ -160,6 +160,22 @@ fn flows_are_listed_and_filtered() {
 }
 
 #[test]
+fn rules_are_printed_with_their_counters() {
+    let (place, dataplane, _control) = both();
+    let rules = "[filter.FORWARD]\npolicy = \"DROP\"\nrules = [\"-i lan0 -o wan0 -j ACCEPT\"]\n";
+    place.replace(&(place.text(PORTS, 62) + rules));
+    eventually("published", || dataplane.memory.ttl() == Some(62));
+    let ran = place.sumun(&["rules", "--counters", "--table", "filter", "-4"]);
+    let expected = "# generation 2\n# IPv4\n*filter\n:INPUT ACCEPT [1:100]\n:FORWARD DROP [7:700]\n:OUTPUT ACCEPT [0:0]\n\
+                    [14:1400] -A FORWARD -i lan0 -o wan0 -j ACCEPT\nCOMMIT\n";
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), expected));
+    assert_eq!(place.sumun(&["rules"]).out.matches("-A FORWARD -i lan0 -o wan0 -j ACCEPT").count(), 2);
+    let json: serde_json::Value = serde_json::from_str(&place.sumun(&["rules", "--json", "-6"]).out).unwrap();
+    assert_eq!(json["generation"], 2);
+    assert!(place.sumun(&["status"]).out.contains("generation 2, 2 rules"));
+}
+
+#[test]
 fn neighbours_are_listed() {
     let (place, _dataplane, _control) = both();
     let ran = place.sumun(&["neighbours"]);
@@ -176,7 +192,7 @@ fn zero_reaches_the_counters() {
 #[test]
 fn wrong_command_line_has_status_2() {
     let place = Place::new();
-    for args in [&["frobnicate"][..], &["check"]] {
+    for args in [&["frobnicate"][..], &["check"], &["rules", "-4", "-6"], &["rules", "--table", "fliter"]] {
         assert_eq!(place.sumun(args).code, Some(2), "{args:?}");
     }
 }

@@ -38,7 +38,7 @@ pub enum ClaimError {
         dir: PathBuf,
     },
     /// The system said no.
-    #[error("cannot {what} {}: {error}", path.display())]
+    #[error("cannot {what} {}: {error}{}", path.display(), hint(error))]
     System {
         /// What was tried.
         what: &'static str,
@@ -47,6 +47,13 @@ pub enum ClaimError {
         /// What it said.
         error: io::Error,
     },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; run as root, or give another run directory",
+        _ => "",
+    }
 }
 
 /// A socket that is listening, and the lock that makes it the only one. Both go when this is dropped.
