@@ -45,7 +45,7 @@ pub struct Key {
     pub mark: u32,
     /// TOS byte or traffic class.
     pub tos: u8,
-    /// Chooses among equal next hops: [`flow_hash`].
+    /// Chooses among equal next hops: [`Fib::flow_hash`].
     pub hash: u32,
 }
 
@@ -267,6 +267,34 @@ impl Fib {
         }
     }
 
+    /// The hash that keeps a flow on one way of a multipath route (`fib_multipath_hash`, `rt6_multipath_hash`).
+    ///
+    /// `policy` is `fib_multipath_hash_policy`: 0 hashes the addresses (IPv6: protocol and flow label too), 1 the addresses,
+    /// the protocol and the ports. Fragments have no ports here, so that all of a packet go one way.
+    pub fn flow_hash(facts: &Facts, policy: u8) -> u32 {
+        let rest = match (policy, facts.family) {
+            (0, Family::V4) => 0,
+            (0, Family::V6) => (facts.proto as u64) << 32 | facts.flow_label as u64,
+            _ => {
+                let has_ports =
+                    matches!(facts.proto, proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP | proto::DCCP);
+                let ports = match has_ports && facts.has_l4 && !facts.is_fragment() {
+                    true => (facts.sport as u64) << 16 | facts.dport as u64,
+                    false => 0,
+                };
+                (facts.proto as u64) << 32 | ports
+            }
+        };
+        let mut hash = 0x9e37_79b9_7f4a_7c15u64;
+        for word in [facts.src as u64, (facts.src >> 64) as u64, facts.dst as u64, (facts.dst >> 64) as u64, rest] {
+            // A full 64 by 64 bit product folded onto itself mixes every bit into every other.
+            let product = (hash ^ word) as u128 * 0xd6e8_feb8_6659_fd93u128;
+            hash = (product as u64) ^ (product >> 64) as u64;
+            hash = hash.wrapping_add(0xa076_1d64_78bd_642f);
+        }
+        (hash ^ hash >> 32) as u32
+    }
+
     /// Bytes of memory that the tables hold.
     pub fn bytes(&self) -> usize {
         self.v4.bytes() + self.v6.bytes() + size_of_val(&*self.targets) + size_of_val(&*self.ways)
@@ -285,31 +313,4 @@ impl Prefix64 for u128 {
     fn prefix64(self) -> u128 {
         self & !(u64::MAX as u128)
     }
-}
-
-/// The hash that keeps a flow on one way of a multipath route (`fib_multipath_hash`, `rt6_multipath_hash`).
-///
-/// `policy` is `fib_multipath_hash_policy`: 0 hashes the addresses (IPv6: protocol and flow label too), 1 the addresses,
-/// the protocol and the ports. Fragments have no ports here, so that all of a packet go one way.
-pub fn flow_hash(facts: &Facts, policy: u8) -> u32 {
-    let rest = match (policy, facts.family) {
-        (0, Family::V4) => 0,
-        (0, Family::V6) => (facts.proto as u64) << 32 | facts.flow_label as u64,
-        _ => {
-            let has_ports = matches!(facts.proto, proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP | proto::DCCP);
-            let ports = match has_ports && facts.has_l4 && !facts.is_fragment() {
-                true => (facts.sport as u64) << 16 | facts.dport as u64,
-                false => 0,
-            };
-            (facts.proto as u64) << 32 | ports
-        }
-    };
-    let mut hash = 0x9e37_79b9_7f4a_7c15u64;
-    for word in [facts.src as u64, (facts.src >> 64) as u64, facts.dst as u64, (facts.dst >> 64) as u64, rest] {
-        // A full 64 by 64 bit product folded onto itself mixes every bit into every other.
-        let product = (hash ^ word) as u128 * 0xd6e8_feb8_6659_fd93u128;
-        hash = (product as u64) ^ (product >> 64) as u64;
-        hash = hash.wrapping_add(0xa076_1d64_78bd_642f);
-    }
-    (hash ^ hash >> 32) as u32
 }

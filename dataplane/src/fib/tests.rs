@@ -299,7 +299,7 @@ fn multipath_shares_flows_by_weight() {
     for n in 0..8000u32 {
         let facts = Facts { src: 0x0a00_0000 + n as u128, dst: 0x0808_0808, ..Facts::blank(Family::V4) };
         let Route::Via { gateway: Some(gateway), .. } =
-            fib.lookup(&Key { hash: flow_hash(&facts, 0), ..key("8.8.8.8") })
+            fib.lookup(&Key { hash: Fib::flow_hash(&facts, 0), ..key("8.8.8.8") })
         else {
             panic!("not sent on");
         };
@@ -315,16 +315,16 @@ fn the_flow_hash_looks_at_what_its_policy_says() {
     let base =
         Facts { src: 1, dst: 2, proto: proto::TCP, sport: 5, dport: 80, has_l4: true, ..Facts::blank(Family::V4) };
     let other_port = Facts { sport: 6, ..base };
-    assert_eq!(flow_hash(&base, 0), flow_hash(&other_port, 0));
-    assert_ne!(flow_hash(&base, 1), flow_hash(&other_port, 1));
-    assert_ne!(flow_hash(&base, 0), flow_hash(&Facts { src: 3, ..base }, 0));
+    assert_eq!(Fib::flow_hash(&base, 0), Fib::flow_hash(&other_port, 0));
+    assert_ne!(Fib::flow_hash(&base, 1), Fib::flow_hash(&other_port, 1));
+    assert_ne!(Fib::flow_hash(&base, 0), Fib::flow_hash(&Facts { src: 3, ..base }, 0));
     let first = Facts { more_frags: true, ..base };
     let later = Facts { frag_off: 1480, has_l4: false, sport: 0, dport: 0, ..base };
-    assert_eq!(flow_hash(&first, 1), flow_hash(&later, 1));
+    assert_eq!(Fib::flow_hash(&first, 1), Fib::flow_hash(&later, 1));
     let echo = Facts { proto: proto::ICMP, ..base };
-    assert_eq!(flow_hash(&echo, 1), flow_hash(&Facts { sport: 9, ..echo }, 1));
+    assert_eq!(Fib::flow_hash(&echo, 1), Fib::flow_hash(&Facts { sport: 9, ..echo }, 1));
     let v6 = Facts { family: Family::V6, flow_label: 7, ..base };
-    assert_ne!(flow_hash(&v6, 0), flow_hash(&Facts { flow_label: 8, ..v6 }, 0));
+    assert_ne!(Fib::flow_hash(&v6, 0), Fib::flow_hash(&Facts { flow_label: 8, ..v6 }, 0));
 }
 
 #[test]
