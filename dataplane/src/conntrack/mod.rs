@@ -234,4 +234,4 @@ impl Conntrack {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
