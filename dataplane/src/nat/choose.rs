@@ -40,10 +40,8 @@ impl Tracker {
         if !self.is_unmapped(flow, manip) {
             return Ok(());
         }
-        let shared = self.shared.clone();
-        let entry = shared.entry(flow.id);
         // What packets look like now: as the inverse of what is expected back, so an earlier mapping of the other end counts.
-        let Some(current) = entry.tuple(Dir::Reply).inverted() else { return Ok(()) };
+        let Some(current) = self.shared.entry(flow.id).tuple(Dir::Reply).inverted() else { return Ok(()) };
         let range = range.copied().unwrap_or_default();
         let mapped = Search { tracker: self, flow, manip, range, random, status: facts.ct_status }.unique(current)?;
         let mut bits = manip.done();
@@ -53,7 +51,7 @@ impl Tracker {
             self.alter_reply(flow.id, &reply);
             bits |= manip.bit();
         }
-        entry.set_status(bits);
+        self.shared.entry(flow.id).set_status(bits);
         Ok(())
     }
 }
