@@ -4,7 +4,7 @@
 //! twin of the same number, so that the hot array stays dense. Both are safe to read at any time by any thread:
 //!
 //! - Tuples are written only while the entry is unconfirmed, when one worker owns it. They stay as they are until the
-//!   entry is reused, and it is reused only after every worker has passed a quiescent state (see [`super::reclaim`]).
+//!   entry is reused, and it is reused only after every worker has passed a quiescent state (see `reclaim`).
 //! - Status, life and protocol state are one word, so a compare-and-swap changes them together and two workers that
 //!   see packets of one flow cannot lose each other's change.
 //! - The word carries a generation that changes with every reuse: readers that are no workers (listing) check it before

@@ -11,7 +11,7 @@
 //!
 //! The semantics are the kernel's `nf_conntrack_in` and `nf_conntrack_confirm`: a flow is found or made at PREROUTING or
 //! OUTPUT ([`Tracker::track`]), and it exists for others only once its first packet has left ([`Tracker::confirm`]). What is
-//! taken for a flow, and for how long, is each protocol's business ([`protocol`], [`tcp`]).
+//! taken for a flow, and for how long, is each protocol's business (`protocol`, [`tcp`]).
 //!
 //! Invariants:
 //! - Memory is fixed at start; nothing here allocates, locks or sleeps for a packet of a known flow.
@@ -23,6 +23,7 @@
 //! without keys, SCTP and DCCP by ports with the generic time-out (not by chunk or packet type), everything else by
 //! addresses. Zones are part of tuples and always zero.
 
+mod confirm;
 mod entry;
 mod index;
 mod list;
@@ -220,6 +221,12 @@ impl Conntrack {
         &self.cold[id as usize]
     }
 
+    /// Whether no tuple is in the index.
+    #[cfg(test)]
+    pub(crate) fn is_clean(&self) -> bool {
+        self.index.is_clean()
+    }
+
     /// The live flow that has this tuple, with the state word it was found with; it may be over.
     #[inline]
     pub(crate) fn find(&self, hash: u64, words: &[u64; WORDS]) -> Option<(u32, Dir, Word)> {
@@ -234,4 +241,4 @@ impl Conntrack {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -24,11 +24,12 @@ const BURST: usize = 64;
 
 /// An unconfirmed flow.
 #[derive(Clone, Copy)]
-struct Pending {
-    id: u32,
+pub(super) struct Pending {
+    pub id: u32,
     /// Packets of this worker that hold it.
     holders: u32,
-    hashes: [u64; 2],
+    /// Of its two tuples.
+    pub hashes: [u64; 2],
 }
 
 /// Where a packet was placed.
@@ -43,7 +44,7 @@ pub struct Tracker {
     pub(crate) shared: Arc<Conntrack>,
     worker: usize,
     store: Store,
-    pending: Vec<Pending>,
+    pub(super) pending: Vec<Pending>,
     /// Time of the last packet or burst, in the clock of deadlines.
     pub(crate) now: u32,
     alone: bool,
@@ -222,28 +223,34 @@ impl Tracker {
         }
         let tuple = Tuple::of(&quoted).inverted()?;
         let words = tuple.words();
-        let (id, dir, word) = self.lookup(self.shared.hasher.hash(&words), &words)?;
-        let fits = word.life() == Life::Live && self.shared.entry(id).tuple(dir).dst == facts.dst;
+        let (id, dir, _) = self.lookup_known(self.shared.hasher.hash(&words), &words)?;
         // The error must go to the end whose packet it quotes, else anybody could make packets RELATED.
-        fits.then_some(Flow { id, dir, related: true })
+        (self.shared.entry(id).tuple(dir).dst == facts.dst).then_some(Flow { id, dir, related: true })
     }
 
-    /// The flow that has this tuple: in the table, or begun by this worker. Expired ones are removed on the way.
+    /// The flow that has this tuple: in the table, or begun by this worker in this burst, which then holds it once more.
     #[inline]
     fn lookup(&mut self, hash: u64, words: &[u64; WORDS]) -> Option<(u32, Dir, Word)> {
+        let known = self.lookup_known(hash, words);
+        if known.is_some() || self.pending.is_empty() {
+            return known;
+        }
+        let (at, dir) = self.find_pending(hash, words)?;
+        self.pending[at].holders += 1;
+        let id = self.pending[at].id;
+        Some((id, dir, self.shared.entry(id).word()))
+    }
+
+    /// The flow in the table that has this tuple. Expired ones are removed on the way.
+    #[inline]
+    fn lookup_known(&mut self, hash: u64, words: &[u64; WORDS]) -> Option<(u32, Dir, Word)> {
         while let Some((id, dir, word)) = self.shared.find(hash, words) {
             if !self.shared.entry(id).is_over(word, self.now) {
                 return Some((id, dir, word));
             }
             self.remove(id);
         }
-        if self.pending.is_empty() {
-            return None;
-        }
-        let (at, dir) = self.find_pending(hash, words)?;
-        self.pending[at].holders += 1;
-        let id = self.pending[at].id;
-        Some((id, dir, self.shared.entry(id).word()))
+        None
     }
 
     fn find_pending(&self, hash: u64, words: &[u64; WORDS]) -> Option<(usize, Dir)> {
@@ -357,120 +364,6 @@ impl Tracker {
         }
     }
 
-    /// The last step of a packet that leaves (`nf_conntrack_confirm`): a flow that it begins is now known to all.
-    ///
-    /// # Errors
-    /// The packet is to be dropped: its flow clashes with another, or there is no room.
-    #[inline]
-    pub fn confirm(&mut self, ct: Ct, facts: &mut Facts, now: u64) -> Result<(), DropReason> {
-        match ct {
-            Ct::Flow(flow) if facts.ct_status & status::CONFIRMED == 0 => self.confirm_first(flow, facts, now),
-            _ => Ok(()),
-        }
-    }
-
-    #[cold]
-    fn confirm_first(&mut self, flow: Flow, facts: &mut Facts, now: u64) -> Result<(), DropReason> {
-        self.now = millis(now);
-        let shared = self.shared.clone();
-        let entry = shared.entry(flow.id);
-        let word = entry.word();
-        let Some(at) = self.pending.iter().position(|p| p.id == flow.id) else {
-            // Another packet of the burst was first.
-            facts.ct_status = word.status();
-            return Ok(());
-        };
-        if flow.related || flow.dir == Dir::Reply {
-            // An answer of the router's own to a first packet that goes no further (REJECT): confirms nothing.
-            self.let_go(flow.id);
-            return Ok(());
-        }
-        let pending = self.pending[at];
-        match self.insert(entry, &pending) {
-            Ok(()) => {
-                self.pending.swap_remove(at);
-                self.counts().insert.bump();
-                facts.ct_status = entry.word().status();
-                Ok(())
-            }
-            Err(clash) => {
-                let result = self.resolve(entry, clash, facts);
-                if result.is_err() {
-                    self.counts().insert_failed.bump();
-                    self.counts().drop.bump();
-                }
-                self.let_go(flow.id);
-                result
-            }
-        }
-    }
-
-    /// Puts both tuples of an unconfirmed flow into the index, unless one is there. The clashing flow, or none for no room.
-    fn insert(&mut self, entry: &Entry, pending: &Pending) -> Result<(), Option<(u32, Dir)>> {
-        let shared = self.shared.clone();
-        let Pending { id, hashes: [original, reply], .. } = *pending;
-        let mut over = [None; 2];
-        let result = 'held: {
-            let _held = shared.index.hold(original, reply);
-            for (dir, hash) in [(Dir::Original, original), (Dir::Reply, reply)] {
-                let words = entry.words(dir);
-                while let Some((other, other_dir, word)) = shared.find(hash, &words) {
-                    let there = shared.entry(other);
-                    if !there.is_over(word, self.now) {
-                        break 'held Err(Some((other, other_dir)));
-                    }
-                    if let Some(last) = there.turn(Life::Live, Life::Dead, status::DYING) {
-                        over[dir as usize] = Some((other, last));
-                    }
-                }
-            }
-            if !shared.index.insert(original, id, Dir::Original) {
-                break 'held Err(None);
-            }
-            if !shared.index.insert(reply, id, Dir::Reply) {
-                shared.index.remove(original, id, Dir::Original);
-                break 'held Err(None);
-            }
-            // The time-out counts from now on (the kernel: relative to confirmation, not to the first packet).
-            entry.deadline.store(entry.deadline.load(Ordering::Relaxed).wrapping_add(self.now), Ordering::Relaxed);
-            // Lookups skip the slots until the entry is live, so both directions appear at once.
-            entry.turn(Life::Unconfirmed, Life::Live, status::CONFIRMED);
-            Ok(())
-        };
-        for (other, last) in over.into_iter().flatten() {
-            self.unlink(other, last);
-        }
-        if result.is_ok() && entry.word().status() & status::SRC_NAT != 0 {
-            shared.sources.insert(&shared, id);
-        }
-        result
-    }
-
-    /// Two first packets met (`nf_ct_resolve_clash`): where the flows mean the same, this packet joins the other flow.
-    /// Only datagrams of UDP and UDP-Lite may; a TCP SYN is repeated by its sender.
-    fn resolve(&mut self, loser: &Entry, clash: Option<(u32, Dir)>, facts: &mut Facts) -> Result<(), DropReason> {
-        let Some((id, _)) = clash else { return Err(DropReason::ConntrackFull) };
-        let winner = self.shared.entry(id);
-        let words = |e: &Entry| [e.words(Dir::Original), e.words(Dir::Reply)];
-        let ([a, b], mine) = (words(winner), words(loser));
-        let dir = match mine {
-            m if m == [a, b] => Dir::Original,
-            // Both ends sent at once, and each worker took its packet for the first.
-            m if m == [b, a] => Dir::Reply,
-            _ => return Err(DropReason::ConntrackClash),
-        };
-        if !matches!(facts.proto, proto::UDP | proto::UDPLITE) {
-            return Err(DropReason::ConntrackClash);
-        }
-        let (packets, bytes) = loser.counters(Dir::Original);
-        winner.count_shared(dir, packets, bytes);
-        let seen = if dir == Dir::Reply { status::SEEN_REPLY } else { 0 };
-        facts.ct_status = winner.set_status(seen).status();
-        facts.ct_dir = dir;
-        self.counts().clash_resolve.bump();
-        Ok(())
-    }
-
     /// A packet ends before it could confirm: a flow that it begins never was.
     #[inline]
     pub fn abandon(&mut self, ct: Ct) {
@@ -483,7 +376,7 @@ impl Tracker {
 
     /// One packet less holds an unconfirmed flow; the last one frees it.
     #[cold]
-    fn let_go(&mut self, id: u32) {
+    pub(super) fn let_go(&mut self, id: u32) {
         if let Some(at) = self.pending.iter().position(|p| p.id == id) {
             self.pending[at].holders -= 1;
             if self.pending[at].holders == 0 {
@@ -534,7 +427,7 @@ impl Tracker {
     }
 
     /// Takes an entry that this worker turned dead out of the index; `last` is its word before.
-    fn unlink(&mut self, id: u32, last: Word) {
+    pub(super) fn unlink(&mut self, id: u32, last: Word) {
         let shared = &self.shared;
         let entry = shared.entry(id);
         let [original, reply] = [Dir::Original, Dir::Reply].map(|dir| shared.hasher.hash(&entry.words(dir)));
@@ -579,13 +472,13 @@ impl Tracker {
     /// closing connections too (`gc_worker_can_early_drop`).
     pub fn sweep(&mut self, now: u64, budget: usize) {
         self.now = millis(now);
-        let shared = self.shared.clone();
-        let used = shared.depot.used();
+        let used = self.shared.depot.used();
         if used == 0 {
             return;
         }
         let each = SWEEP_PERIOD / u64::from(used.div_ceil(SWEEP_STEP));
         for _ in 0..(budget as u64).div_ceil(SWEEP_STEP.into()) {
+            let shared = &*self.shared;
             let due = shared.sweep_due.load(Ordering::Relaxed);
             // What was missed in a long sleep is not made up for: one period is the most that a sweep can be behind.
             let next = due.max(now.saturating_sub(SWEEP_PERIOD)) + each;
@@ -596,20 +489,14 @@ impl Tracker {
             let start = shared.sweep_at.fetch_add(SWEEP_STEP, Ordering::Relaxed) % used.next_multiple_of(SWEEP_STEP);
             let tight = shared.count() > shared.max_flows - shared.max_flows / 20;
             for id in start..used.min(start + SWEEP_STEP) {
-                let entry = shared.entry(id);
+                let entry = self.shared.entry(id);
                 let word = entry.word();
-                if word.life() == Life::Live
-                    && (entry.is_over(word, self.now) || (tight && self.is_closing(entry, word)))
-                {
+                let over = entry.is_over(word, self.now) || (tight && is_expendable(entry, word));
+                if word.life() == Life::Live && over {
                     self.remove(id);
                 }
             }
         }
-    }
-
-    fn is_closing(&self, entry: &Entry, word: Word) -> bool {
-        let tcp = entry.tuple(Dir::Original).proto == proto::TCP;
-        word.status() & status::ASSURED == 0 || (tcp && tcp::Connection::from_bits(word.protocol()).state.is_closing())
     }
 
     /// Whether a tuple is somebody's: of a flow in the table, or of one that this worker has begun. Flow `but` does not
@@ -641,10 +528,10 @@ impl Tracker {
             self.shared.entry(id).set_tuple(Dir::Reply, reply);
         }
     }
+}
 
-    /// Milliseconds that a flow has left; for tests.
-    #[cfg(test)]
-    pub(crate) fn left(&self, flow: Flow) -> i32 {
-        super::left(self.shared.entry(flow.id).deadline.load(Ordering::Relaxed), self.now)
-    }
+/// Whether a flow may go when the table is nearly full: it is not ASSURED, or closing.
+fn is_expendable(entry: &Entry, word: Word) -> bool {
+    let tcp = entry.tuple(Dir::Original).proto == proto::TCP;
+    word.status() & status::ASSURED == 0 || (tcp && tcp::Connection::from_bits(word.protocol()).state.is_closing())
 }

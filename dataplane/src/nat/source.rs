@@ -34,7 +34,7 @@ impl Sources {
         (&self.heads[hash & (self.heads.len() - 1)], &self.flags[hash % FLAGS])
     }
 
-    /// Adds a flow that was just confirmed.
+    /// Adds a flow that is about to be live.
     pub fn insert(&self, table: &Conntrack, id: u32) {
         let (head, flag) = self.place(table, &table.entry(id).tuple(Dir::Original));
         let _held = flag.hold();
@@ -86,5 +86,11 @@ impl Sources {
             at = table.cold(at).source_next.load(Ordering::Relaxed);
         }
         None
+    }
+
+    /// Whether no flow is in any list.
+    #[cfg(test)]
+    pub fn is_clean(&self) -> bool {
+        self.heads.iter().all(|head| head.load(Ordering::Relaxed) == NONE)
     }
 }

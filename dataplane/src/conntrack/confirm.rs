@@ -1,0 +1,128 @@
+//! The last step of a flow's first packet: from now on everybody knows the flow (`nf_conntrack_confirm`).
+//!
+//! Both tuples appear at once or not at all: their shards are held together while both are looked for and put in, and
+//! lookups do not see the entry before it is live. So of two first packets that race one wins, and the other either
+//! joins it or is dropped.
+
+use super::entry::millis;
+use super::tracker::Pending;
+use super::{Ct, Entry, Flow, Life, Tracker, Word};
+use crate::reason::DropReason;
+use std::sync::atomic::Ordering;
+use sumun_config::facts::{Dir, Facts, proto, status};
+
+impl Tracker {
+    /// The last step of a packet that leaves (`nf_conntrack_confirm`): a flow that it begins is now known to all.
+    ///
+    /// # Errors
+    /// The packet is to be dropped: its flow clashes with another, or there is no room.
+    #[inline]
+    pub fn confirm(&mut self, ct: Ct, facts: &mut Facts, now: u64) -> Result<(), DropReason> {
+        match ct {
+            Ct::Flow(flow) if facts.ct_status & status::CONFIRMED == 0 => self.confirm_first(flow, facts, now),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn confirm_first(&mut self, flow: Flow, facts: &mut Facts, now: u64) -> Result<(), DropReason> {
+        self.now = millis(now);
+        let Some(at) = self.pending.iter().position(|p| p.id == flow.id) else {
+            // Another packet of the burst was first.
+            facts.ct_status = self.shared.entry(flow.id).word().status();
+            return Ok(());
+        };
+        if flow.related || flow.dir == Dir::Reply {
+            // An answer of the router's own to a first packet that goes no further (REJECT): confirms nothing.
+            self.let_go(flow.id);
+            return Ok(());
+        }
+        let pending = self.pending[at];
+        match self.insert(&pending) {
+            Ok(()) => {
+                self.pending.swap_remove(at);
+                self.counts().insert.bump();
+                facts.ct_status = self.shared.entry(flow.id).word().status();
+                Ok(())
+            }
+            Err(clash) => {
+                let result = self.resolve(flow.id, clash, facts);
+                if result.is_err() {
+                    self.counts().insert_failed.bump();
+                    self.counts().drop.bump();
+                }
+                self.let_go(flow.id);
+                result
+            }
+        }
+    }
+
+    /// Puts both tuples of an unconfirmed flow into the index, unless one is there. The clashing flow, or none for no room.
+    fn insert(&mut self, pending: &Pending) -> Result<(), Option<u32>> {
+        let mut over = [None; 2];
+        let result = self.insert_held(pending, &mut over);
+        for (other, last) in over.into_iter().flatten() {
+            self.unlink(other, last);
+        }
+        result
+    }
+
+    /// The same with the shards held; flows whose time was over and that are in the way are turned dead and put into `over`.
+    fn insert_held(&self, pending: &Pending, over: &mut [Option<(u32, Word)>; 2]) -> Result<(), Option<u32>> {
+        let Pending { id, hashes: [original, reply], .. } = *pending;
+        let (shared, entry) = (&*self.shared, self.shared.entry(id));
+        let _held = shared.index.hold(original, reply);
+        for (dir, hash) in [(Dir::Original, original), (Dir::Reply, reply)] {
+            let words = entry.words(dir);
+            while let Some((other, _, word)) = shared.find(hash, &words) {
+                let there = shared.entry(other);
+                if !there.is_over(word, self.now) {
+                    return Err(Some(other));
+                }
+                if let Some(last) = there.turn(Life::Live, Life::Dead, status::DYING) {
+                    over[dir as usize] = Some((other, last));
+                }
+            }
+        }
+        if !shared.index.insert(original, id, Dir::Original) {
+            return Err(None);
+        }
+        if !shared.index.insert(reply, id, Dir::Reply) {
+            shared.index.remove(original, id, Dir::Original);
+            return Err(None);
+        }
+        if entry.word().status() & status::SRC_NAT != 0 {
+            // Before the entry is live: whoever removes it must find it here.
+            shared.sources.insert(shared, id);
+        }
+        // The time-out counts from now on (the kernel: relative to confirmation, not to the first packet).
+        entry.deadline.store(entry.deadline.load(Ordering::Relaxed).wrapping_add(self.now), Ordering::Relaxed);
+        entry.turn(Life::Unconfirmed, Life::Live, status::CONFIRMED);
+        Ok(())
+    }
+
+    /// Two first packets met (`nf_ct_resolve_clash`): where the flows mean the same, this packet joins the other flow.
+    /// Only datagrams of UDP and UDP-Lite may; a TCP SYN is repeated by its sender.
+    fn resolve(&self, loser: u32, clash: Option<u32>, facts: &mut Facts) -> Result<(), DropReason> {
+        let Some(winner) = clash else { return Err(DropReason::ConntrackFull) };
+        let [winner, loser] = [winner, loser].map(|id| self.shared.entry(id));
+        let words = |e: &Entry| [e.words(Dir::Original), e.words(Dir::Reply)];
+        let ([a, b], mine) = (words(winner), words(loser));
+        let dir = match mine {
+            m if m == [a, b] => Dir::Original,
+            // Both ends sent at once, and each worker took its packet for the first.
+            m if m == [b, a] => Dir::Reply,
+            _ => return Err(DropReason::ConntrackClash),
+        };
+        if !matches!(facts.proto, proto::UDP | proto::UDPLITE) {
+            return Err(DropReason::ConntrackClash);
+        }
+        let (packets, bytes) = loser.counters(Dir::Original);
+        winner.count_shared(dir, packets, bytes);
+        let seen = if dir == Dir::Reply { status::SEEN_REPLY } else { 0 };
+        facts.ct_status = winner.set_status(seen).status();
+        facts.ct_dir = dir;
+        self.counts().clash_resolve.bump();
+        Ok(())
+    }
+}
