@@ -402,40 +402,44 @@ fn the_same_address_on_another_port_or_family_is_another_neighbour() {
     }
 }
 
-/// Readers on other threads while entries come, go and change hands: a MAC always belongs to the address asked for.
+/// Readers on other threads while entries come, go and change hands: a MAC always belongs to the address asked for. The writer
+/// goes on until each reader has had its hits, however the threads are scheduled; the limit turns a hang into a failure.
 #[test]
 fn readers_never_see_another_neighbours_mac() {
+    const HITS: u32 = 2000;
+    const ROUNDS: u128 = 20_000_000;
     let table = Arc::new(Neighbours::new(8, 3));
     let mac = |addr: u128| [2, 0, 0, 0, 0, addr as u8];
-    std::thread::scope(|scope| {
-        let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let reader = |worker: usize| {
-            let (table, done) = (table.clone(), done.clone());
-            move || {
-                let mut bench = Bench::beside(table, worker);
-                let mut hits = 0;
-                while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                    for addr in 0..32 {
-                        if let Hop::Mac(found) = bench.lookup(addr) {
-                            assert_eq!(found, mac(addr));
-                            hits += 1;
-                        }
-                    }
-                    bench.now += MS;
-                    bench.run(0);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let read = &|worker: usize| {
+        let mut bench = Bench::beside(table.clone(), worker);
+        let mut hits = 0;
+        while hits < HITS && !done.load(std::sync::atomic::Ordering::Relaxed) {
+            for addr in 0..32 {
+                if let Hop::Mac(found) = bench.lookup(addr) {
+                    assert_eq!(found, mac(addr));
+                    hits += 1;
                 }
-                hits
             }
-        };
-        let readers = [scope.spawn(reader(1)), scope.spawn(reader(2))];
+            bench.now += MS;
+            bench.run(0);
+        }
+        hits
+    };
+    std::thread::scope(|scope| {
+        let readers = [1, 2].map(|worker| scope.spawn(move || read(worker)));
         let mut bench = Bench::beside(table.clone(), 0);
-        for round in 0..20_000u128 {
+        for round in 0..ROUNDS {
+            if readers.iter().all(|reader| reader.is_finished()) {
+                break;
+            }
             let addr = round * 7 % 32;
             bench.hear(addr, mac(addr));
             bench.now += 10 * MS;
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
-        let hits: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
-        assert!(hits > 0);
+        for reader in readers {
+            assert!(reader.join().unwrap() >= HITS);
+        }
     });
 }
