@@ -5,6 +5,7 @@
 //! between bursts: addresses, routes, neighbours, settings, rules.
 
 use crate::facts::{Family, PortId};
+use crate::rule::matches::interface::MAX_PORTS;
 use crate::ruleset::Ruleset;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -124,6 +125,53 @@ pub struct Policy {
     pub ruleset: Ruleset,
 }
 
+impl Policy {
+    /// Whether a policy of whatever origin is one that the engine can run: ports exist, families agree, values are in range.
+    /// The ruleset has its own check ([`Ruleset::verify`]).
+    pub fn verify(&self) -> Result<(), String> {
+        let ports = self.ports.len();
+        if ports > MAX_PORTS || self.port_settings.len() != ports {
+            return Err(format!("{ports} ports with {} settings", self.port_settings.len()));
+        }
+        let port = |port: PortId| match port.index() {
+            Some(i) if i < ports => Ok(()),
+            _ => Err(format!("there is no port {}", port.0)),
+        };
+        for neighbour in &self.neighbours {
+            port(neighbour.port)?;
+        }
+        for route in &self.routes {
+            let is_v4 = route.prefix.addr().is_ipv4();
+            let RouteAction::Via(nexthops) = &route.action else { continue };
+            if nexthops.is_empty() || nexthops.len() > MAX_NEXTHOPS {
+                return Err(format!("the route to {} has {} next hops", route.prefix, nexthops.len()));
+            }
+            for hop in nexthops {
+                port(hop.port)?;
+                if !(1..=256).contains(&hop.weight) || hop.gateway.is_some_and(|via| via.is_ipv4() != is_v4) {
+                    return Err(format!("the route to {} has a wrong next hop", route.prefix));
+                }
+            }
+            if route.source.is_some_and(|source| source.is_ipv4() != is_v4) {
+                return Err(format!("the route to {} has a source of the other family", route.prefix));
+            }
+        }
+        for rule in &self.rules {
+            let is_v4 = rule.family == Family::V4;
+            if [rule.from, rule.to].into_iter().flatten().any(|net| net.addr().is_ipv4() != is_v4) {
+                return Err(format!("the routing rule {} mixes families", rule.priority));
+            }
+            if let Some(RuleIif::Port(iif)) = rule.iif {
+                port(iif)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Most next hops of a multipath route.
+pub const MAX_NEXTHOPS: usize = 256;
+
 /// What of a port can change at run time.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct PortSettings {
@@ -228,6 +276,22 @@ pub struct RoutingRule {
     pub tos: Option<u8>,
     /// What then.
     pub action: RuleAction,
+}
+
+impl RoutingRule {
+    /// The rules that the kernel starts with, by priority and table: local, main, default.
+    pub const KERNEL: [(u32, u32); 3] = [(0, table::LOCAL), (32766, table::MAIN), (32767, table::DEFAULT)];
+
+    /// A rule without a condition.
+    pub fn bare(priority: u32, family: Family, action: RuleAction) -> RoutingRule {
+        RoutingRule { priority, family, not: false, from: None, to: None, iif: None, fwmark: None, tos: None, action }
+    }
+
+    /// [`RoutingRule::KERNEL`] for both families.
+    pub fn defaults() -> Vec<RoutingRule> {
+        let of = |(priority, table)| Family::ALL.map(|f| RoutingRule::bare(priority, f, RuleAction::Lookup(table)));
+        RoutingRule::KERNEL.into_iter().flat_map(of).collect()
+    }
 }
 
 /// The incoming side of a routing rule.

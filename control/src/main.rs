@@ -8,6 +8,7 @@ mod connect;
 mod daemon;
 mod message;
 mod show;
+mod simulate;
 
 use anyhow::{Context, bail};
 use ask::{Control, astray};
@@ -50,6 +51,8 @@ enum Command {
         /// The configuration
         file: PathBuf,
     },
+    /// Send recorded frames through this configuration and show what becomes of them. Needs no daemon and no root
+    Simulate(simulate::Options),
     /// How the processes, the ports and the ruleset are
     Status {
         /// For programs
@@ -161,6 +164,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Control { config } => return control(&config, cli.run_dir),
         Command::Check { file } => match check(&file)? {
             Some(checked) => writeln!(out, "{}", show::summary(&checked))?,
+            None => return Ok(ExitCode::from(2)),
+        },
+        Command::Simulate(options) => match check(&options.config)? {
+            Some(checked) => simulate::run(&options, checked.config, &mut out)?,
             None => return Ok(ExitCode::from(2)),
         },
         Command::Apply { file } => return apply(&run_dir, &file),

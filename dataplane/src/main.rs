@@ -1,3 +1,9 @@
-//! The router process.
+//! `sumun-dataplane`: see the library.
 
-fn main() {}
+use clap::Parser;
+use std::process::ExitCode;
+use sumun_dataplane::{machine, process};
+
+fn main() -> ExitCode {
+    process::run(process::Args::parse(), machine::start)
+}

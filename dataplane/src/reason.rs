@@ -61,6 +61,8 @@ reasons! {
     ReversePath "reverse-path" Policy,
     /// Shorter than its Ethernet header.
     ShortFrame "short-frame" Error,
+    /// Longer than a frame of the packet memory.
+    FrameTooLong "frame-too-long" Error,
     /// Neither IPv4, IPv6 nor ARP.
     EtherType "ethertype" Error,
     /// Tagged for a VLAN that no port has.
@@ -115,6 +117,4 @@ reasons! {
     Handover "handover" Overload,
     /// The local stack's queue was full.
     LocalQueue "local-queue" Overload,
-    /// Chains jump deeper than the limit.
-    JumpDepth "jump-depth" Error,
 }

@@ -74,6 +74,12 @@ pub trait Forwarder: Send {
 
     /// Frames that the engine keeps from turn to turn (packets that wait for a neighbour), for the census.
     fn held(&self) -> usize;
+
+    /// The worker is about to sleep: it holds nothing that others wait for.
+    fn rest(&mut self);
+
+    /// The worker is back from sleep.
+    fn resume(&mut self);
 }
 
 /// A worker to be.
@@ -464,7 +470,9 @@ impl<F: Forwarder> Worker<F> {
         inbox.bell.lie_down();
         if most > 0 && inbox.is_empty() && !self.shared.stop.load(Ordering::Acquire) {
             let before = self.broken.len();
+            self.engine.rest();
             wait(inbox.bell.as_fd(), &self.seats, &mut self.broken, Duration::from_nanos(most));
+            self.engine.resume();
             if self.broken.len() > before {
                 tracing::error!("worker {}: an AF_XDP socket no longer works: is its device gone?", self.number);
             }

@@ -75,6 +75,10 @@ impl Forwarder for Bridge {
         None
     }
 
+    fn rest(&mut self) {}
+
+    fn resume(&mut self) {}
+
     fn held(&self) -> usize {
         0
     }

@@ -21,7 +21,7 @@ pub fn print<'a>(rule: &Rule, family: Family, chain: impl Fn(u32) -> &'a str) ->
         }
         Some(target) => {
             out.push_str(" -j ");
-            out.push_str(target.extension().map_or("", |extension| extension.name));
+            out.push_str(target.extension(family).map_or("", |extension| extension.name));
             target.print(family, &mut out);
         }
     }

@@ -9,12 +9,9 @@ use super::report::Sink;
 use super::routes::table_number;
 use super::values::{family_of_net, network, said};
 use crate::facts::{Family, LOOPBACK};
-use crate::model::{Route, RoutingRule, RuleAction, RuleIif, table};
+use crate::model::{Route, RoutingRule, RuleAction, RuleIif};
 use ipnet::IpNet;
 use std::ops::Range;
-
-/// The kernel's rules at its start: priority and table.
-const KERNEL_RULES: [(u32, u32); 3] = [(0, table::LOCAL), (32766, table::MAIN), (32767, table::DEFAULT)];
 
 /// Reads `[[rules]]`; the answer is in order of priority.
 pub(super) fn read(
@@ -38,20 +35,15 @@ pub(super) fn read(
     }
     let mut rules: Vec<RoutingRule> = rules.into_iter().map(|(rule, _)| rule).collect();
     for family in Family::ALL {
-        for (priority, lookup) in KERNEL_RULES {
+        for (priority, lookup) in RoutingRule::KERNEL {
             if !rules.iter().any(|rule| rule.priority == priority && rule.family == family) {
-                rules.push(bare(priority, family, RuleAction::Lookup(lookup)));
+                rules.push(RoutingRule::bare(priority, family, RuleAction::Lookup(lookup)));
             }
         }
     }
     // Stable: equal priorities stay in the order of the file, as the kernel adds a rule behind its equals.
     rules.sort_by_key(|rule| rule.priority);
     rules
-}
-
-/// A rule without a condition.
-fn bare(priority: u32, family: Family, action: RuleAction) -> RoutingRule {
-    RoutingRule { priority, family, not: false, from: None, to: None, iif: None, fwmark: None, tos: None, action }
 }
 
 /// Reads one section: a rule for each family that it serves.
@@ -93,7 +85,7 @@ fn rule(mut fields: Fields, interfaces: &Interfaces, routes: &[Route], sink: &mu
     Family::ALL
         .into_iter()
         .filter(|family| shown.as_ref().is_none_or(|(only, _)| only == family))
-        .map(|family| RoutingRule { not, from, to, iif, fwmark, tos, ..bare(priority, family, action) })
+        .map(|family| RoutingRule { not, from, to, iif, fwmark, tos, ..RoutingRule::bare(priority, family, action) })
         .collect()
 }
 
@@ -166,7 +158,7 @@ fn action(fields: &mut Fields, routes: &[Route], sink: &mut Sink) -> Option<Rule
             None
         }
         (Some(field), Some(Some(number)), ..) => {
-            let known = KERNEL_RULES.iter().any(|(_, table)| *table == number);
+            let known = RoutingRule::KERNEL.iter().any(|(_, table)| *table == number);
             if !known && !routes.iter().any(|route| route.table == number) {
                 sink.warning(field.at(), format!("there is no route in table {number}"))
                     .help(format!("add `table = {number}` to a route; until then this rule does nothing"));

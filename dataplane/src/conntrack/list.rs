@@ -120,13 +120,21 @@ impl fmt::Display for FlowView {
 impl Conntrack {
     /// Shows each flow that is in the table at time `now` (monotonic nanoseconds). Flows that come or go meanwhile may or
     /// may not be among them.
-    pub fn list(&self, now: u64, mut each: impl FnMut(&FlowView)) {
+    pub fn list(&self, now: u64, each: impl FnMut(&FlowView)) {
+        self.list_part(0, usize::MAX, now, each);
+    }
+
+    /// The same for up to `most` entries of the table, from number `from` on; the number to go on with, if there are more.
+    pub fn list_part(&self, from: u32, most: usize, now: u64, mut each: impl FnMut(&FlowView)) -> Option<u32> {
         let now = millis(now);
-        for id in 0..self.depot.used() {
+        let used = self.depot.used();
+        let end = used.min(from.saturating_add(u32::try_from(most).unwrap_or(u32::MAX)));
+        for id in from.min(end)..end {
             if let Some(view) = FlowView::copy(self.entry(id), now) {
                 each(&view);
             }
         }
+        (end < used).then_some(end)
     }
 
     /// Deletes the flows that `which` says yes to; how many.

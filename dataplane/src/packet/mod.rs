@@ -7,6 +7,7 @@ pub mod checksum;
 pub mod crc32c;
 pub mod edit;
 pub mod extension;
+pub mod fragment;
 pub mod mss;
 pub mod options;
 pub mod parse;

@@ -121,6 +121,7 @@ fn facts_of(family: Family, link: Link, network: Network, upper: Upper) -> Facts
         ct_dir: Dir::Original,
         ct_status: 0,
         ct_mark: 0,
+        ct_proto: 0,
         has_ct: false,
     }
 }

@@ -82,6 +82,10 @@ impl Forwarder for Sink {
         self.deadline
     }
 
+    fn rest(&mut self) {}
+
+    fn resume(&mut self) {}
+
     fn held(&self) -> usize {
         0
     }

@@ -128,7 +128,7 @@ impl Action for ConnMark {
         }
     }
 
-    fn extension(&self) -> Option<&'static TargetExtension> {
+    fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         Some(&EXTENSION)
     }
 

@@ -50,7 +50,7 @@ impl Action for Ct {
         }
     }
 
-    fn extension(&self) -> Option<&'static TargetExtension> {
+    fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         Some(&EXTENSION)
     }
 

@@ -85,7 +85,7 @@ impl Action for Dscp {
         Effect::Tos(facts.tos & 0b11 | self.0 << 2)
     }
 
-    fn extension(&self) -> Option<&'static TargetExtension> {
+    fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         Some(&EXTENSION)
     }
 

@@ -141,7 +141,7 @@ impl Action for Log {
         Effect::Log(self)
     }
 
-    fn extension(&self) -> Option<&'static TargetExtension> {
+    fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         Some(&EXTENSION)
     }
 

@@ -124,7 +124,7 @@ impl Action for Mark {
         Effect::Mark(self.of(facts.mark))
     }
 
-    fn extension(&self) -> Option<&'static TargetExtension> {
+    fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         Some(&EXTENSION)
     }
 

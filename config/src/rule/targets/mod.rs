@@ -11,7 +11,7 @@ pub trait Action {
     fn act(&self, facts: &Facts, cx: &Context) -> Effect<'_>;
 
     /// Its description; none for a jump to a user chain.
-    fn extension(&self) -> Option<&'static TargetExtension>;
+    fn extension(&self, family: Family) -> Option<&'static TargetExtension>;
 
     /// Writes its options as iptables-save does, each with a blank before it.
     fn print(&self, family: Family, out: &mut String);
@@ -56,9 +56,9 @@ macro_rules! registry {
             }
 
             /// Its description; none for a jump to a user chain.
-            pub fn extension(&self) -> Option<&'static TargetExtension> {
+            pub fn extension(&self, family: Family) -> Option<&'static TargetExtension> {
                 match self {
-                    $(Target::$variant(t) => t.extension(),)*
+                    $(Target::$variant(t) => t.extension(family),)*
                 }
             }
 
@@ -132,7 +132,7 @@ impl Target {
     /// Whether a target decoded from untrusted bytes may stand in a rule of this family with these conditions, in a chain
     /// of this table that is reached from these hooks.
     pub fn verify(&self, family: Family, table: Table, hooks: u8, conds: &[Cond]) -> Result<(), String> {
-        if let Some(extension) = self.extension() {
+        if let Some(extension) = self.extension(family) {
             let name = extension.name;
             if !extension.families.has(family) {
                 return Err(format!("{name} does not exist for {}", family.name()));

@@ -170,7 +170,7 @@ impl Action for Nat {
         Effect::Nat(self)
     }
 
-    fn extension(&self) -> Option<&'static TargetExtension> {
+    fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         Some(match self.kind {
             Kind::Snat => &snat::EXTENSION,
             Kind::Dnat => &dnat::EXTENSION,

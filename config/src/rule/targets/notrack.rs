@@ -37,7 +37,7 @@ impl Action for Notrack {
         Effect::Untrack
     }
 
-    fn extension(&self) -> Option<&'static TargetExtension> {
+    fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         Some(&EXTENSION)
     }
 

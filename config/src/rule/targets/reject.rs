@@ -150,9 +150,11 @@ impl Action for Reject {
         Effect::Reject(self.0)
     }
 
-    fn extension(&self) -> Option<&'static TargetExtension> {
-        let v6 = WORDS_V6.iter().any(|w| w.2 == self.0 && w.2 != With::TcpReset);
-        Some(if v6 { &V6 } else { &V4 })
+    fn extension(&self, family: Family) -> Option<&'static TargetExtension> {
+        Some(match family {
+            Family::V4 => &V4,
+            Family::V6 => &V6,
+        })
     }
 
     fn print(&self, family: Family, out: &mut String) {

@@ -80,7 +80,7 @@ impl Action for Mss {
         Effect::Mss(*self)
     }
 
-    fn extension(&self) -> Option<&'static TargetExtension> {
+    fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         Some(&EXTENSION)
     }
 

@@ -90,7 +90,7 @@ impl Action for Tos {
         Effect::Tos((facts.tos & !self.mask) ^ self.value)
     }
 
-    fn extension(&self) -> Option<&'static TargetExtension> {
+    fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         Some(&EXTENSION)
     }
 

@@ -117,7 +117,7 @@ impl Action for Ttl {
         })
     }
 
-    fn extension(&self) -> Option<&'static TargetExtension> {
+    fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         Some(extension_of(self.family))
     }
 

@@ -84,7 +84,7 @@ impl Action for Verdict {
         }
     }
 
-    fn extension(&self) -> Option<&'static TargetExtension> {
+    fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         match self {
             Verdict::Accept => Some(&ACCEPT),
             Verdict::Drop => Some(&DROP),

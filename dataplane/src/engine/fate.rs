@@ -1,0 +1,139 @@
+//! How a packet ends, and what is done with its frame then: the one place where frames leave the engine.
+
+use super::Engine;
+use super::generation::Generation;
+use super::packet::Packet;
+use super::trace::End;
+use crate::conntrack::Ct;
+use crate::neigh::{Hop as Next, NeighId};
+use crate::packet::fragment;
+use crate::reason::DropReason;
+use crate::umem::Frame;
+use sumun_config::facts::{Family, PortId};
+
+/// The end of a packet that was not dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fate {
+    /// Out on the port of its hop, to this MAC.
+    Send { mac: [u8; 6] },
+    /// Held until the neighbour's address is known.
+    Wait(NeighId),
+    /// The local stack has it.
+    Delivered,
+    /// The engine itself was meant (neighbour discovery).
+    Consumed,
+}
+
+/// Bytes of an Ethernet header.
+pub(super) const ETHERNET: usize = 14;
+
+impl Engine {
+    /// The next hop's MAC, or a wait for it.
+    pub(super) fn neighbour(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+        let hop = p.hop;
+        if self.assumes_neighbours {
+            let [.., a, b, c, d] = hop.address.to_be_bytes();
+            return Ok(Fate::Send { mac: [2, 0, a, b, c, d] });
+        }
+        match self.resolver.lookup(hop.port, p.facts.family, hop.address, self.now, &g.policy.sysctl) {
+            Next::Mac(mac) => Ok(Fate::Send { mac }),
+            Next::Wait(id) => Ok(Fate::Wait(id)),
+            Next::Full => Err(DropReason::NeighbourTable),
+            Next::Failed => {
+                self.unreachable(g, p);
+                Err(DropReason::NeighbourFailed)
+            }
+        }
+    }
+
+    /// Ends a packet.
+    pub(super) fn finish(&mut self, g: &Generation, p: Packet, end: Result<Fate, DropReason>) {
+        if let Some(trace) = &mut self.trace {
+            trace.end.get_or_insert(match end {
+                Ok(Fate::Send { .. }) => End::Forwarded,
+                Ok(Fate::Wait(_)) => End::Waiting,
+                Ok(Fate::Delivered) => End::Delivered,
+                Ok(Fate::Consumed) => End::Consumed,
+                Err(reason) => End::Dropped(reason),
+            });
+        }
+        match end {
+            Ok(Fate::Send { mac }) => self.send(g, p, mac),
+            Ok(Fate::Wait(id)) => {
+                // The flow may be gone before the neighbour answers: an error about the packet finds it anew by its tuple.
+                let held = Packet { ct: Ct::None, ..p };
+                if let Err(displaced) = self.resolver.hold(id, held, &g.policy.sysctl) {
+                    self.discard(DropReason::NeighbourQueue, displaced.frame);
+                }
+            }
+            Ok(Fate::Delivered) => {
+                self.stats.delivered.add(1);
+                if let Some(trace) = &mut self.trace {
+                    trace.delivered.push(p.frame.bytes().to_vec());
+                }
+                self.pool.give(p.frame);
+            }
+            Ok(Fate::Consumed) => self.pool.give(p.frame),
+            Err(reason) => {
+                self.tracker.abandon(p.ct);
+                self.discard(reason, p.frame);
+            }
+        }
+    }
+
+    /// Counts a drop and frees the frame.
+    pub(super) fn discard(&mut self, reason: DropReason, frame: Frame) {
+        self.stats.dropped(reason);
+        self.pool.give(frame);
+    }
+
+    /// Writes the link header and puts the frame, or its fragments, in line for its port.
+    pub(super) fn send(&mut self, _: &Generation, p: Packet, mac: [u8; 6]) {
+        let Packet { mut frame, facts, l3, hop, .. } = p;
+        if facts.len <= hop.mtu {
+            // What the link padded, and any tag, stays behind.
+            let whole = frame.resize(l3 as usize + facts.len as usize);
+            frame.pull_front(l3 as usize);
+            debug_assert!(whole);
+            self.transmit(hop.port, facts.family, mac, frame);
+            return;
+        }
+        let mut pieces = std::mem::take(&mut self.pieces);
+        let whole = fragment::split(&frame.bytes()[l3 as usize..], hop.mtu, || self.pool.take(), &mut pieces);
+        for piece in pieces.drain(..) {
+            match whole {
+                true => self.transmit(hop.port, facts.family, mac, piece),
+                false => self.pool.give(piece),
+            }
+        }
+        self.pieces = pieces;
+        match whole {
+            true => self.pool.give(frame),
+            false => self.discard(DropReason::NoFrame, frame),
+        }
+    }
+
+    /// An IP packet at the start of its frame goes out.
+    fn transmit(&mut self, port: PortId, family: Family, mac: [u8; 6], mut frame: Frame) {
+        let Some(i) = port.index().filter(|i| *i < self.tx.len()) else {
+            return self.discard(DropReason::NoRoute, frame);
+        };
+        if !frame.push_front(ETHERNET) {
+            return self.discard(DropReason::NoFrame, frame);
+        }
+        let header = &mut frame.bytes_mut()[..ETHERNET];
+        header[..6].copy_from_slice(&mac);
+        header[6..12].copy_from_slice(&self.router.links[i].mac);
+        header[12..].copy_from_slice(&match family {
+            Family::V4 => [0x08, 0x00],
+            Family::V6 => [0x86, 0xdd],
+        });
+        self.queue(i, frame);
+    }
+
+    /// A whole Ethernet frame in line for a port.
+    pub(super) fn queue(&mut self, port: usize, frame: Frame) {
+        self.stats.tx[port].count(frame.len());
+        self.tx[port].push(frame);
+    }
+}

@@ -1,0 +1,179 @@
+//! One published policy, built for running: rules, routes, settings, and the counters that go with them.
+//!
+//! Built by the publisher, shared by all workers, dropped when the last worker has moved on. A rule that stays (same
+//! family, table, chain and meaning) keeps its counters and the memory of its stateful matches: rules are recognised by
+//! their text, the second of two equal rules of a chain by its being the second.
+
+use super::program::Program;
+use super::stats::Bank;
+use crate::fib::Fib;
+use crate::port::Link;
+use std::collections::HashMap;
+use sumun_config::facts::Family;
+use sumun_config::model::Policy;
+use sumun_config::rule::Table;
+use sumun_config::ruleset::Ruleset;
+
+/// Cells of stateful matches that a router has, over all generations alive.
+pub const MAX_CELLS: usize = 1 << 16;
+
+/// What workers run.
+pub struct Generation {
+    /// Counted from 1.
+    pub number: u64,
+    /// As published; its ruleset has the cells of this router.
+    pub policy: Policy,
+    /// By [`Family::index`].
+    pub programs: [Program; 2],
+    /// Routes and addresses.
+    pub fib: Fib,
+    /// Rule counters, by worker.
+    pub banks: Vec<Bank>,
+    /// For each counter slot the slot of the generation before that it continues.
+    pub carry: Vec<Option<u32>>,
+    identities: HashMap<Identity, Owned>,
+}
+
+/// What makes a rule (or a policy) the same rule in the next generation.
+#[derive(PartialEq, Eq, Hash, Clone)]
+struct Identity {
+    family: Family,
+    table: Table,
+    chain: String,
+    /// The canonical text; none for the policy.
+    rule: Option<String>,
+    /// How many equal rules stand before it in the chain.
+    copies_before: u32,
+}
+
+/// What a rule keeps from generation to generation.
+struct Owned {
+    slot: u32,
+    cells: Vec<u32>,
+}
+
+/// Gives out cells of stateful matches.
+#[derive(Debug)]
+pub struct CellPool {
+    free: Vec<u32>,
+}
+
+impl CellPool {
+    /// All cells free.
+    pub fn new() -> CellPool {
+        CellPool { free: (0..MAX_CELLS as u32).rev().collect() }
+    }
+}
+
+impl Generation {
+    /// Builds a verified policy as the successor of `before`. `fresh` counters and cells start at zero; with `keep` false
+    /// all counters do. Cells newly taken are returned too, to be zeroed before use.
+    pub fn build(
+        number: u64,
+        mut policy: Policy,
+        links: &[Link],
+        workers: usize,
+        before: Option<&Generation>,
+        keep: Keep,
+        cells: &mut CellPool,
+    ) -> Result<(Generation, Vec<u32>), String> {
+        let fib = Fib::build(&policy, links);
+        let mut carry = Vec::new();
+        let mut identities = HashMap::new();
+        let mut taken = Vec::new();
+        let result = identify(&mut policy.ruleset, |identity, needs| {
+            let old = before.and_then(|g| g.identities.get(&identity));
+            let slot = carry.len() as u32;
+            carry.push(match keep {
+                Keep::Counters => old.map(|o| o.slot),
+                Keep::Nothing => None,
+            });
+            let owned = match old {
+                Some(o) if o.cells.len() == needs => o.cells.clone(),
+                _ => {
+                    let at = cells.free.len().checked_sub(needs).ok_or_else(|| {
+                        format!("more than {MAX_CELLS} stateful matches (limit, statistic) over the rulesets alive")
+                    })?;
+                    let fresh = cells.free.split_off(at);
+                    taken.extend_from_slice(&fresh);
+                    fresh
+                }
+            };
+            identities.insert(identity, Owned { slot, cells: owned.clone() });
+            Ok(owned)
+        });
+        if let Err(reason) = result {
+            cells.free.append(&mut taken);
+            return Err(reason);
+        }
+        let mut next = 0..;
+        let mut slot = || next.next().expect("slots do not run out");
+        let programs = Family::ALL.map(|family| Program::build(policy.ruleset.of(family), &mut slot));
+        let banks = (0..workers).map(|_| Bank::new(carry.len())).collect();
+        Ok((Generation { number, policy, programs, fib, banks, carry, identities }, taken))
+    }
+
+    /// Cells of this generation that `next` does not use: free again once no worker runs this one.
+    pub fn cells_left_by(&self, next: &Generation) -> Vec<u32> {
+        self.identities
+            .iter()
+            .filter(|(identity, owned)| next.identities.get(identity).is_none_or(|n| n.cells != owned.cells))
+            .flat_map(|(_, owned)| owned.cells.iter().copied())
+            .collect()
+    }
+
+    /// The program of a family.
+    #[inline]
+    pub fn program(&self, family: Family) -> &Program {
+        &self.programs[family.index()]
+    }
+}
+
+/// What a generation takes over from the one before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keep {
+    /// Counters of the rules that stay.
+    Counters,
+    /// All counters start at zero.
+    Nothing,
+}
+
+impl CellPool {
+    /// Takes cells back.
+    pub fn give(&mut self, cells: Vec<u32>) {
+        self.free.extend(cells);
+    }
+}
+
+/// Visits every policy and rule in the order in which [`Program::build`] asks for slots, and writes the cells that the
+/// visitor gives into the rule's stateful matches.
+fn identify(
+    ruleset: &mut Ruleset,
+    mut visit: impl FnMut(Identity, usize) -> Result<Vec<u32>, String>,
+) -> Result<(), String> {
+    for family in Family::ALL {
+        for table in Table::ALL {
+            let chains = &mut ruleset.families[family.index()].tables[table as usize].chains;
+            let names: Vec<String> = chains.iter().map(|c| c.name.clone()).collect();
+            let name = |chain: u32| names.get(chain as usize).map_or("", String::as_str);
+            for chain in chains.iter_mut() {
+                let at =
+                    |rule, copies_before| Identity { family, table, chain: chain.name.clone(), rule, copies_before };
+                visit(at(None, 0), 0)?;
+                let mut seen: HashMap<String, u32> = HashMap::new();
+                for rule in &mut chain.rules {
+                    let text = sumun_config::rule::print(rule, family, name);
+                    let copies = seen.entry(text.clone()).or_insert(0);
+                    let identity = at(Some(text), *copies);
+                    *copies += 1;
+                    let needs = rule.conds.iter_mut().filter_map(|c| c.test.cells()).count();
+                    let given = visit(identity, needs)?;
+                    for (cell, number) in rule.conds.iter_mut().filter_map(|c| c.test.cells()).zip(given) {
+                        *cell = number;
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,297 @@
+//! The engine: what one worker does with packets. Pure: frames, time and chance come in, frames and numbers go out.
+//!
+//! | file | thought |
+//! |---|---|
+//! | [`order`] | which tables at which hook, as data |
+//! | `pipeline` | the way of a packet, on one screen |
+//! | `judge` | a packet before a chain |
+//! | [`program`] | chains as flat arrays |
+//! | `own` | what the router says and hears itself |
+//! | `fate` | how packets end and frames leave |
+//! | [`router`], [`generation`] | what workers share; publishing without stopping |
+//! | [`stats`], [`trace`] | what is counted and recorded |
+
+use crate::conntrack::Tracker;
+use crate::fib::is_on_no_link;
+use crate::icmp::RateLimit;
+use crate::local::Local;
+use crate::neigh::{Event, Resolver};
+use crate::packet::parse::{self, Parsed};
+use crate::reason::DropReason;
+use crate::umem::{Frame, Pool};
+use crate::worker::Forwarder;
+use around::Rng;
+use fate::Fate;
+use generation::Generation;
+use packet::Packet;
+use stats::WorkerStats;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use sumun_config::facts::PortId;
+
+mod around;
+mod fate;
+pub mod generation;
+mod judge;
+pub mod order;
+mod own;
+pub mod packet;
+mod pipeline;
+pub mod program;
+pub mod router;
+pub mod stats;
+pub mod trace;
+
+pub use router::Router;
+pub use trace::Trace;
+
+/// Most packets that are worked on together.
+pub const BURST: usize = 64;
+/// Flow entries looked at for expiry in one slice.
+const SWEEP: usize = 64;
+
+/// One worker's engine. Owned by its thread from start to end; everything shared is behind [`Router`].
+pub struct Engine {
+    router: Arc<Router>,
+    worker: usize,
+    generation: Arc<Generation>,
+    pool: Pool,
+    /// Frames to send, by port.
+    tx: Vec<Vec<Frame>>,
+    tracker: Tracker,
+    resolver: Resolver<Packet>,
+    local: Local,
+    icmp_limit: RateLimit,
+    stats: Arc<WorkerStats>,
+    rng: Rng,
+    now: u64,
+    wall_offset: u64,
+    /// Parsed packets of the burst.
+    burst: Vec<Packet>,
+    /// Hashes of the burst's tuples.
+    hashes: Vec<u64>,
+    /// Chains to come back to.
+    returns: Vec<judge::Return>,
+    /// Packets of the router's own, waiting for output.
+    own: VecDeque<Packet>,
+    /// Neighbour discovery messages, waiting for output.
+    messages: VecDeque<Packet>,
+    /// Fragments of the packet being sent.
+    pieces: Vec<Frame>,
+    /// What the resolver wants done.
+    events: Vec<Event<Packet>>,
+    trace: Option<Trace>,
+    /// Every next hop answers at once.
+    assumes_neighbours: bool,
+}
+
+impl Router {
+    /// The engine of a worker, with the frames that it may use.
+    pub fn engine(self: &Arc<Self>, worker: usize, pool: Pool) -> Engine {
+        let generation = self.oldest();
+        let seed = self.seed.wrapping_add(worker as u64);
+        let mut engine = Engine {
+            worker,
+            pool,
+            tx: self.links.iter().map(|_| Vec::with_capacity(4 * BURST)).collect(),
+            tracker: Tracker::new(self.conntrack.clone(), worker),
+            resolver: Resolver::new(self.neighbours.clone(), worker),
+            local: Local::new(seed),
+            icmp_limit: RateLimit::new(),
+            stats: self.stats[worker].clone(),
+            rng: Rng::new(seed),
+            now: 0,
+            wall_offset: 0,
+            burst: Vec::with_capacity(BURST),
+            hashes: Vec::with_capacity(BURST),
+            returns: Vec::new(),
+            own: VecDeque::with_capacity(BURST),
+            messages: VecDeque::with_capacity(BURST),
+            pieces: Vec::with_capacity(BURST),
+            events: Vec::with_capacity(BURST),
+            trace: None,
+            assumes_neighbours: false,
+            router: self.clone(),
+            generation,
+        };
+        engine.prepare();
+        engine
+    }
+}
+
+impl Engine {
+    /// Takes a burst that came in on a port through the router. `now` is monotonic, in nanoseconds, and never goes back.
+    pub fn process(&mut self, now: u64, port: PortId, rx: &mut Vec<Frame>) {
+        self.now = now;
+        self.adopt();
+        let g = self.generation.clone();
+        let mut burst = std::mem::take(&mut self.burst);
+        while !rx.is_empty() {
+            let n = rx.len().min(BURST);
+            for frame in rx.drain(..n) {
+                self.parse(&g, port, frame, &mut burst);
+            }
+            self.hashes.clear();
+            self.hashes.extend(burst.iter().map(|p| self.router.conntrack.hash_of(&p.facts)));
+            self.tracker.warm(&self.hashes);
+            for mut p in burst.drain(..) {
+                let end = self.ingress(&g, &mut p);
+                self.finish(&g, p, end);
+                self.settle(&g);
+            }
+        }
+        self.burst = burst;
+        self.poll_local(&g);
+        self.tracker.quiescent(now);
+    }
+
+    /// The first stage: Ethernet and IP headers to facts. ARP and what is malformed ends here.
+    #[inline]
+    fn parse(&mut self, g: &Generation, port: PortId, frame: Frame, burst: &mut Vec<Packet>) {
+        let i = port.0 as usize;
+        self.stats.rx[i].count(frame.len());
+        match parse::frame(frame.bytes(), port, self.router.links[i].mac) {
+            Parsed::Ip { facts, l3 } if !is_on_no_link(facts.family, facts.src, facts.dst) => {
+                burst.push(Packet::new(frame, facts, l3));
+            }
+            Parsed::Ip { .. } => self.refuse_frame(DropReason::Martian, frame),
+            Parsed::Arp { l3 } => self.arp(g, port, l3 as usize, frame),
+            Parsed::Drop(reason) => self.refuse_frame(reason, frame),
+        }
+    }
+
+    /// A frame that never becomes a packet.
+    fn refuse_frame(&mut self, reason: DropReason, frame: Frame) {
+        if let Some(trace) = &mut self.trace {
+            trace.end = Some(trace::End::Dropped(reason));
+        }
+        self.discard(reason, frame);
+    }
+
+    /// A slice of what has to be done without packets: new generations, neighbours, expiry, the local stack.
+    pub fn tick(&mut self, now: u64) {
+        self.now = now;
+        self.adopt();
+        let g = self.generation.clone();
+        let mut events = std::mem::take(&mut self.events);
+        self.resolver.poll(now, &g.policy.sysctl, &mut |event| events.push(event));
+        for event in events.drain(..) {
+            self.neighbour_event(&g, event);
+        }
+        self.events = events;
+        self.tracker.sweep(now, SWEEP);
+        self.poll_local(&g);
+        self.tracker.quiescent(now);
+    }
+
+    fn neighbour_event(&mut self, g: &Generation, event: Event<Packet>) {
+        match event {
+            Event::Ready { packet, mac } => self.finish(g, packet, Ok(Fate::Send { mac })),
+            Event::Failed { packet } => {
+                self.unreachable(g, &packet);
+                self.finish(g, packet, Err(DropReason::NeighbourFailed));
+            }
+            Event::Solicit { port, family, target, unicast } => self.solicit(g, port, family, target, unicast),
+        }
+        self.settle(g);
+    }
+
+    /// Steps to the newest generation, carrying this worker's counters along.
+    #[inline]
+    fn adopt(&mut self) {
+        if self.router.generation() != self.generation.number {
+            for next in self.router.after(self.generation.number) {
+                next.banks[self.worker].carry_from(&self.generation.banks[self.worker], &next.carry);
+                self.generation = next;
+            }
+            self.prepare();
+        }
+    }
+
+    /// What follows from a generation: own addresses, room for its deepest jumps.
+    fn prepare(&mut self) {
+        let g = &self.generation;
+        let depth = g.programs.iter().map(|p| p.depth()).max().unwrap_or(0);
+        self.returns.reserve(depth);
+        self.local.configure(&g.policy.sysctl);
+        self.stats.generation.set(g.number);
+    }
+
+    /// Frames to send on a port, in order. The worker takes them out.
+    pub fn take_tx(&mut self, port: PortId) -> &mut Vec<Frame> {
+        &mut self.tx[port.0 as usize]
+    }
+
+    /// Free frames.
+    pub fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
+    /// Takes back a frame that a port could not send.
+    pub fn dropped(&mut self, reason: DropReason, frame: Frame) {
+        self.discard(reason, frame);
+    }
+
+    /// When [`Engine::tick`] has something to do again, if nothing comes in.
+    pub fn next_deadline(&self, now: u64) -> Option<u64> {
+        Some(self.resolver.next_deadline(now))
+    }
+
+    /// Frames held inside the engine, for the census: those that wait for a neighbour.
+    pub fn held(&self) -> usize {
+        self.resolver.held()
+    }
+
+    /// Sets the wall clock: nanoseconds since 1970 when the monotonic clock is at zero.
+    pub fn set_wall_clock(&mut self, offset: u64) {
+        self.wall_offset = offset;
+    }
+
+    /// From now on records what is asked of packets; gives what was recorded since the last call.
+    pub fn trace(&mut self) -> Trace {
+        self.trace.replace(Trace::default()).unwrap_or_default()
+    }
+
+    /// From now on takes every next hop to exist, with a MAC made of its address: for simulation.
+    pub fn assume_neighbours(&mut self) {
+        self.assumes_neighbours = true;
+    }
+}
+
+impl Forwarder for Engine {
+    fn process(&mut self, now: u64, port: PortId, rx: &mut Vec<Frame>) {
+        Engine::process(self, now, port, rx);
+    }
+
+    fn tick(&mut self, now: u64) {
+        Engine::tick(self, now);
+    }
+
+    fn take_tx(&mut self, port: PortId) -> &mut Vec<Frame> {
+        Engine::take_tx(self, port)
+    }
+
+    fn pool(&mut self) -> &mut Pool {
+        Engine::pool(self)
+    }
+
+    fn dropped(&mut self, reason: DropReason, frame: Frame) {
+        self.discard(reason, frame);
+    }
+
+    fn next_deadline(&self, now: u64) -> Option<u64> {
+        Engine::next_deadline(self, now)
+    }
+
+    fn held(&self) -> usize {
+        Engine::held(self)
+    }
+
+    fn rest(&mut self) {
+        self.tracker.offline();
+    }
+
+    fn resume(&mut self) {
+        self.tracker.online();
+    }
+}

@@ -1,0 +1,256 @@
+//! What the router itself says and hears: ICMP errors, refusals, the local stack, ARP and neighbour discovery.
+//!
+//! Everything the router says over IP is local output: it waits in `own` until the packet that caused it has come to its end,
+//! then passes OUTPUT and POSTROUTING. An error belongs to the flow of the packet that caused it, as RELATED, even when that
+//! flow is not confirmed (`nf_conntrack_attach`), so NAT translates what it quotes.
+
+use super::Engine;
+use super::fate::{ETHERNET, Fate};
+use super::generation::Generation;
+use super::packet::{Hop, Packet};
+use super::trace::End;
+use crate::fib::{Key, Route};
+use crate::icmp::{self, Error};
+use crate::nat::NatRange;
+use crate::neigh::{arp, ndp};
+use crate::packet::parse;
+use crate::reason::DropReason;
+use crate::umem::Frame;
+use sumun_config::facts::{Facts, Family, PacketType, PortId};
+use sumun_config::rule::Hook;
+use sumun_config::rule::targets::nat::{Kind, Nat};
+use sumun_config::rule::targets::reject::With;
+
+impl Engine {
+    /// Sends an ICMP error about a packet to its source, where one is due and the rate allows it.
+    pub(super) fn answer(&mut self, g: &Generation, p: &Packet, error: Error) {
+        let facts = &p.facts;
+        let s = &g.policy.sysctl;
+        let (interval, hop_limit) = match facts.family {
+            Family::V4 => (s.icmp_ratelimit, s.ip_default_ttl),
+            Family::V6 => (s.icmpv6_ratelimit, s.ipv6_hop_limit),
+        };
+        if !icmp::is_due(facts, p.l3()) {
+            return;
+        }
+        if error.is_limited() && !self.icmp_limit.allow(facts.family, facts.src, self.now, interval) {
+            return;
+        }
+        let Some(source) = self.own_source(g, facts) else { return };
+        self.say(p, |facts, l3, frame| icmp::build_error(error, facts, l3, source, hop_limit, frame));
+    }
+
+    /// The address from which the router speaks about a packet: the one it was sent to, if that is the router's own, else
+    /// the one facing the sender (`icmp_route_lookup`).
+    fn own_source(&self, g: &Generation, facts: &Facts) -> Option<u128> {
+        if g.fib.is_own(facts.family, facts.dst) {
+            return Some(facts.dst);
+        }
+        let Facts { family, src, dst, .. } = *facts;
+        let back = Key { family, src: 0, dst: src, iif: PortId::NONE, mark: 0, tos: 0, hash: dst as u32 };
+        match g.fib.lookup(&back) {
+            Route::Via { source: Some(source), .. } => Some(source),
+            Route::Via { port, gateway, .. } => g.fib.port_address(port, family, gateway.unwrap_or(src)),
+            _ => None,
+        }
+    }
+
+    /// No answer from the next hop (`ipv4_link_failure`, `ndisc_error_report`).
+    pub(super) fn unreachable(&mut self, g: &Generation, p: &Packet) {
+        if p.facts.iif != PortId::NONE {
+            self.answer(g, p, Error::HostUnreachable);
+        }
+    }
+
+    /// REJECT.
+    pub(super) fn refuse(&mut self, g: &Generation, p: &Packet, with: With) {
+        match Error::of_reject(with) {
+            Some(error) if icmp::is_reject_due(&p.facts, p.l3()) => self.answer(g, p, error),
+            Some(_) => {}
+            None => {
+                let hop_limit = match p.facts.family {
+                    Family::V4 => g.policy.sysctl.ip_default_ttl,
+                    Family::V6 => g.policy.sysctl.ipv6_hop_limit,
+                };
+                self.say(p, |facts, l3, frame| icmp::build_tcp_reset(facts, l3, hop_limit, frame));
+            }
+        }
+    }
+
+    /// Puts a packet of the router's own, built about `cause`, in line for local output.
+    fn say(&mut self, cause: &Packet, build: impl FnOnce(&Facts, &[u8], &mut Frame) -> bool) {
+        let Some(mut frame) = self.pool.take() else { return self.stats.dropped(DropReason::NoFrame) };
+        if !build(&cause.facts, cause.l3(), &mut frame) {
+            return self.pool.give(frame);
+        }
+        let Ok(mut facts) = parse::ip(cause.facts.family, frame.bytes()) else { return self.pool.give(frame) };
+        let ct = self.tracker.attach(cause.ct, &mut facts);
+        self.own.push_back(Packet { ct, ..Packet::new(frame, facts, 0) });
+    }
+
+    /// Sends what the router has to say.
+    pub(super) fn settle(&mut self, g: &Generation) {
+        while let Some(mut p) = self.own.pop_front() {
+            self.stats.originated.add(1);
+            let end = self.output(g, &mut p);
+            self.finish(g, p, end);
+        }
+        while let Some(mut p) = self.messages.pop_front() {
+            self.stats.originated.add(1);
+            let end = self.discovery(g, &mut p);
+            self.finish(g, p, end);
+        }
+    }
+
+    /// A packet for this host that INPUT let through.
+    pub(super) fn deliver(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+        if ndp::is_ndp(&p.facts) {
+            return self.discovered(g, p);
+        }
+        let Facts { family, src, dst, iif, .. } = p.facts;
+        let own = match g.fib.is_own(family, dst) {
+            true => dst,
+            false => g.fib.port_address(iif, family, src).ok_or(DropReason::NoListener)?,
+        };
+        let start = p.l3 as usize;
+        let l3 = p.frame.bytes().get(start..start + p.facts.len as usize).unwrap_or_default();
+        match self.local.input(l3, &p.facts, own)? {
+            None => Ok(Fate::Delivered),
+            Some(error) => {
+                self.answer(g, p, error);
+                Err(DropReason::NoListener)
+            }
+        }
+    }
+
+    /// Lets the local stack speak.
+    pub(super) fn poll_local(&mut self, g: &Generation) {
+        let (local, pool, own, stats) = (&mut self.local, &mut self.pool, &mut self.own, &self.stats);
+        local.poll(self.now, &mut |packet: &[u8]| {
+            let family = match packet.first().map(|b| b >> 4) {
+                Some(6) => Family::V6,
+                _ => Family::V4,
+            };
+            let Some(mut frame) = pool.take() else { return stats.dropped(DropReason::NoFrame) };
+            match frame.set(packet).then(|| parse::ip(family, packet)) {
+                Some(Ok(facts)) => own.push_back(Packet::new(frame, facts, 0)),
+                _ => {
+                    stats.dropped(DropReason::IpHeader);
+                    pool.give(frame);
+                }
+            }
+        });
+        self.settle(g);
+    }
+
+    /// An ARP frame: learns from it and answers it (`arp_process`). It passes no hook of iptables.
+    pub(super) fn arp(&mut self, g: &Generation, port: PortId, l3: usize, mut frame: Frame) {
+        if let Some(trace) = &mut self.trace {
+            trace.end.get_or_insert(End::Consumed);
+        }
+        let link = &self.router.links[port.0 as usize];
+        let pkt_type =
+            frame.bytes().first_chunk().map_or(PacketType::OtherHost, |to| parse::packet_type(*to, link.mac));
+        let outcome = match arp::process(frame.bytes().get(l3..).unwrap_or_default(), port, pkt_type, &g.fib) {
+            Ok(outcome) => outcome,
+            Err(reason) => return self.discard(reason, frame),
+        };
+        if let Some(learned) = outcome.learned {
+            self.resolver.learn(&learned, self.now, &g.policy.sysctl);
+        }
+        match outcome.reply {
+            Some(reply) if arp::reply(&mut frame, link.mac, &reply) => {
+                self.stats.originated.add(1);
+                self.queue(port.0 as usize, frame);
+            }
+            _ => self.pool.give(frame),
+        }
+    }
+
+    /// A neighbour discovery message that INPUT let through.
+    fn discovered(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+        let port = p.facts.iif;
+        let mac = port.index().and_then(|i| self.router.links.get(i)).map(|link| link.mac).ok_or(DropReason::Arp)?;
+        let outcome = ndp::process(p.l3(), &p.facts, port, &g.fib)?;
+        if let Some(learned) = outcome.learned {
+            self.resolver.learn(&learned, self.now, &g.policy.sysctl);
+        }
+        if let Some(advert) = outcome.advert {
+            match self.pool.take() {
+                Some(mut frame) => match ndp::advertise(&mut frame, mac, &advert) {
+                    true => self.discover(port, frame),
+                    false => self.pool.give(frame),
+                },
+                None => self.stats.dropped(DropReason::NoFrame),
+            }
+        }
+        Ok(Fate::Consumed)
+    }
+
+    /// Asks the link for the MAC of an address: to all, or as a probe to the MAC that it had.
+    pub(super) fn solicit(
+        &mut self,
+        g: &Generation,
+        port: PortId,
+        family: Family,
+        target: u128,
+        unicast: Option<[u8; 6]>,
+    ) {
+        let Some(mac) = port.index().and_then(|i| self.router.links.get(i)).map(|link| link.mac) else { return };
+        let Some(mut frame) = self.pool.take() else { return self.stats.dropped(DropReason::NoFrame) };
+        match family {
+            Family::V4 => {
+                let source = g.fib.port_address(port, family, target).unwrap_or(0) as u32;
+                if arp::request(&mut frame, mac, source, target as u32, unicast) {
+                    self.stats.originated.add(1);
+                    return self.queue(port.0 as usize, frame);
+                }
+            }
+            Family::V6 => {
+                let source = g.fib.link_local(port).unwrap_or(0);
+                if ndp::solicit(&mut frame, mac, source, target, unicast) {
+                    return self.discover(port, frame);
+                }
+            }
+        }
+        self.pool.give(frame);
+    }
+
+    /// Puts a neighbour discovery message, a whole frame, in line for output on its link.
+    pub(super) fn discover(&mut self, port: PortId, frame: Frame) {
+        let dmac = frame.bytes().first_chunk().copied().unwrap_or_default();
+        let l3 = frame.bytes().get(ETHERNET..).unwrap_or_default();
+        match parse::ip(Family::V6, l3) {
+            Ok(mut facts) => {
+                facts.oif = port;
+                facts.dmac = dmac;
+                let hop = Hop { port, ..Hop::NOWHERE };
+                self.messages.push_back(Packet { hop, ..Packet::new(frame, facts, ETHERNET as u16) });
+            }
+            Err(reason) => self.discard(reason, frame),
+        }
+    }
+
+    /// Addresses for a mapping whose rule names none: MASQUERADE takes the outgoing port's, REDIRECT the incoming port's, or
+    /// the loopback address in OUTPUT (`nf_nat_masquerade_ipv4`, `nf_nat_redirect`).
+    pub(super) fn resolve_range(
+        &self,
+        g: &Generation,
+        hook: Hook,
+        p: &Packet,
+        nat: Nat,
+    ) -> Result<NatRange, DropReason> {
+        let family = p.facts.family;
+        let own = match (nat.kind, hook) {
+            (Kind::Snat | Kind::Dnat, _) => return Ok(NatRange::of(&nat, None)),
+            (Kind::Masquerade, _) => g.fib.port_address(p.facts.oif, family, p.hop.address),
+            (Kind::Redirect, Hook::Output) => Some(match family {
+                Family::V4 => 0x7f00_0001,
+                Family::V6 => 1,
+            }),
+            (Kind::Redirect, _) => g.fib.port_address(p.facts.iif, family, p.facts.src),
+        };
+        let own = own.ok_or(DropReason::NatExhausted)?;
+        Ok(NatRange::of(&nat, Some((own, own))))
+    }
+}

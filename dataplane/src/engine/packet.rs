@@ -1,0 +1,66 @@
+//! A packet on its way: the frame, what is known of it, and the flow it belongs to.
+
+use crate::conntrack::Ct;
+use crate::umem::Frame;
+use sumun_config::facts::{Facts, Family, PortId};
+
+/// One packet. Lives in the engine from its frame's parsing to its fate; may wait for a neighbour in between.
+#[derive(Debug)]
+pub struct Packet {
+    /// The frame; it holds at least `l3 + facts.len` bytes.
+    pub frame: Frame,
+    /// What is known of it, kept true through every rewrite.
+    pub facts: Facts,
+    /// Where in the frame the IP header starts.
+    pub l3: u16,
+    /// Its flow, once conntrack has placed it.
+    pub ct: Ct,
+    /// Where it goes, once it was routed onwards.
+    pub hop: Hop,
+}
+
+/// Where a packet goes next: the port, the address on its link, and the largest packet for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hop {
+    /// Outgoing port.
+    pub port: PortId,
+    /// Gateway, or the destination itself.
+    pub address: u128,
+    /// Path MTU in bytes of IP.
+    pub mtu: u16,
+}
+
+impl Hop {
+    /// Not routed yet.
+    pub const NOWHERE: Hop = Hop { port: PortId::NONE, address: 0, mtu: u16::MAX };
+}
+
+impl Packet {
+    /// A packet that conntrack has not seen.
+    #[inline]
+    pub fn new(frame: Frame, facts: Facts, l3: u16) -> Packet {
+        Packet { frame, facts, l3, ct: Ct::None, hop: Hop::NOWHERE }
+    }
+
+    /// The IP packet: header to the end of what its length says; what the link padded is not part of it.
+    #[inline]
+    pub fn l3(&self) -> &[u8] {
+        let start = self.l3 as usize;
+        self.frame.bytes().get(start..start + self.facts.len as usize).unwrap_or_default()
+    }
+
+    /// Larger than its path allows, and not to be fragmented by a router.
+    pub fn must_fit(&self) -> bool {
+        self.facts.len > self.hop.mtu && (self.facts.dont_frag || self.facts.family == Family::V6)
+    }
+
+    /// Changes header bytes and facts together.
+    #[inline]
+    pub fn edit<R: Default>(&mut self, change: impl FnOnce(&mut [u8], &mut Facts) -> R) -> R {
+        let start = self.l3 as usize;
+        match self.frame.bytes_mut().get_mut(start..start + self.facts.len as usize) {
+            Some(l3) => change(l3, &mut self.facts),
+            None => R::default(),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The way of a packet. Who reads only this file knows the router.
+//!
+//! ```text
+//! ingress: PREROUTING ─ route ─┬─ to this host: INPUT ─ deliver
+//!                              └─ elsewhere: forward (TTL, MTU) ─ FORWARD ─ egress
+//! output:  route ─ OUTPUT ─ egress                         egress: POSTROUTING ─ neighbour ─ transmit
+//! ```
+//!
+//! Each function takes the packet as far as it goes and says how it ended; `?` ends it with a [`DropReason`]. What happens at
+//! a hook, and in which order, is [`stages`].
+
+use super::Engine;
+use super::fate::Fate;
+use super::generation::Generation;
+use super::order::{Stage, stages};
+use super::packet::{Hop, Packet};
+use crate::conntrack::Ct;
+use crate::fib::{Fib, Key, Route, is_forwardable_source};
+use crate::icmp::Error;
+use crate::nat::Manip;
+use crate::packet::edit;
+use crate::reason::DropReason;
+use sumun_config::facts::{Facts, Family, PacketType, PortId};
+use sumun_config::rule::{Hook, Table};
+
+impl Engine {
+    /// A packet that came in on a port.
+    pub(super) fn ingress(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+        self.hook(g, Hook::Prerouting, p)?;
+        match self.route_in(g, p)? {
+            Way::Host => self.input(g, p),
+            Way::Onwards => self.forward(g, p),
+        }
+    }
+
+    /// To this host.
+    fn input(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+        self.hook(g, Hook::Input, p)?;
+        self.deliver(g, p)
+    }
+
+    /// To another host (`ip_forward`, `ip6_forward`).
+    fn forward(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+        if p.facts.pkt_type != PacketType::Host {
+            return Err(DropReason::NotForwarded);
+        }
+        if p.facts.ttl <= 1 {
+            self.answer(g, p, Error::TimeExceeded);
+            return Err(DropReason::TtlExpired);
+        }
+        if p.must_fit() {
+            self.answer(g, p, Error::FragNeeded { mtu: p.hop.mtu });
+            return Err(DropReason::TooBig);
+        }
+        p.edit(edit::decrement_ttl);
+        p.facts.oif = p.hop.port;
+        self.hook(g, Hook::Forward, p)?;
+        self.egress(g, p)
+    }
+
+    /// From this host (`__ip_local_out`, `ip6_local_out`).
+    pub(super) fn output(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+        self.route_out(g, p)?;
+        self.hook(g, Hook::Output, p)?;
+        self.egress(g, p)
+    }
+
+    /// Out of the router (`ip_output`, `ip6_output`).
+    fn egress(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+        self.hook(g, Hook::Postrouting, p)?;
+        if p.must_fit() {
+            self.answer(g, p, Error::FragNeeded { mtu: p.hop.mtu });
+            return Err(DropReason::TooBig);
+        }
+        self.neighbour(g, p)
+    }
+
+    /// A neighbour discovery message of the router's own: its link is given, no route is asked (`ndisc_send_skb`).
+    pub(super) fn discovery(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+        self.hook(g, Hook::Output, p)?;
+        self.hook(g, Hook::Postrouting, p)?;
+        Ok(Fate::Send { mac: p.facts.dmac })
+    }
+
+    /// All that happens to a packet at a hook.
+    fn hook(&mut self, g: &Generation, hook: Hook, p: &mut Packet) -> Result<(), DropReason> {
+        let routed_by = RoutedBy::of(&p.facts);
+        for stage in stages(hook) {
+            match *stage {
+                Stage::Chain(table) => {
+                    self.judge(g, hook, table, p)?;
+                }
+                Stage::Track => self.track(g, p)?,
+                Stage::Nat(manip) => self.nat(g, hook, manip, p)?,
+                Stage::Reroute => {
+                    if RoutedBy::of(&p.facts) != routed_by {
+                        self.route_out(g, p)?;
+                    }
+                }
+                Stage::Confirm => {
+                    let now = self.now;
+                    self.tracker.confirm(p.ct, &mut p.facts, now)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Conntrack places the packet, unless raw said not to or it is an answer that belongs to a flow already.
+    fn track(&mut self, g: &Generation, p: &mut Packet) -> Result<(), DropReason> {
+        if matches!(p.ct, Ct::None) {
+            let start = p.l3 as usize;
+            let l3 = p.frame.bytes().get(start..start + p.facts.len as usize).unwrap_or_default();
+            p.ct = self.tracker.track(&mut p.facts, l3, self.now, &g.policy.sysctl)?;
+        }
+        Ok(())
+    }
+
+    /// The first packet of a flow asks the chain of `nat` for its mapping; every packet is rewritten by it.
+    fn nat(&mut self, g: &Generation, hook: Hook, manip: Manip, p: &mut Packet) -> Result<(), DropReason> {
+        let Ct::Flow(flow) = p.ct else { return Ok(()) };
+        if self.tracker.is_unmapped(flow, manip) {
+            let range = match self.judge(g, hook, Table::Nat, p)? {
+                Some(nat) => Some(self.resolve_range(g, hook, p, nat)?),
+                None => None,
+            };
+            let random = self.rng.next();
+            self.tracker.map(flow, manip, range.as_ref(), &p.facts, random)?;
+        }
+        let start = p.l3 as usize;
+        let end = start + p.facts.len as usize;
+        let l3 = p.frame.bytes_mut().get_mut(start..end).unwrap_or_default();
+        self.tracker.translate(flow, hook, l3, &mut p.facts)
+    }
+
+    /// The routing decision for a packet from outside (`ip_route_input`).
+    fn route_in(&mut self, g: &Generation, p: &mut Packet) -> Result<Way, DropReason> {
+        let key = key(g, &p.facts);
+        let route = g.fib.lookup(&key);
+        g.fib.check_source(&key, &route)?;
+        let forwarding = match p.facts.family {
+            Family::V4 => g.policy.sysctl.ip_forward,
+            Family::V6 => g.policy.sysctl.ipv6_forwarding,
+        };
+        match route {
+            Route::Local | Route::Broadcast { .. } => Ok(Way::Host),
+            Route::Multicast if g.fib.listens(key.family, key.dst, key.iif) => Ok(Way::Host),
+            Route::Multicast => Err(DropReason::NotForwarded),
+            _ if !forwarding => Err(DropReason::ForwardingOff),
+            _ if !is_forwardable_source(key.family, key.src) => Err(DropReason::NotForwarded),
+            Route::Via { port, gateway, mtu, .. } => {
+                p.hop = self.hop(p, port, gateway, mtu);
+                Ok(Way::Onwards)
+            }
+            nowhere => Err(self.no_way(g, p, nowhere)),
+        }
+    }
+
+    /// The routing decision for a packet of the router's own (`ip_route_output`).
+    fn route_out(&mut self, g: &Generation, p: &mut Packet) -> Result<(), DropReason> {
+        match g.fib.lookup(&key(g, &p.facts)) {
+            Route::Via { port, gateway, mtu, .. } => {
+                p.hop = self.hop(p, port, gateway, mtu);
+                p.facts.oif = port;
+                Ok(())
+            }
+            Route::Local | Route::Broadcast { .. } | Route::Multicast => Err(DropReason::NoListener),
+            Route::Blackhole => Err(DropReason::Blackhole),
+            Route::Prohibit => Err(DropReason::Prohibit),
+            Route::Unreachable | Route::None => Err(DropReason::NoRoute),
+        }
+    }
+
+    fn hop(&self, p: &Packet, port: PortId, gateway: Option<u128>, mtu: u16) -> Hop {
+        let link = port.index().and_then(|i| self.router.links.get(i));
+        Hop { port, address: gateway.unwrap_or(p.facts.dst), mtu: link.map_or(mtu, |l| l.mtu.min(mtu)) }
+    }
+
+    /// No route onwards: says so to the sender where the kernel does (`ip_error`, `ip6_pkt_discard`).
+    fn no_way(&mut self, g: &Generation, p: &mut Packet, route: Route) -> DropReason {
+        let (error, reason) = match (route, p.facts.family) {
+            (Route::Blackhole, _) => return DropReason::Blackhole,
+            (Route::Prohibit, _) => (Error::AdminProhibited, DropReason::Prohibit),
+            (Route::Unreachable, Family::V4) => (Error::HostUnreachable, DropReason::NoRoute),
+            _ => (Error::NetUnreachable, DropReason::NoRoute),
+        };
+        self.answer(g, p, error);
+        reason
+    }
+}
+
+/// The answer of the routing decision.
+enum Way {
+    Host,
+    Onwards,
+}
+
+/// What a packet's route depends on and OUTPUT may change.
+#[derive(PartialEq, Eq)]
+struct RoutedBy(u128, u128, u32, u8);
+
+impl RoutedBy {
+    fn of(f: &Facts) -> RoutedBy {
+        RoutedBy(f.src, f.dst, f.mark, f.tos)
+    }
+}
+
+/// What the FIB is asked for a packet.
+pub(super) fn key(g: &Generation, f: &Facts) -> Key {
+    Key {
+        family: f.family,
+        src: f.src,
+        dst: f.dst,
+        iif: f.iif,
+        mark: f.mark,
+        tos: f.tos,
+        hash: Fib::flow_hash(f, g.policy.sysctl.fib_multipath_hash_policy),
+    }
+}

@@ -1,0 +1,140 @@
+//! The ruleset of one family as the workers run it: chains, rules and conditions in three flat arrays.
+//!
+//! A chain is a range of rules, a rule a range of conditions; jumps name chains of the whole program, so a walk follows
+//! numbers only. [`Program::find`] answers the one question of a walk: which rule, from here to the end of the chain, is
+//! the first that matches? How it answers may change (indices that prune); what a condition means is said by
+//! [`Cond::holds`] alone.
+
+use std::ops::Range;
+use sumun_config::facts::{Context, Facts};
+use sumun_config::rule::targets::verdict::Verdict;
+use sumun_config::rule::{Cond, Hook, Match, Outcome, Policy, Table, Target};
+use sumun_config::ruleset::Tables;
+
+/// The rules of a family, ready to run.
+#[derive(Debug)]
+pub struct Program {
+    chains: Vec<Chain>,
+    rules: Vec<Rule>,
+    conds: Vec<Cond>,
+    /// First chain of each table.
+    bases: [u32; 5],
+    /// Longest possible stack of jumps.
+    depth: usize,
+}
+
+/// A chain.
+#[derive(Debug)]
+pub struct Chain {
+    /// For traces.
+    pub name: String,
+    /// Its rules in [`Program::rule`].
+    pub rules: Range<u32>,
+    /// Policy of a built-in chain.
+    pub policy: Policy,
+    /// Counter slot of the policy.
+    pub slot: u32,
+}
+
+/// A rule.
+#[derive(Debug)]
+pub struct Rule {
+    conds: Range<u32>,
+    /// What happens to what it matches; jumps name chains of the program.
+    pub target: Option<Target>,
+    /// Counter slot.
+    pub slot: u32,
+}
+
+/// The answer of [`Program::find`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// This rule matches.
+    Rule(u32),
+    /// None does.
+    End,
+    /// A match of this rule drops the packet.
+    Hotdrop,
+}
+
+impl Program {
+    /// Flattens the tables of a family. Counter slots are given out by `slot`, called for each chain's policy and then for
+    /// each of its rules, in order. The tables have been verified.
+    pub fn build(tables: &Tables, mut slot: impl FnMut() -> u32) -> Program {
+        let mut program = Program { chains: Vec::new(), rules: Vec::new(), conds: Vec::new(), bases: [0; 5], depth: 0 };
+        for table in Table::ALL {
+            let base = program.chains.len() as u32;
+            program.bases[table as usize] = base;
+            let chains = &tables.tables[table as usize].chains;
+            program.depth = program.depth.max(chains.len());
+            for chain in chains {
+                let chain_slot = slot();
+                let first = program.rules.len() as u32;
+                for rule in &chain.rules {
+                    let conds = program.conds.len() as u32;
+                    program.conds.extend(rule.conds.iter().filter(|c| !matches!(c.test, Match::Comment(_))).cloned());
+                    let target = match &rule.target {
+                        Some(Target::Verdict(Verdict::Jump(to))) => Some(Target::Verdict(Verdict::Jump(base + to))),
+                        Some(Target::Verdict(Verdict::Goto(to))) => Some(Target::Verdict(Verdict::Goto(base + to))),
+                        other => other.clone(),
+                    };
+                    let conds = conds..program.conds.len() as u32;
+                    program.rules.push(Rule { conds, target, slot: slot() });
+                }
+                program.chains.push(Chain {
+                    name: chain.name.clone(),
+                    rules: first..program.rules.len() as u32,
+                    policy: chain.policy.unwrap_or_default(),
+                    slot: chain_slot,
+                });
+            }
+        }
+        program
+    }
+
+    /// The built-in chain of a table at a hook, where the table has one.
+    pub fn entry(&self, table: Table, hook: Hook) -> Option<u32> {
+        let at = table.hooks().iter().position(|h| *h == hook)?;
+        Some(self.bases[table as usize] + at as u32)
+    }
+
+    /// The chains of a table, built-in ones first.
+    pub fn chains_of(&self, table: Table) -> &[Chain] {
+        let from = self.bases[table as usize] as usize;
+        let to = self.bases.get(table as usize + 1).map_or(self.chains.len(), |base| *base as usize);
+        &self.chains[from..to]
+    }
+
+    /// A chain by its number.
+    pub fn chain(&self, chain: u32) -> &Chain {
+        &self.chains[chain as usize]
+    }
+
+    /// A rule by its number.
+    pub fn rule(&self, rule: u32) -> &Rule {
+        &self.rules[rule as usize]
+    }
+
+    /// Jumps that can be open at once: no chain can be open twice, since a loop of jumps is refused.
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// The first rule of `rules` that matches.
+    #[inline]
+    pub fn find(&self, rules: Range<u32>, facts: &Facts, cx: &Context) -> Found {
+        let start = rules.start;
+        let Some(rules) = self.rules.get(rules.start as usize..rules.end as usize) else { return Found::End };
+        'rules: for (i, rule) in rules.iter().enumerate() {
+            for cond in &self.conds[rule.conds.start as usize..rule.conds.end as usize] {
+                match cond.holds(facts, cx) {
+                    Outcome::Yes => {}
+                    Outcome::No | Outcome::Never => continue 'rules,
+                    Outcome::Hotdrop => return Found::Hotdrop,
+                }
+            }
+            return Found::Rule(start + i as u32);
+        }
+        Found::End
+    }
+}

@@ -1,0 +1,219 @@
+//! What all workers share: links, flows, neighbours, and the generation that is in force.
+//!
+//! Publishing never stops a worker. The publisher builds a [`Generation`], appends it to a short list and raises a number;
+//! each worker compares that number once a burst and steps through what is new, carrying its own counters from bank to
+//! bank. The list's lock is taken by a worker only when something was published. A generation leaves the list when every
+//! worker has reached it, and its memory goes with the last `Arc`.
+
+use super::generation::{CellPool, Generation, Keep, MAX_CELLS};
+use super::stats::{Traffic, WorkerStats};
+use crate::conntrack::Conntrack;
+use crate::log::LogRing;
+use crate::neigh::Neighbours;
+use crate::port::Link;
+use crate::protocol::{ChainCounters, Counter, Counters};
+use crate::reason::DropReason;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use sumun_config::facts::Family;
+use sumun_config::model::{Appliance, Policy, PortSettings, RoutingRule, Sysctl};
+use sumun_config::rule;
+use sumun_config::ruleset::Ruleset;
+
+/// Log lines that can wait to be written.
+const LOG_RING: usize = 4096;
+
+/// A router: one for each dataplane process, alive as long as the process.
+pub struct Router {
+    /// By [`sumun_config::facts::PortId`].
+    pub links: Vec<Link>,
+    /// The flow table.
+    pub conntrack: Arc<Conntrack>,
+    /// The neighbour table.
+    pub neighbours: Arc<Neighbours>,
+    /// Log lines on their way to the housekeeping thread.
+    pub log: Arc<LogRing>,
+    /// Each worker's own numbers.
+    pub stats: Vec<Arc<WorkerStats>>,
+    pub(super) cells: Box<[AtomicU64]>,
+    pub(super) seed: u64,
+    newest: AtomicU64,
+    publications: Mutex<Publications>,
+}
+
+struct Publications {
+    /// The newest generation and those before it that some worker may not have reached; never empty.
+    alive: VecDeque<Arc<Generation>>,
+    cells: CellPool,
+    /// Cells that no generation after this one uses.
+    retired: Vec<(u64, Vec<u32>)>,
+}
+
+impl Router {
+    /// A router with no addresses, no routes and no rules, whose filter policy is the appliance's initial one.
+    pub fn new(appliance: &Appliance, links: Vec<Link>, seed: u64) -> Arc<Router> {
+        let workers = appliance.cores.len().max(1);
+        let policy = nothing(appliance, &links);
+        let mut cells = CellPool::new();
+        let (first, _) = Generation::build(0, policy, &links, workers, None, Keep::Nothing, &mut cells)
+            .expect("an empty ruleset has no cells");
+        Arc::new(Router {
+            conntrack: Arc::new(Conntrack::new(appliance.max_flows, workers, seed)),
+            neighbours: Arc::new(Neighbours::new(appliance.max_neighbours, seed)),
+            log: Arc::new(LogRing::new(LOG_RING)),
+            stats: (0..workers).map(|_| Arc::new(WorkerStats::new(links.len()))).collect(),
+            cells: (0..MAX_CELLS).map(|_| AtomicU64::new(0)).collect(),
+            seed,
+            newest: AtomicU64::new(0),
+            publications: Mutex::new(Publications { alive: [Arc::new(first)].into(), cells, retired: Vec::new() }),
+            links,
+        })
+    }
+
+    /// A panic while the lock is held leaves the list whole: it is changed by single pushes and pops.
+    fn publications(&self) -> MutexGuard<'_, Publications> {
+        self.publications.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Checks a policy as if it came from an enemy, builds it and puts it in force. Returns its generation number as soon as
+    /// workers can see it; [`Router::is_settled`] tells when all have.
+    pub fn publish(&self, policy: Policy) -> Result<u64, String> {
+        self.verify(&policy)?;
+        self.replace(policy, Keep::Counters)
+    }
+
+    /// Sets all rule counters to zero.
+    pub fn zero(&self) -> u64 {
+        self.replace(self.current().policy.clone(), Keep::Nothing).expect("it has all its cells already")
+    }
+
+    fn verify(&self, policy: &Policy) -> Result<(), String> {
+        let own: Vec<&str> = self.links.iter().map(|l| l.name.as_str()).collect();
+        if own != policy.ports.iter().map(String::as_str).collect::<Vec<_>>() {
+            return Err(format!(
+                "the policy is for the ports {:?}, this router has {own:?}: restart sumun-dataplane with the same file",
+                policy.ports
+            ));
+        }
+        policy.verify()?;
+        policy.ruleset.verify(self.links.len())
+    }
+
+    fn replace(&self, policy: Policy, keep: Keep) -> Result<u64, String> {
+        let mut publications = self.publications();
+        self.reclaim(&mut publications);
+        let before = publications.alive.back().expect("never empty").clone();
+        let number = before.number + 1;
+        let Publications { cells, .. } = &mut *publications;
+        let (next, fresh) =
+            Generation::build(number, policy, &self.links, self.stats.len(), Some(&before), keep, cells)?;
+        for cell in fresh {
+            self.cells[cell as usize].store(0, Ordering::Relaxed);
+        }
+        let left = before.cells_left_by(&next);
+        publications.retired.push((number, left));
+        self.neighbours.set_static(&next.policy.neighbours, crate::worker::now());
+        publications.alive.push_back(Arc::new(next));
+        // Release: a worker that sees the number finds the generation in the list (which the lock orders anyway) and the
+        // zeroed cells.
+        self.newest.store(number, Ordering::Release);
+        Ok(number)
+    }
+
+    /// Frees what no worker can see any more.
+    fn reclaim(&self, publications: &mut Publications) {
+        let reached = self.reached();
+        while publications.alive.len() > 1 && publications.alive[0].number < reached {
+            publications.alive.pop_front();
+        }
+        let (gone, still): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut publications.retired).into_iter().partition(|(number, _)| *number <= reached);
+        publications.retired = still;
+        for (_, cells) in gone {
+            publications.cells.give(cells);
+        }
+    }
+
+    /// The generation that every worker has reached.
+    fn reached(&self) -> u64 {
+        self.stats.iter().map(|s| s.generation.get()).min().unwrap_or(0)
+    }
+
+    /// The newest generation's number; 0 is the initial policy.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.newest.load(Ordering::Acquire)
+    }
+
+    /// Whether all workers run the newest generation.
+    pub fn is_settled(&self) -> bool {
+        self.reached() == self.generation()
+    }
+
+    /// The newest generation.
+    pub fn current(&self) -> Arc<Generation> {
+        self.publications().alive.back().expect("never empty").clone()
+    }
+
+    /// The generations after this one, oldest first.
+    pub(super) fn after(&self, number: u64) -> Vec<Arc<Generation>> {
+        self.publications().alive.iter().filter(|g| g.number > number).cloned().collect()
+    }
+
+    /// The generation that a new worker starts with: the oldest alive, so that it steps through the rest.
+    pub(super) fn oldest(&self) -> Arc<Generation> {
+        self.publications().alive.front().expect("never empty").clone()
+    }
+
+    /// Counters of the newest generation, summed over workers.
+    pub fn counters(&self) -> Counters {
+        let generation = self.current();
+        let sum = |slot: u32| total(generation.banks.iter().map(|bank| bank.slot(slot)));
+        let families = Family::ALL.map(|family| {
+            let program = generation.program(family);
+            rule::Table::ALL.map(|table| {
+                let chains = program.chains_of(table).iter();
+                chains
+                    .map(|chain| ChainCounters {
+                        policy: sum(chain.slot),
+                        rules: chain.rules.clone().map(|rule| sum(program.rule(rule).slot)).collect(),
+                    })
+                    .collect()
+            })
+        });
+        Counters { families }
+    }
+
+    /// Packets dropped, by reason, summed over workers.
+    pub fn drops(&self) -> Vec<(DropReason, u64)> {
+        let sum = |r: DropReason| self.stats.iter().map(|s| s.drops[r as usize].get()).sum();
+        DropReason::ALL.iter().map(|r| (*r, sum(*r))).collect()
+    }
+
+    /// Frames received and sent by each port, summed over workers.
+    pub fn port_traffic(&self) -> Vec<(Counter, Counter)> {
+        let of = |i: usize| (total(self.stats.iter().map(|s| &s.rx[i])), total(self.stats.iter().map(|s| &s.tx[i])));
+        (0..self.links.len()).map(of).collect()
+    }
+}
+
+fn total<'a>(parts: impl Iterator<Item = &'a Traffic>) -> Counter {
+    parts.fold(Counter::default(), |sum, part| Counter {
+        packets: sum.packets + part.packets.get(),
+        bytes: sum.bytes + part.bytes.get(),
+    })
+}
+
+/// The policy before control has said anything.
+fn nothing(appliance: &Appliance, links: &[Link]) -> Policy {
+    Policy {
+        ports: links.iter().map(|l| l.name.clone()).collect(),
+        port_settings: vec![PortSettings::default(); links.len()],
+        neighbours: Vec::new(),
+        routes: Vec::new(),
+        rules: RoutingRule::defaults(),
+        sysctl: Sysctl::default(),
+        ruleset: Ruleset::empty(appliance.initial_policy),
+    }
+}

@@ -1,0 +1,124 @@
+//! The engine allocates nothing per packet: counted, in steady state, for every kind of packet that has its own way.
+
+#![allow(unsafe_code, reason = "a global allocator that counts")]
+
+mod common;
+
+use common::*;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use sumun_config::facts::{Family, PortId};
+use sumun_dataplane::umem::Frame;
+
+struct Counting;
+
+thread_local! {
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: every call is passed on to the system's allocator unchanged; counting touches nothing that allocates.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller keeps the contract of `alloc`, which is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: `at` came from `System.alloc` with this layout, as every allocation here does.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const RULES: &str = r#"
+[raw.PREROUTING]
+rules = ["-p udp -m udp --dport 9 -j NOTRACK"]
+
+[mangle.FORWARD]
+rules = ["-p tcp -m tcp --syn -j TCPMSS --clamp-mss-to-pmtu", "-j MARK --set-mark 7", "-m mark --mark 7 -j CONNMARK --save-mark"]
+
+[nat.POSTROUTING]
+rules = ["-o wan0 -j MASQUERADE"]
+
+[filter.INPUT]
+rules = ["-m limit --limit 1000/sec --limit-burst 1000 -j LOG --log-prefix in", "-j ACCEPT"]
+
+[filter.FORWARD]
+policy = "DROP"
+rules = [
+  "-m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+  "-p tcp --dport 23 -j REJECT --reject-with tcp-reset",
+  "-p tcp --dport 24 -j REJECT",
+  "-i lan0 -j deeper",
+]
+
+[filter.deeper]
+rules = ["-p udp -m multiport --dports 1,2,3,4 -j RETURN", "-m statistic --mode nth --every 2 --packet 0 -j LOG", "-j ACCEPT"]
+"#;
+
+fn traffic(n: u16) -> Vec<(PortId, Vec<u8>)> {
+    let mut all = Vec::new();
+    for family in Family::ALL {
+        let (client, server) = ends(family);
+        let own = match family {
+            Family::V4 => 0xc0a8_0101,
+            Family::V6 => 0xfd00_0001 << 96 | 1,
+        };
+        let fresh = 2000 + n;
+        all.push((LAN, udp(family, client, server, (1000, 53), b"query")));
+        all.push((LAN, udp(family, client, server, (fresh, 53), b"a new flow")));
+        all.push((LAN, udp(family, client, server, (1000, 9), b"untracked")));
+        all.push((LAN, tcp(family, client, server, (fresh, 80), "S", b"")));
+        all.push((LAN, tcp(family, client, server, (fresh, 23), "S", b"")));
+        all.push((LAN, tcp(family, client, server, (fresh, 24), "S", b"")));
+        all.push((LAN, ping(family, client, server, n, b"ping")));
+        all.push((LAN, ping(family, client, own, n, b"to the router")));
+        all.push((LAN, tcp(family, client, own, (fresh, 22), "S", b"")));
+        all.push((WAN, udp(family, server, client, (1, 1), b"dropped by policy")));
+        all.push((LAN, udp(family, client, server + 100, (1, 5), b"nobody there")));
+        let mut expired = Vec::new();
+        ip(family, client, server, 1).udp(1, 5).write(&mut expired, b"ttl").expect("a frame");
+        all.push((LAN, expired));
+    }
+    all.push((LAN, arp_request(0xc0a8_0109, 0xc0a8_0101)));
+    all.push((LAN, vec![0; 20]));
+    all
+}
+
+#[test]
+fn the_engine_allocates_nothing_per_packet() {
+    let mut rig = Rig::new(RULES);
+    // The first rounds fill what grows once: queues, the neighbour table's lists.
+    for round in 0..20 {
+        for (port, frame) in traffic(round) {
+            rig.send(port, &frame);
+            while rig.router.log.pop().is_some() {}
+        }
+        rig.wait(1_000_000);
+    }
+    let mut rx: Vec<Frame> = Vec::with_capacity(64);
+    for round in 20..60 {
+        for (port, bytes) in traffic(round) {
+            let mut frame = rig.engine.pool().take().expect("a free frame");
+            assert!(frame.set(&bytes));
+            rx.push(frame);
+            rig.now += 100_000;
+            let before = COUNT.get();
+            rig.engine.process(rig.now, port, &mut rx);
+            rig.engine.tick(rig.now);
+            let allocated = COUNT.get() - before;
+            assert_eq!(allocated, 0, "round {round}, a frame of port {}: {bytes:02x?}", port.0);
+            for out in [LAN, WAN] {
+                while let Some(frame) = rig.engine.take_tx(out).pop() {
+                    rig.engine.pool().give(frame);
+                }
+            }
+            while rig.router.log.pop().is_some() {}
+        }
+    }
+    assert!(rig.router.conntrack.count() > 100, "flows were made");
+}

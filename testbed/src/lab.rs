@@ -1,0 +1,105 @@
+//! The standard topology, and what it takes to make and sweep it.
+
+use crate::host::{Host, PREFIX, ip};
+use anyhow::Result;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Two clients behind a switch, the router, and a server; both families.
+///
+/// | host | device | IPv4 | IPv6 |
+/// |---|---|---|---|
+/// | client1 | eth0 | 192.168.1.11/24 | fd00:1::11/64 |
+/// | client2 | eth0 | 192.168.1.12/24 | fd00:1::12/64 |
+/// | router | lan0 | 192.168.1.1/24 | fd00:1::1/64 |
+/// | router | wan0 | 203.0.113.2/24 | 2001:db8:2::2/64 |
+/// | server | eth0 | 203.0.113.1/24 | 2001:db8:2::1/64 |
+///
+/// The server has routes back to the LAN, so that tests without masquerade work too.
+pub struct Lab {
+    /// First host of the LAN.
+    pub client1: Host,
+    /// Second host of the LAN.
+    pub client2: Host,
+    /// Joins the LAN; a bridge of the kernel.
+    pub switch: Host,
+    /// Where the dataplane runs.
+    pub router: Host,
+    /// The outside.
+    pub server: Host,
+    /// Sockets, configuration and logs of the router's processes.
+    pub dir: tempfile::TempDir,
+}
+
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
+impl Lab {
+    /// Makes the network. `queues` is the number of RX and TX queues of the router's devices.
+    pub fn new(queues: u32) -> Result<Lab> {
+        let tag = format!("{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed));
+        let host = |name: &str| Host::new(&format!("{tag}-{name}"));
+        let lab = Lab {
+            client1: host("client1")?,
+            client2: host("client2")?,
+            switch: host("switch")?,
+            router: host("router")?,
+            server: host("server")?,
+            dir: tempfile::Builder::new().prefix(PREFIX).tempdir()?,
+        };
+        lab.switch.ip("link add br0 type bridge mcast_snooping 0")?;
+        lab.switch.ip("link set br0 up")?;
+        lab.join(&lab.client1, "eth0", &lab.switch, "c1", 1)?;
+        lab.join(&lab.client2, "eth0", &lab.switch, "c2", 1)?;
+        lab.join(&lab.router, "lan0", &lab.switch, "r", queues)?;
+        lab.join(&lab.router, "wan0", &lab.server, "eth0", queues)?;
+        for device in ["c1", "c2", "r"] {
+            lab.switch.ip(&format!("link set {device} master br0"))?;
+        }
+        for (host, last) in [(&lab.client1, "11"), (&lab.client2, "12")] {
+            host.ip(&format!("addr add 192.168.1.{last}/24 dev eth0"))?;
+            host.ip(&format!("addr add fd00:1::{last}/64 dev eth0 nodad"))?;
+            host.ip("route add default via 192.168.1.1")?;
+            host.ip("route add default via fd00:1::1")?;
+        }
+        lab.server.ip("addr add 203.0.113.1/24 dev eth0")?;
+        lab.server.ip("addr add 2001:db8:2::1/64 dev eth0 nodad")?;
+        lab.server.ip("route add 192.168.1.0/24 via 203.0.113.2")?;
+        lab.server.ip("route add fd00:1::/64 via 2001:db8:2::2")?;
+        // The devices belong to the dataplane: the kernel's own stack stays silent on them.
+        for device in ["lan0", "wan0"] {
+            lab.router.run(&["sysctl", "-qw", &format!("net.ipv6.conf.{device}.disable_ipv6=1")])?;
+        }
+        Ok(lab)
+    }
+
+    /// Joins two namespaces by a veth pair. Frames of local sockets get whole checksums, as on a wire.
+    pub fn join(&self, a: &Host, a_dev: &str, b: &Host, b_dev: &str, queues: u32) -> Result<()> {
+        let queues = queues.to_string();
+        let mut args = vec!["link", "add", a_dev, "netns", a.name(), "numrxqueues", &queues, "numtxqueues", &queues];
+        args.extend(["type", "veth", "peer", "name", b_dev, "netns", b.name()]);
+        args.extend(["numrxqueues", &queues, "numtxqueues", &queues]);
+        ip(&args)?;
+        for (host, device) in [(a, a_dev), (b, b_dev)] {
+            host.run(&["ethtool", "-K", device, "tx", "off", "gso", "off", "tso", "off", "gro", "on"])?;
+            host.ip(&format!("link set {device} up"))?;
+        }
+        Ok(())
+    }
+
+    /// A path inside the lab's directory.
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+/// Deletes namespaces of runs whose process is gone.
+pub fn sweep() -> Result<()> {
+    for line in ip(&["netns", "list"])?.lines() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        let Some(owner) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()) else { continue };
+        if owner.parse::<u32>().is_ok_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            ip(&["netns", "del", name])?;
+        }
+    }
+    Ok(())
+}

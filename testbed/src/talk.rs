@@ -1,0 +1,128 @@
+//! What hosts say to each other: TCP transfers whose content is checked, UDP echoes.
+
+use crate::Host;
+use anyhow::{Context, Result, ensure};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Byte `i` of every transfer: a pattern that repeats after a prime number of bytes, so that no lost or doubled piece fits.
+fn pattern(i: usize) -> u8 {
+    (i % 65_521 % 251) as u8
+}
+
+/// Serves one TCP connection: checks that exactly `len` bytes of the pattern come, answers with their number, and returns
+/// the address that the client seemed to have.
+pub fn tcp_sink(host: &Host, address: &str, len: usize) -> Result<JoinHandle<Result<SocketAddr>>> {
+    let address: SocketAddr = address.parse()?;
+    let listener = host.inside(move || Ok(TcpListener::bind(address)?))?;
+    Ok(host.spawn(move || {
+        let (mut stream, peer) = listener.accept()?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut got = 0;
+        let mut buffer = vec![0; 65_536];
+        loop {
+            let n = stream.read(&mut buffer)?;
+            if n == 0 {
+                break;
+            }
+            for (k, byte) in buffer[..n].iter().enumerate() {
+                ensure!(*byte == pattern(got + k), "byte {} is wrong", got + k);
+            }
+            got += n;
+        }
+        ensure!(got == len, "{got} bytes of {len}");
+        stream.write_all(&(got as u64).to_be_bytes())?;
+        Ok(peer)
+    }))
+}
+
+/// Sends `len` bytes of the pattern to a [`tcp_sink`], waits for its answer, and calls `at` before each piece with the number
+/// of bytes sent so far.
+pub fn tcp_send(stream: &mut TcpStream, len: usize, mut at: impl FnMut(usize)) -> Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut sent = 0;
+    while sent < len {
+        at(sent);
+        let piece: Vec<u8> = (sent..len.min(sent + 65_536)).map(pattern).collect();
+        stream.write_all(&piece)?;
+        sent += piece.len();
+    }
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut answer = [0; 8];
+    stream.read_exact(&mut answer).context("no answer from the sink")?;
+    ensure!(u64::from_be_bytes(answer) == len as u64);
+    Ok(())
+}
+
+/// Opens a TCP connection from a host; `from` may fix the source port.
+pub fn tcp_connect(host: &Host, to: &str, from: Option<SocketAddr>) -> Result<TcpStream> {
+    let to: SocketAddr = to.parse()?;
+    host.inside(move || match from {
+        None => Ok(TcpStream::connect_timeout(&to, Duration::from_secs(5))?),
+        Some(from) => {
+            use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
+            let family = match from {
+                SocketAddr::V4(_) => AddressFamily::Inet,
+                SocketAddr::V6(_) => AddressFamily::Inet6,
+            };
+            let fd = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+            socket::setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+            use std::os::fd::AsRawFd;
+            socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(from))?;
+            socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
+            Ok(TcpStream::from(fd))
+        }
+    })
+}
+
+/// A whole transfer from one host to another; returns the client's address as the server saw it.
+pub fn tcp_transfer(from: &Host, to: &Host, listen: &str, connect: &str, len: usize) -> Result<IpAddr> {
+    let sink = tcp_sink(to, listen, len)?;
+    let mut stream = tcp_connect(from, connect, None).with_context(|| format!("connecting to {connect}"))?;
+    tcp_send(&mut stream, len, |_| {})?;
+    let peer = sink.join().map_err(|_| anyhow::anyhow!("the sink panicked"))??;
+    Ok(peer.ip())
+}
+
+/// Answers `count` datagrams with their own content; returns the senders.
+pub fn udp_echo(host: &Host, address: &str, count: usize) -> Result<JoinHandle<Result<Vec<SocketAddr>>>> {
+    let address: SocketAddr = address.parse()?;
+    let socket = host.inside(move || Ok(UdpSocket::bind(address)?))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(host.spawn(move || {
+        let mut peers = Vec::new();
+        let mut buffer = [0; 2048];
+        for _ in 0..count {
+            let (n, peer) = socket.recv_from(&mut buffer)?;
+            socket.send_to(&buffer[..n], peer)?;
+            peers.push(peer);
+        }
+        Ok(peers)
+    }))
+}
+
+/// A UDP socket of a host, connected.
+pub fn udp_connect(host: &Host, local: &str, to: &str) -> Result<UdpSocket> {
+    let (local, to): (SocketAddr, SocketAddr) = (local.parse()?, to.parse()?);
+    let socket = host.inside(move || {
+        let socket = UdpSocket::bind(local)?;
+        socket.connect(to)?;
+        Ok(socket)
+    })?;
+    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    Ok(socket)
+}
+
+/// Sends a datagram and expects the same back.
+pub fn udp_ask(socket: &UdpSocket, text: &[u8]) -> Result<()> {
+    socket.send(text)?;
+    let mut buffer = [0; 2048];
+    let n = socket.recv(&mut buffer)?;
+    ensure!(&buffer[..n] == text);
+    Ok(())
+}
