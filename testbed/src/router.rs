@@ -128,9 +128,10 @@ impl<'a> Router<'a> {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// `sumun status --json`.
+    /// What `sumun status --json` says of the dataplane.
     pub fn status(&self) -> Result<Value> {
-        Ok(serde_json::from_str(&self.ask(&["status", "--json"])?)?)
+        let status: Value = serde_json::from_str(&self.ask(&["status", "--json"])?)?;
+        Ok(status["dataplane"].clone())
     }
 
     /// Packets dropped for a reason, by its name.
