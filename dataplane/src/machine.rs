@@ -193,7 +193,7 @@ fn row(flow: &FlowView) -> FlowRow {
         family: flow.original.tuple.family,
         proto: flow.original.tuple.proto,
         timeout: u64::from(flow.seconds_left()),
-        state: flow.state.map(|state| state.name().to_string()),
+        state: flow.state.map(str::to_string),
         original: tuple(&flow.original),
         reply: tuple(&flow.reply),
         status: flow.status,
