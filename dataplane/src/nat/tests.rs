@@ -297,9 +297,12 @@ fn workers_that_map_into_one_small_range_never_share_answers() {
 /// A flow mapped at both ends, in both families, and the error about each of its directions.
 fn errors(quoted_len: Option<usize>) {
     for family in Family::ALL {
+        let (syn, mut syn_ack) = (bytes::tcp(1000, 80, 2, &[], b""), bytes::tcp(8080, 7000, 0x12, &[], b""));
+        let seq: [u8; 4] = syn[4..8].try_into().unwrap();
+        syn_ack[8..12].copy_from_slice(&(u32::from_be_bytes(seq) + 1).to_be_bytes());
         for (proto, there, back) in [
             (proto::UDP, bytes::udp(1000, 80, b"question"), bytes::udp(8080, 7000, b"answer")),
-            (proto::TCP, bytes::tcp(1000, 80, 2, &[], b""), bytes::tcp(8080, 7000, 0x12, &[], b"")),
+            (proto::TCP, syn, syn_ack),
         ] {
             let (server, far) = (0xc0a8_0005, 0x0a63_0001);
             let dnat = NatRange { ports: Some((8080, 8080)), ..range(server) };
