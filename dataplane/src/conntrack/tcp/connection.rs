@@ -197,7 +197,7 @@ impl Connection {
             }
             to = self.state;
         }
-        let answers = (bits & status::SEEN_REPLY != 0 && last.kind == Kind::Syn)
+        let answers = (bits & status::SEEN_REPLY != 0 && last.kind == Kind::Syn && last.dir != dir)
             || (bits & status::ASSURED == 0 && last.kind == Kind::Ack);
         let challenged =
             self.state == State::SynSent && last.kind == Kind::Ack && last.dir == Dir::Reply && seg.seq == last.ack;
