@@ -78,6 +78,7 @@ impl Machine for Running {
 
     fn housekeep(&mut self) -> Result<(), String> {
         self.log.write(&self.service.router.log);
+        self.service.router.settle();
         if self.service.control.is_stopping() {
             return Err("a worker has ended: see above".to_string());
         }

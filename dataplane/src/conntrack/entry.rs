@@ -106,6 +106,8 @@ pub(crate) struct Entry {
 pub(crate) struct Cold {
     /// Next in the list of one NAT source ([`crate::nat`]).
     pub source_next: AtomicU32,
+    /// One more than the port whose address MASQUERADE took; zero is none ([`crate::nat`]).
+    pub masquerade: AtomicU32,
 }
 
 impl Entry {

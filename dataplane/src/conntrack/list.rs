@@ -8,7 +8,7 @@ use super::tuple::Tuple;
 use super::{Conntrack, Entry, Life, Word, left, millis, sctp, tcp};
 use std::fmt;
 use std::sync::atomic::Ordering;
-use sumun_config::facts::{Dir, Facts, proto, status};
+use sumun_config::facts::{Dir, Facts, Family, PortId, proto, status};
 
 /// One direction of a listed flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -160,6 +160,22 @@ impl Conntrack {
         self.delete(now, |_| true)
     }
 
+    /// Deletes the flows to which MASQUERADE gave an address that is `gone` (`nf_nat_masquerade_inet`); how many. The
+    /// ends would wait for packets that never come back, and another host may get the address.
+    pub fn forget_masqueraded(&self, gone: impl Fn(PortId, Family, u128) -> bool) -> usize {
+        let mut deleted = 0;
+        for id in 0..self.depot.used() {
+            let entry = self.entry(id);
+            let word = entry.word();
+            let Some(port) = self.masqueraded_on(id).filter(|_| word.life() == Life::Live) else { continue };
+            let reply = entry.tuple(Dir::Reply);
+            if entry.is_same_use(word) && gone(port, reply.family, reply.dst) && self.doom(entry, word) {
+                deleted += 1;
+            }
+        }
+        deleted
+    }
+
     /// Sets DYING on the flow that had this word, if it still lives and nobody did before.
     fn doom(&self, entry: &Entry, mut word: Word) -> bool {
         while word.life() == Life::Live && word.status() & status::DYING == 0 {
@@ -190,7 +206,6 @@ impl Conntrack {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sumun_config::facts::Family;
 
     fn view(proto: u8, state: Option<&'static str>, status: u32) -> FlowView {
         let dport = if proto == proto::ICMP { 8 << 8 } else { 80 };

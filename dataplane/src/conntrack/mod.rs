@@ -53,7 +53,7 @@ use index::Index;
 use private::Private;
 use reclaim::Depot;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
-use sumun_config::facts::{Dir, Facts};
+use sumun_config::facts::{Dir, Facts, PortId};
 use tuple::{Hasher, WORDS};
 
 /// What a packet has to do with connection tracking.
@@ -245,6 +245,13 @@ impl Conntrack {
     #[inline]
     pub(crate) fn cold(&self, id: u32) -> &Cold {
         &self.cold[id as usize]
+    }
+
+    /// The port whose address MASQUERADE gave to the flow, if it did.
+    #[inline]
+    pub(crate) fn masqueraded_on(&self, id: u32) -> Option<PortId> {
+        let port = self.cold(id).masquerade.load(Ordering::Relaxed);
+        (port != 0).then(|| PortId((port - 1) as u16))
     }
 
     /// Whether no tuple is in the index.

@@ -290,6 +290,10 @@ impl Tracker {
         };
         let entry = self.shared.entry(id);
         entry.start(tuple, &reply);
+        let masquerade = &self.shared.cold(id).masquerade;
+        if masquerade.load(Ordering::Relaxed) != 0 {
+            masquerade.store(0, Ordering::Relaxed);
+        }
         self.pending.push(Pending { id, holders: 1, hashes: [hash, self.shared.hash(&reply)] });
         Ok(Some((Flow { id, dir: Dir::Original, related: false }, entry.word())))
     }
