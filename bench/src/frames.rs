@@ -12,15 +12,21 @@ pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// The MAC of every neighbour.
 pub const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
+/// Flows to one port of the server. Behind a masquerade they share its 64,512 ports.
+const FLOWS_A_SERVICE: u32 = 50_000;
+
 /// One packet of flow `n` from the LAN (10.0.0.0/9, fd00::/17) to the server; each flow has its own source address and port.
 pub fn outbound(family: Family, n: u32) -> Template {
-    let sport = 1024 + (n % 50_000) as u16;
+    let sport = 1024 + (n % FLOWS_A_SERVICE) as u16;
+    let dport = 5000 + (n / FLOWS_A_SERVICE % 5000) as u16;
     let host = n / 7 + 2;
     match family {
-        Family::V4 => udp(Ipv4Addr::from(0x0a00_0000 | host).into(), Ipv4Addr::new(203, 0, 113, 1).into(), sport, 5000),
+        Family::V4 => {
+            udp(Ipv4Addr::from(0x0a00_0000 | host).into(), Ipv4Addr::new(203, 0, 113, 1).into(), sport, dport)
+        }
         Family::V6 => {
             let client = Ipv6Addr::from(0xfd00 << 112 | u128::from(host));
-            udp(client.into(), Ipv6Addr::from(0x2001_0db8_0002 << 80 | 1).into(), sport, 5000)
+            udp(client.into(), Ipv6Addr::from(0x2001_0db8_0002 << 80 | 1).into(), sport, dport)
         }
     }
 }

@@ -108,7 +108,7 @@ pub fn run(options: &Options) -> Result<()> {
     for workload in workloads() {
         if options.only.as_ref().is_none_or(|only| workload.name.contains(only.as_str())) {
             for flows in &options.flows {
-                benches.push(Bench::new(&workload, family, *flows)?);
+                benches.push(Bench::new(&workload, family, *flows, options.packets)?);
             }
         }
     }
@@ -152,8 +152,9 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(workload: &Workload, family: Family, flows: u32) -> Result<Bench> {
-        let config = config(&workload.rules)?;
+    fn new(workload: &Workload, family: Family, flows: u32, packets: usize) -> Result<Bench> {
+        let most = if workload.new_flows { (packets + BURST) as u32 } else { flows };
+        let config = config(&workload.rules, most.next_power_of_two().max(1 << 16))?;
         let links = ["lan0", "wan0"].map(|name| Link { name: name.into(), mac: ROUTER_MAC, mtu: 1500 }).to_vec();
         let router: Arc<Router> = Router::new(&config.appliance, links, 1);
         let engine = router.engine(0, Pool::fresh(4096, 2048));
@@ -174,19 +175,22 @@ impl Bench {
             return Ok(bench);
         }
         // Every flow is opened, and answered where both ways are measured, before anything is.
-        let mut out = Vec::new();
+        let (mut lan, mut wan) = (Vec::new(), Vec::new());
         for n in 0..flows {
             let template = frames::outbound(family, n);
             let sent = bench.send(LAN, &template)?;
-            out.push((LAN, template));
+            lan.push((LAN, template));
             if workload.both_ways {
                 let answer = frames::answer(&sent).context("a packet to answer")?;
                 bench.send(WAN, &answer)?;
-                out.push((WAN, answer));
+                wan.push((WAN, answer));
             }
         }
+        // Not in the order in which the flows were made, which is the order in which they lie in memory.
+        for side in [&mut lan, &mut wan] {
+            shuffle(side);
+        }
         // Bursts come from one port: all of the LAN's 64, then 64 of the WAN's.
-        let (lan, wan): (Vec<_>, Vec<_>) = out.into_iter().partition(|(port, _)| *port == LAN);
         let mut sides = [lan.chunks(BURST), wan.chunks(BURST)];
         while let (Some(chunk), next) = (sides[0].next(), sides[1].next()) {
             bench.traffic.extend_from_slice(chunk);
@@ -273,14 +277,23 @@ impl Bench {
     }
 }
 
+/// Fisher and Yates' shuffle, the same each time.
+fn shuffle<T>(items: &mut [T]) {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    for i in (1..items.len()).rev() {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        items.swap(i, ((state >> 33) % (i as u64 + 1)) as usize);
+    }
+}
+
 /// The two-port router of every workload.
-fn config(rules: &str) -> Result<Config> {
+fn config(rules: &str, max_flows: u32) -> Result<Config> {
     let mac = HOST_MAC.map(|b| format!("{b:02x}")).join(":");
     let text = format!(
         r#"
 [dataplane]
 cores = [0]
-max-flows = 4194304
+max-flows = {max_flows}
 
 [interfaces.lan0]
 addresses = ["10.255.255.254/8", "fd00::ffff/16"]

@@ -65,8 +65,13 @@ pub struct CellPool {
 
 impl CellPool {
     /// All cells free.
-    pub fn new() -> CellPool {
+    pub fn full() -> CellPool {
         CellPool { free: (0..MAX_CELLS as u32).rev().collect() }
+    }
+
+    /// Takes cells back.
+    pub fn give(&mut self, cells: Vec<u32>) {
+        self.free.extend(cells);
     }
 }
 
@@ -152,13 +157,6 @@ pub enum Keep {
     Counters,
     /// All counters start at zero.
     Nothing,
-}
-
-impl CellPool {
-    /// Takes cells back.
-    pub fn give(&mut self, cells: Vec<u32>) {
-        self.free.extend(cells);
-    }
 }
 
 /// Visits every policy and rule in the order in which [`Program::build`] asks for slots, and writes the cells that the

@@ -163,7 +163,7 @@ impl Engine {
     }
 
     /// A frame that never becomes a packet.
-    fn refuse_frame(&mut self, reason: DropReason, frame: Frame) {
+    pub(super) fn refuse_frame(&mut self, reason: DropReason, frame: Frame) {
         if let Some(trace) = &mut self.trace {
             trace.end = Some(trace::End::Dropped(reason));
         }

@@ -175,16 +175,16 @@ impl Engine {
 
     /// An ARP frame: learns from it and answers it (`arp_process`). It passes no hook of iptables.
     pub(super) fn arp(&mut self, g: &Generation, port: PortId, l3: usize, mut frame: Frame) {
-        if let Some(trace) = &mut self.trace {
-            trace.end.get_or_insert(End::Consumed);
-        }
         let link = &self.router.links[port.0 as usize];
         let pkt_type =
             frame.bytes().first_chunk().map_or(PacketType::OtherHost, |to| parse::packet_type(*to, link.mac));
         let outcome = match arp::process(frame.bytes().get(l3..).unwrap_or_default(), port, pkt_type, &g.fib) {
             Ok(outcome) => outcome,
-            Err(reason) => return self.discard(reason, frame),
+            Err(reason) => return self.refuse_frame(reason, frame),
         };
+        if let Some(trace) = &mut self.trace {
+            trace.end = Some(End::Consumed);
+        }
         if let Some(learned) = outcome.learned {
             self.resolver.learn(&learned, self.now, &g.policy.sysctl);
         }
