@@ -131,9 +131,11 @@ impl Engine {
             for frame in rx.drain(..n) {
                 self.parse(&g, port, frame, &mut burst);
             }
-            self.hashes.clear();
-            self.hashes.extend(burst.iter().map(|p| self.router.conntrack.hash_of(&p.facts)));
-            self.tracker.warm(&self.hashes);
+            if g.needs.iter().any(|needs| needs.tracking) {
+                self.hashes.clear();
+                self.hashes.extend(burst.iter().map(|p| self.router.conntrack.hash_of(&p.facts)));
+                self.tracker.warm(&self.hashes);
+            }
             for mut p in burst.drain(..) {
                 let end = self.ingress(&g, &mut p);
                 self.finish(&g, p, end);
