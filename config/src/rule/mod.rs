@@ -23,6 +23,8 @@ pub mod word;
 
 #[cfg(test)]
 mod cases;
+#[cfg(test)]
+mod sound;
 
 pub use build::{Body, ParsedRule, Reach, Site};
 pub use draft::JumpTo;
