@@ -108,7 +108,7 @@ impl Generation {
         }
         let mut next = 0..;
         let mut slot = || next.next().expect("slots do not run out");
-        let programs = Family::ALL.map(|family| Program::build(policy.ruleset.of(family), &mut slot));
+        let programs = Family::ALL.map(|family| Program::build(family, policy.ruleset.of(family), &mut slot));
         let banks = (0..workers).map(|_| Bank::new(carry.len())).collect();
         Ok((Generation { number, policy, programs, fib, banks, carry, identities }, taken))
     }

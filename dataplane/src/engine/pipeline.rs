@@ -82,7 +82,8 @@ impl Engine {
         Ok(Fate::Send { mac: p.facts.dmac })
     }
 
-    /// All that happens to a packet at a hook.
+    /// All that happens to a packet at a hook. The hook is a constant where this is called, so the loop is unrolled there.
+    #[inline(always)]
     fn hook(&mut self, g: &Generation, hook: Hook, p: &mut Packet) -> Result<(), DropReason> {
         let routed_by = RoutedBy::of(&p.facts);
         for stage in stages(hook) {
@@ -121,7 +122,7 @@ impl Engine {
         let Ct::Flow(flow) = p.ct else { return Ok(()) };
         if self.tracker.is_unmapped(flow, manip) {
             let range = match self.judge(g, hook, Table::Nat, p)? {
-                Some(nat) => Some(self.resolve_range(g, hook, p, nat)?),
+                Some(nat) => Some(self.resolve_range(g, hook, p, *nat)?),
                 None => None,
             };
             let random = self.rng.next();
@@ -214,6 +215,9 @@ pub(super) fn key(g: &Generation, f: &Facts) -> Key {
         iif: f.iif,
         mark: f.mark,
         tos: f.tos,
-        hash: Fib::flow_hash(f, g.policy.sysctl.fib_multipath_hash_policy),
+        hash: match g.fib.is_multipath() {
+            true => Fib::flow_hash(f, g.policy.sysctl.fib_multipath_hash_policy),
+            false => 0,
+        },
     }
 }
