@@ -99,7 +99,8 @@ impl Engine {
         Ok(Fate::Send { mac: p.facts.dmac })
     }
 
-    /// All that happens to a packet at a hook.
+    /// All that happens to a packet at a hook. The hook is a constant where this is called, so the loop is unrolled there.
+    #[inline(always)]
     fn hook(&mut self, g: &Generation, hook: Hook, p: &mut Packet) -> Result<(), DropReason> {
         let mut before = RoutedBy::of(&p.facts);
         for stage in g.order(p.facts.family).at(hook) {
@@ -143,7 +144,7 @@ impl Engine {
         let is_error = flow.related && matches!(p.facts.proto, proto::ICMP | proto::ICMPV6);
         if !is_error && self.tracker.is_unmapped(flow, manip) {
             let range = match self.judge(g, hook, Table::Nat, p)? {
-                Some(nat) => Some(self.resolve_range(g, hook, p, nat)?),
+                Some(nat) => Some(self.resolve_range(g, hook, p, *nat)?),
                 None => None,
             };
             let random = self.rng.next();
@@ -268,6 +269,9 @@ pub(super) fn key(g: &Generation, f: &Facts) -> Key {
         iif: f.iif,
         mark: f.mark,
         tos: f.tos,
-        hash: Fib::flow_hash(f, g.policy.sysctl.fib_multipath_hash_policy),
+        hash: match g.fib.is_multipath() {
+            true => Fib::flow_hash(f, g.policy.sysctl.fib_multipath_hash_policy),
+            false => 0,
+        },
     }
 }
