@@ -174,7 +174,8 @@ fn a_dead_host_behind_a_masquerade_is_told_to_the_client() {
 #[test]
 fn options_are_judged_after_prerouting() {
     // Options; what is said; the drop. Record route and unknown options pass.
-    let cases: [(&[u8], Option<&str>, &[(&str, u64)]); 5] = [
+    type Case = (&'static [u8], Option<&'static str>, &'static [(&'static str, u64)]);
+    let cases: [Case; 5] = [
         (&[131, 7, 4, 203, 0, 113, 9, 0], None, &[("ip-options", 1)]),
         (&[137, 7, 4, 203, 0, 113, 9, 0], None, &[("ip-options", 1)]),
         (&[99, 9, 0, 0], Some("lan0 icmp 192.168.1.1 > 192.168.1.9 12/0 ttl 64"), &[("ip-options", 1)]),
