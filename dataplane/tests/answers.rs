@@ -139,11 +139,19 @@ fn a_reset_connection_is_closing() {
         rig.swap(
             "[filter.FORWARD]\nrules = [\"-p tcp -m state --state ESTABLISHED -j REJECT --reject-with tcp-reset\"]\n",
         );
+        let state = |rig: &Rig| {
+            let mut rows = Vec::new();
+            rig.router.conntrack.list(rig.now, |flow| rows.push((flow.seconds_left(), flow.state.map(|s| s.name()))));
+            rows
+        };
+        // A wrong checksum is no packet of the flow: nothing is said and nothing happens to it.
+        let mut wrong = tcp(family, client, server, (5, 80), "A", b"x");
+        *wrong.last_mut().expect("a byte") ^= 1;
+        assert_eq!(rig.send(LAN, &wrong).len(), 1, "INVALID, so not refused");
+        assert_eq!(state(&rig), [(432_000, Some("ESTABLISHED"))]);
         let sent = rig.send(LAN, &tcp(family, client, server, (5, 80), "A", b"x"));
         assert_eq!(described(&sent), [said(family, "lan0 tcp SERVER:80 > CLIENT:5 R ttl 64")]);
-        let mut rows = Vec::new();
-        rig.router.conntrack.list(rig.now, |flow| rows.push((flow.seconds_left(), flow.state.map(|s| s.name()))));
-        assert_eq!(rows, [(10, Some("CLOSE"))]);
+        assert_eq!(state(&rig), [(10, Some("CLOSE"))]);
     }
 }
 
