@@ -58,9 +58,9 @@ pub struct CellPool {
     free: Vec<u32>,
 }
 
-impl CellPool {
+impl Default for CellPool {
     /// All cells free.
-    pub fn new() -> CellPool {
+    fn default() -> CellPool {
         CellPool { free: (0..MAX_CELLS as u32).rev().collect() }
     }
 }
