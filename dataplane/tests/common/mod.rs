@@ -66,7 +66,7 @@ icmpv6_ratelimit = 0
 
 /// Parses rules behind the base configuration.
 pub fn config(rules: &str) -> Config {
-    let source = Source::new("test.toml", &format!("{BASE}{rules}"));
+    let source = Source::new("test.toml", format!("{BASE}{rules}"));
     match sumun_config::schema::load(&source) {
         Ok((config, _)) => config,
         Err(mistakes) => panic!("{}", render(&source, &mistakes, false)),
