@@ -142,6 +142,10 @@ impl Policy {
         }
         for route in &self.routes {
             let is_v4 = route.prefix.addr().is_ipv4();
+            let least = if is_v4 { MIN_MTU } else { IPV6_MIN_MTU };
+            if route.mtu.is_some_and(|mtu| mtu < least) {
+                return Err(format!("the route to {} has an MTU below {least}", route.prefix));
+            }
             let RouteAction::Via(nexthops) = &route.action else { continue };
             if nexthops.is_empty() || nexthops.len() > MAX_NEXTHOPS {
                 return Err(format!("the route to {} has {} next hops", route.prefix, nexthops.len()));
@@ -165,10 +169,14 @@ impl Policy {
                 port(iif)?;
             }
         }
-        Ok(())
+        crate::schema::sysctl::verify(&self.sysctl)
     }
 }
 
+/// Least MTU of IPv4 (RFC 791).
+pub const MIN_MTU: u16 = 68;
+/// Least MTU of IPv6 (RFC 8200 section 5).
+pub const IPV6_MIN_MTU: u16 = 1280;
 /// Most next hops of a multipath route.
 pub const MAX_NEXTHOPS: usize = 256;
 
@@ -495,6 +503,15 @@ mod tests {
             }),
             ("the routing rule 5 mixes families", |p| p.rules[0].to = Some("::/0".parse().expect("a prefix"))),
             ("the routing rule 5 mixes families", |p| p.rules[1].family = Family::V4),
+            ("the route to 192.0.2.0/24 has an MTU below 68", |p| p.routes[0].mtu = Some(67)),
+            ("the route to ::/0 has an MTU below 1280", |p| p.routes[1].mtu = Some(1279)),
+            ("neigh_retrans_time is 18446744073709551615: 0 to 21427200000 can be", |p| {
+                p.sysctl.neigh_retrans_time = u64::MAX;
+            }),
+            ("icmp_ratelimit is 4294967295: 0 to 2147483647 can be", |p| p.sysctl.icmp_ratelimit = u32::MAX),
+            ("ip_default_ttl is 0: 1 to 255 can be", |p| p.sysctl.ip_default_ttl = 0),
+            ("fib_multipath_hash_policy is 2: 0 to 1 can be", |p| p.sysctl.fib_multipath_hash_policy = 2),
+            ("neigh_unres_qlen is 1025: 0 to 1024 can be", |p| p.sysctl.neigh_unres_qlen = 1025),
             ("there is no port 2", |p| p.rules[0].iif = Some(RuleIif::Port(PortId(2)))),
         ];
         for (reason, forge) in cases {
