@@ -89,7 +89,15 @@ impl Engine {
     }
 
     /// Sends what the router has to say.
+    #[inline]
     pub(super) fn settle(&mut self, g: &Generation) {
+        if !self.own.is_empty() || !self.messages.is_empty() {
+            self.speak(g);
+        }
+    }
+
+    #[cold]
+    fn speak(&mut self, g: &Generation) {
         while let Some(mut p) = self.own.pop_front() {
             self.stats.originated.add(1);
             let end = self.output(g, &mut p);
