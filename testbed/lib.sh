@@ -19,7 +19,7 @@ need_kernel() {
     local ns="sumun-probe-$$"
     ip netns add "$ns" 2>/dev/null || die "this kernel has no network namespaces (CONFIG_NET_NS)"
     local veth=yes
-    ip -n "$ns" link add a type veth peer name b 2>/dev/null || veth=no
+    ip -n "$ns" link add name probe0 type veth peer name probe1 2>/dev/null || veth=no
     ip netns del "$ns"
     [ $veth = yes ] || die "this kernel has no veth devices (CONFIG_VETH): load them with 'modprobe veth'"
     python3 - <<'PY' || die "this kernel has no AF_XDP sockets (CONFIG_XDP_SOCKETS): use Linux 5.11 or newer, as Debian 12 has"
@@ -64,6 +64,12 @@ find_cargo() {
         return
     done
     die "no Rust toolchain found for $user: install one from rustup.rs (curl --proto '=https' -sSf https://sh.rustup.rs | sh)"
+}
+
+# rustfmt and clippy, which a minimal toolchain lacks.
+need_components() {
+    cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
+        die "the Rust toolchain lacks rustfmt or clippy: run 'rustup component add rustfmt clippy'"
 }
 
 # What root has built belongs to the owner of the checkout again.

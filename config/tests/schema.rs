@@ -257,7 +257,7 @@ fn routing_rules_join_those_of_the_kernel_in_order() {
 #[test]
 fn settings_have_the_kernels_names_and_units() {
     type Get = fn(&Sysctl) -> u64;
-    let cases: [(&str, Get, u64); 14] = [
+    let cases: [(&str, Get, u64); 13] = [
         ("nf_conntrack_tcp_timeout_established = 432000", |s| s.nf_conntrack_tcp_timeout_established, 432_000_000),
         ("nf_conntrack_tcp_timeout_established = \"5d\"", |s| s.nf_conntrack_tcp_timeout_established, 432_000_000),
         ("net.netfilter.nf_conntrack_udp_timeout = 7", |s| s.nf_conntrack_udp_timeout, 7000),
@@ -271,7 +271,6 @@ fn settings_have_the_kernels_names_and_units() {
         ("net.ipv4.neigh.default.retrans_time_ms = 300", |s| s.neigh_retrans_time, 300),
         ("net.ipv4.neigh.default.base_reachable_time = 60", |s| s.neigh_base_reachable_time, 60_000),
         ("neigh_unres_qlen = 3", |s| s.neigh_unres_qlen.into(), 3),
-        ("nf_conntrack_tcp_max_retrans = 5", |s| s.nf_conntrack_tcp_max_retrans.into(), 5),
     ];
     for (line, get, value) in cases {
         assert_eq!(get(&config(&format!("[sysctl]\n{line}\n")).policy.sysctl), value, "{line}");

@@ -1,12 +1,16 @@
 //! `sumun simulate`: recorded frames through the very engine that the dataplane runs, without root and without devices.
 //!
-//! Names of the recording's interfaces are port names; its time stamps are the clock. A port's MAC is the one that its
+//! Names of the recording's interfaces are port names. Its time stamps are the clock: between two packets the engine gets
+//! the turns that it would have had, so that limits refill and flows expire. A port's MAC is the one that most of its
 //! recorded frames are addressed to. Neighbours are taken to exist: every next hop answers at once with a MAC made of its
 //! address, so that a packet's fate depends on rules and routes only.
+//!
+//! The recording is read twice: mistakes in it are told before anything is written.
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
@@ -74,42 +78,47 @@ const DEFAULT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// Where no interface says otherwise.
 const DEFAULT_MTU: u16 = 1500;
 
+/// Where the engine's clock stands at the first packet.
+const START: u64 = 1_000_000_000;
+/// Time between two turns of an engine that has nothing to do.
+const TURN: u64 = 10_000_000;
+/// Longest time in which every flow must be looked at for expiry: conntrack's clock tells 24 days ahead from behind.
+const ROUND: u64 = 10 * 24 * 3600 * 1_000_000_000;
+/// Flows that the engine looks at in a turn.
+const FLOWS_PER_TURN: u32 = 64;
+
 /// Runs the recording through a router of this configuration and prints what was asked for.
 pub fn run(options: &Options, config: Config, print: &mut impl Write) -> Result<()> {
-    let links = links(options, &config)?;
-    let ports: HashMap<String, PortId> =
-        links.iter().enumerate().map(|(i, link)| (link.name.clone(), PortId(i as u16))).collect();
-    let names: Vec<String> = links.iter().map(|link| link.name.clone()).collect();
+    let recording = survey(options, &config)?;
+    let names: Vec<String> = recording.links.iter().map(|link| link.name.clone()).collect();
     let mut writer = match &options.out {
-        Some(path) => {
-            Some(Writer::new(BufWriter::new(create(path)?), &names).with_context(|| path.display().to_string())?)
-        }
+        Some(path) => Some(
+            Writer::new(BufWriter::new(create(path, options)?), &names).with_context(|| path.display().to_string())?,
+        ),
         None => None,
     };
     let appliance = &config.appliance;
-    let router = Router::new(appliance, links, 0);
+    let router = Router::new(appliance, recording.links, 0);
     let frames = appliance.frames_per_worker.max(256);
     let mut engine = router.engine(0, Pool::fresh(frames, appliance.frame_size));
     engine.assume_neighbours();
+    engine.set_wall_clock(recording.start.wrapping_sub(START));
     router.publish(config.policy).map_err(anyhow::Error::msg)?;
+    engine.tick(START);
 
     let mut ends: HashMap<&'static str, usize> = HashMap::new();
     let mut reader = open(options)?;
     let mut count = 0;
-    let mut now = 0;
+    let mut now = START;
     while let Some(recorded) = reader.next_packet().with_context(|| options.input.display().to_string())? {
-        let Some(port) = ports.get(&recorded.port) else {
-            bail!(
-                "{}: packet {count} came in on {:?}, which is no interface of {}: it has {}",
-                options.input.display(),
-                recorded.port,
-                options.config.display(),
-                names.join(", ")
-            );
-        };
+        let port = names.iter().position(|name| *name == recorded.port).context("the recording changed meanwhile")?;
         // Recordings of several interfaces are not always in order; the clock never goes back.
-        now = recorded.time.max(now);
-        let (trace, sent) = step(&mut engine, &names, now, *port, &recorded, writer.as_mut())?;
+        let then = recorded.time.saturating_sub(recording.start).saturating_add(START).max(now);
+        idle(&mut engine, now, then, appliance.max_flows);
+        now = then;
+        let trace = step(&mut engine, now, PortId(port as u16), &recorded)?;
+        let sent = collect(&mut engine, &names, &trace, recorded.time, writer.as_mut())
+            .with_context(|| options.out.as_deref().unwrap_or(Path::new("")).display().to_string())?;
         let (fate, reason) = fate(&trace);
         *ends.entry(fate).or_default() += 1;
         match options.trace {
@@ -122,8 +131,9 @@ pub fn run(options: &Options, config: Config, print: &mut impl Write) -> Result<
         }
         count += 1;
     }
-    if let Some(writer) = writer {
-        writer.finish()?.flush()?;
+    if let (Some(writer), Some(path)) = (writer, &options.out) {
+        let finished = writer.finish().map_err(anyhow::Error::from).and_then(|mut file| Ok(file.flush()?));
+        finished.with_context(|| path.display().to_string())?;
     }
     if options.trace.is_none() {
         let mut rows: Vec<_> = ends.into_iter().collect();
@@ -139,40 +149,57 @@ pub fn run(options: &Options, config: Config, print: &mut impl Write) -> Result<
     Ok(())
 }
 
-/// One packet through the engine: what was asked of it, and the ports on which frames left.
-fn step<'n, W: Write>(
-    engine: &mut Engine,
-    names: &'n [String],
-    now: u64,
-    port: PortId,
-    recorded: &Recorded,
-    mut writer: Option<&mut Writer<W>>,
-) -> Result<(Trace, Vec<&'n str>)> {
-    engine.tick(now);
+/// The turns of an engine between two packets: one each [`TURN`], but no more than it takes to look at every flow, and
+/// every flow at least once each [`ROUND`].
+fn idle(engine: &mut Engine, from: u64, to: u64, max_flows: u32) {
+    let all = u64::from(max_flows / FLOWS_PER_TURN) + 1;
+    let mut now = from;
+    while now < to {
+        let until = to.min(now.saturating_add(ROUND));
+        let turns = ((until - now) / TURN).clamp(1, all);
+        for turn in 1..=turns {
+            engine.tick(now + ((until - now) as u128 * turn as u128 / turns as u128) as u64);
+        }
+        now = until;
+    }
+}
+
+/// One packet through the engine: what was asked of it.
+fn step(engine: &mut Engine, now: u64, port: PortId, recorded: &Recorded) -> Result<Trace> {
     engine.trace();
     let mut frame = engine.pool().take().context("no frame is free")?;
     match frame.set(&recorded.bytes) {
         true => engine.process(now, port, &mut vec![frame]),
         false => engine.dropped(DropReason::FrameTooLong, frame),
     }
-    let trace = engine.trace();
+    Ok(engine.trace())
+}
+
+/// Takes what the engine sends and writes it down: the ports on which frames left.
+fn collect<'n, W: Write>(
+    engine: &mut Engine,
+    names: &'n [String],
+    trace: &Trace,
+    time: u64,
+    mut writer: Option<&mut Writer<W>>,
+) -> Result<Vec<&'n str>> {
     let mut sent = Vec::new();
     for (i, name) in names.iter().enumerate() {
         let frames: Vec<_> = engine.take_tx(PortId(i as u16)).drain(..).collect();
         for frame in frames {
             sent.push(name.as_str());
             if let Some(writer) = writer.as_deref_mut() {
-                writer.sent(i, now, frame.bytes())?;
+                writer.sent(i, time, frame.bytes())?;
             }
             engine.pool().give(frame);
         }
     }
     if let Some(writer) = writer {
         for packet in &trace.delivered {
-            writer.delivered(now, packet)?;
+            writer.delivered(time, packet)?;
         }
     }
-    Ok((trace, sent))
+    Ok(sent)
 }
 
 /// The fate and, of a drop, the reason, by the names of the trace.
@@ -227,25 +254,47 @@ fn text(
     Ok(())
 }
 
-/// The ports: names and MTUs of the configuration, MACs of the recording.
-fn links(options: &Options, config: &Config) -> Result<Vec<Link>> {
-    let mut macs: HashMap<String, [u8; 6]> = HashMap::new();
-    let mut reader = open(options)?;
-    while let Some(recorded) = reader.next_packet().with_context(|| options.input.display().to_string())? {
-        if let Some(mac) = recorded.bytes.first_chunk::<6>().filter(|mac| mac[0] & 1 == 0) {
-            macs.entry(recorded.port).or_insert(*mac);
-        }
+/// What is known of a recording before its first packet goes in.
+struct Recording {
+    /// The ports: names and MTUs of the configuration, MACs of the recording.
+    links: Vec<Link>,
+    /// When its first packet came in, in nanoseconds since 1970.
+    start: u64,
+}
+
+/// Reads the recording once: every packet must come in on a port of the configuration.
+fn survey(options: &Options, config: &Config) -> Result<Recording> {
+    let interfaces = &config.appliance.interfaces;
+    let accepted = || {
+        let names: Vec<&str> = interfaces.iter().map(|interface| interface.name.as_str()).collect();
+        format!("{} has {}", options.config.display(), names.join(", "))
+    };
+    let index = |name: &str| interfaces.iter().position(|interface| interface.name == name);
+    if let Some(port) = options.port.as_deref().filter(|port| index(port).is_none()) {
+        bail!("--port {port}: there is no such interface: {}", accepted());
     }
-    Ok(config
-        .appliance
-        .interfaces
-        .iter()
-        .map(|interface| Link {
-            name: interface.name.clone(),
-            mac: macs.get(&interface.name).copied().unwrap_or(DEFAULT_MAC),
-            mtu: interface.mtu.unwrap_or(DEFAULT_MTU),
-        })
-        .collect())
+    let mut addressed: Vec<HashMap<[u8; 6], (usize, Reverse<usize>)>> = vec![HashMap::new(); interfaces.len()];
+    let mut reader = open(options)?;
+    let mut start = None;
+    let mut count = 0;
+    let input = || options.input.display().to_string();
+    while let Some(recorded) = reader.next_packet().with_context(input)? {
+        let Some(port) = index(&recorded.port) else {
+            bail!("{}: packet {count} came in on {:?}, which is no interface: {}", input(), recorded.port, accepted());
+        };
+        start.get_or_insert(recorded.time);
+        if let Some(mac) = recorded.bytes.first_chunk::<6>().filter(|mac| mac[0] & 1 == 0) {
+            addressed[port].entry(*mac).or_insert((0, Reverse(count))).0 += 1;
+        }
+        count += 1;
+    }
+    let commonest = |macs: &HashMap<[u8; 6], _>| macs.iter().max_by_key(|(_, rank)| **rank).map(|(mac, _)| *mac);
+    let links = interfaces.iter().zip(&addressed).map(|(interface, macs)| Link {
+        name: interface.name.clone(),
+        mac: commonest(macs).unwrap_or(DEFAULT_MAC),
+        mtu: interface.mtu.unwrap_or(DEFAULT_MTU),
+    });
+    Ok(Recording { links: links.collect(), start: start.unwrap_or(0) })
 }
 
 fn open(options: &Options) -> Result<Reader<BufReader<File>>> {
@@ -254,6 +303,10 @@ fn open(options: &Options) -> Result<Reader<BufReader<File>>> {
     Reader::new(BufReader::new(file), options.port.clone()).with_context(|| path.display().to_string())
 }
 
-fn create(path: &Path) -> Result<File> {
+/// The file to write, which must not be the one that is read.
+fn create(path: &Path, options: &Options) -> Result<File> {
+    if path.canonicalize().is_ok_and(|out| options.input.canonicalize().is_ok_and(|input| input == out)) {
+        bail!("{}: this is the recording itself: write to another file", path.display());
+    }
     File::create(path).with_context(|| path.display().to_string())
 }

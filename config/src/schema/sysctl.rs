@@ -55,8 +55,6 @@ const SETTINGS: &[Setting] = settings! {
     nf_conntrack_tcp_timeout_max_retrans 1000 ["net.netfilter.nf_conntrack_tcp_timeout_max_retrans" 1000] Time;
     nf_conntrack_tcp_timeout_unacknowledged 1000 ["net.netfilter.nf_conntrack_tcp_timeout_unacknowledged" 1000] Time;
     nf_conntrack_tcp_loose 0 ["net.netfilter.nf_conntrack_tcp_loose" 0] Flag;
-    nf_conntrack_tcp_be_liberal 0 ["net.netfilter.nf_conntrack_tcp_be_liberal" 0] Flag;
-    nf_conntrack_tcp_max_retrans 0 ["net.netfilter.nf_conntrack_tcp_max_retrans" 0] Byte(0..=255);
     nf_conntrack_udp_timeout 1000 ["net.netfilter.nf_conntrack_udp_timeout" 1000] Time;
     nf_conntrack_udp_timeout_stream 1000 ["net.netfilter.nf_conntrack_udp_timeout_stream" 1000] Time;
     nf_conntrack_icmp_timeout 1000 ["net.netfilter.nf_conntrack_icmp_timeout" 1000] Time;
@@ -74,7 +72,6 @@ const SETTINGS: &[Setting] = settings! {
     icmpv6_ratelimit 1 ["net.ipv6.icmp.ratelimit" 1] Interval;
     icmp_echo_ignore_all 0 ["net.ipv4.icmp_echo_ignore_all" 0] Flag;
     icmp_echo_ignore_broadcasts 0 ["net.ipv4.icmp_echo_ignore_broadcasts" 0] Flag;
-    send_redirects 0 ["net.ipv4.conf.all.send_redirects" 0] Flag;
     accept_source_route 0 ["net.ipv4.conf.all.accept_source_route" 0] Flag;
     fib_multipath_hash_policy 0 ["net.ipv4.fib_multipath_hash_policy" 0] Byte(0..=1);
     neigh_base_reachable_time 1000 [
@@ -101,12 +98,15 @@ const SETTINGS: &[Setting] = settings! {
     ] Time;
 };
 
-/// Sysctls that are set elsewhere in the file.
-const ELSEWHERE: [(&str, &str); 4] = [
-    ("nf_conntrack_max", "`max-flows` in [dataplane]"),
-    ("rp_filter", "`rp-filter` of an interface"),
-    ("mtu", "`mtu` of an interface"),
-    ("gc_thresh3", "`max-neighbours` in [dataplane]"),
+/// Sysctls that people look for: set elsewhere in the file, or of something that the router does not do.
+const ELSEWHERE: [(&str, &str); 7] = [
+    ("nf_conntrack_max", "this is `max-flows` in [dataplane]"),
+    ("rp_filter", "this is `rp-filter` of an interface"),
+    ("mtu", "this is `mtu` of an interface"),
+    ("gc_thresh3", "this is `max-neighbours` in [dataplane]"),
+    ("nf_conntrack_tcp_be_liberal", "TCP windows are not tracked yet: every flow is treated liberally"),
+    ("nf_conntrack_tcp_max_retrans", "TCP windows are not tracked yet: retransmissions are not counted"),
+    ("send_redirects", "redirects are never sent"),
 ];
 
 /// Reads `[sysctl]`; what is not given has the kernel's default.
@@ -165,7 +165,7 @@ fn unknown(name: &str, field: &Field, sink: &mut Sink) {
         SETTINGS.iter().map(|setting| setting.name).collect()
     };
     let help = match (elsewhere, nearest(name, &names)) {
-        (Some((_, place)), _) => format!("this is {place}"),
+        (Some((_, where_or_why)), _) => where_or_why.to_string(),
         (None, Some(near)) => format!("did you mean `{near}`?"),
         (None, None) => one_of(&SETTINGS.iter().map(|setting| setting.name).collect::<Vec<_>>(), '`'),
     };

@@ -181,12 +181,12 @@ impl Engine {
             Mss::Set(mss) => mss,
             Mss::Clamp => {
                 let around = self.around(g);
-                let mtu = around.path_mtu(&p.facts, false).min(around.path_mtu(&p.facts, true));
+                let mtu = p.hop.mtu.min(around.path_mtu(&p.facts, true));
                 let headers = match p.facts.family {
                     Family::V4 => 40,
                     Family::V6 => 60,
                 };
-                mtu.checked_sub(headers).ok_or(DropReason::MalformedTcp)?
+                mtu.checked_sub(headers).filter(|mss| *mss > 0).ok_or(DropReason::MalformedTcp)?
             }
         };
         clamp_mss(&mut p.frame, p.l3, &mut p.facts, mss)

@@ -133,9 +133,11 @@ impl Engine {
             for frame in rx.drain(..n) {
                 self.parse(&g, port, frame, &mut burst);
             }
-            self.hashes.clear();
-            self.hashes.extend(burst.iter().flatten().map(|p| self.router.conntrack.hash_of(&p.facts)));
-            self.tracker.warm(&self.hashes);
+            if g.needs.iter().any(|needs| needs.tracking) {
+                self.hashes.clear();
+                self.hashes.extend(burst.iter().flatten().map(|p| self.router.conntrack.hash_of(&p.facts)));
+                self.tracker.warm(&self.hashes);
+            }
             for slot in &mut burst {
                 let Some(p) = slot else { continue };
                 let end = self.ingress(&g, p);
@@ -175,7 +177,7 @@ impl Engine {
     }
 
     /// A frame that never becomes a packet.
-    fn refuse_frame(&mut self, reason: DropReason, frame: Frame) {
+    pub(super) fn refuse_frame(&mut self, reason: DropReason, frame: Frame) {
         if let Some(trace) = &mut self.trace {
             trace.end = Some(trace::End::Dropped(reason));
         }

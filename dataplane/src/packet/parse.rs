@@ -7,11 +7,11 @@
 
 use super::checksum::Sum;
 use super::view::{DONT_FRAGMENT, Ethernet, Icmp, Ipv4, Ipv6, MORE_FRAGMENTS, Ports, Tcp, Udp, ethertype, icmp_has_id};
-use super::{crc32c, extension, options};
+use super::{crc32c, extension};
 use crate::reason::DropReason;
 use sumun_config::facts::{CtState, Dir, Facts, Family, PacketType, PortId, proto};
 
-pub use super::options::has_source_route;
+pub use super::options::{check as check_options, has_source_route};
 
 /// What a frame is.
 #[derive(Debug)]
@@ -238,9 +238,8 @@ fn ipv4(l3: &[u8]) -> Result<(Network, Upper), DropReason> {
         return Err(DropReason::IpHeader);
     }
     let sum = Sum::new().bytes(&l3[..Ipv4::LEN]);
-    if header_len > Ipv4::LEN {
-        check_options(&l3[..header_len], sum)?;
-    } else if !sum.is_valid() {
+    let sum = if header_len > Ipv4::LEN { sum.bytes(&l3[Ipv4::LEN..header_len]) } else { sum };
+    if !sum.is_valid() {
         return Err(DropReason::IpChecksum);
     }
     let network = ipv4_network(header);
@@ -250,15 +249,6 @@ fn ipv4(l3: &[u8]) -> Result<(Network, Upper), DropReason> {
         Upper::NONE
     };
     Ok((network, upper))
-}
-
-/// The rest of the header checks where there are options; `sum` is that of the fixed part.
-#[cold]
-fn check_options(header: &[u8], sum: Sum) -> Result<(), DropReason> {
-    if !sum.bytes(&header[Ipv4::LEN..]).is_valid() {
-        return Err(DropReason::IpChecksum);
-    }
-    options::check(header).map_err(|_| DropReason::IpOptions)
 }
 
 #[inline(always)]
@@ -512,7 +502,8 @@ mod tests {
         wrong[10] ^= 1;
         assert_eq!(ip(Family::V4, &wrong).err(), Some(DropReason::IpChecksum));
         let options = sample::v4_with(&[7, 7, 3, 0, 0, 0, 0, 0], 0x4000, proto::UDP, &sample::udp(1, 2, b""));
-        assert_eq!(ip(Family::V4, &options).err(), Some(DropReason::IpOptions));
+        // Options are judged after PREROUTING (`ip_rcv_options`).
+        assert_eq!(ip(Family::V4, &options).err(), None);
     }
 
     #[test]

@@ -27,7 +27,7 @@ const NANOSECONDS: u8 = 9;
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The file cannot be read or written.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     /// Not what it should be.
     #[error("packet {packet}: {what}")]
@@ -37,6 +37,9 @@ pub enum FileError {
         /// The mistake.
         what: String,
     },
+    /// Not a capture file at all.
+    #[error("neither pcapng nor pcap: it begins with {0:02x?}")]
+    Foreign(Vec<u8>),
     /// The packets are not Ethernet frames.
     #[error("packet {packet}: link type {found:?} instead of Ethernet")]
     LinkType {
@@ -102,13 +105,18 @@ struct Interface {
 impl<R: Read> Reader<R> {
     /// Opens a file of either kind. `port` names the port of packets whose interface has no name.
     pub fn new(mut file: R, port: Option<String>) -> Result<Reader<R>, FileError> {
-        let mut magic = [0; 4];
-        file.read_exact(&mut magic)?;
+        let mut magic = Vec::with_capacity(4);
+        file.by_ref().take(4).read_to_end(&mut magic)?;
+        let Ok(magic) = <[u8; 4]>::try_from(magic.as_slice()) else { return Err(FileError::Foreign(magic)) };
         let file = Cursor::new(magic).chain(file);
         let wrong = |error| wrong(0, error);
         let file = match magic {
             [0x0a, 0x0d, 0x0d, 0x0a] => File::Ng(PcapNgReader::new(file).map_err(wrong)?),
-            _ => {
+            // Micro- and nanoseconds, in either byte order.
+            [0xa1, 0xb2, 0xc3, 0xd4]
+            | [0xd4, 0xc3, 0xb2, 0xa1]
+            | [0xa1, 0xb2, 0x3c, 0x4d]
+            | [0x4d, 0x3c, 0xb2, 0xa1] => {
                 let reader = PcapReader::new(file).map_err(wrong)?;
                 let PcapHeader { datalink, .. } = reader.header();
                 if datalink != DataLink::ETHERNET {
@@ -119,6 +127,7 @@ impl<R: Read> Reader<R> {
                 }
                 File::Classic(reader)
             }
+            foreign => return Err(FileError::Foreign(foreign.to_vec())),
         };
         Ok(Reader { file, port, interfaces: Vec::new(), packets: 0 })
     }
@@ -268,8 +277,10 @@ impl<W: Write> Writer<W> {
 
 fn wrong(packet: u64, error: PcapError) -> FileError {
     match error {
-        PcapError::IoError(error) => FileError::Io(error),
-        PcapError::IncompleteBuffer => FileError::Format { packet, what: "the file ends within a block".into() },
+        PcapError::IoError(error) if error.kind() != io::ErrorKind::UnexpectedEof => FileError::Io(error),
+        PcapError::IoError(_) | PcapError::IncompleteBuffer => {
+            FileError::Format { packet, what: "the file ends within a block".into() }
+        }
         error => FileError::Format { packet, what: error.to_string() },
     }
 }
