@@ -31,6 +31,8 @@ use sumun_config::facts::{Facts, Family, PortId};
 
 mod around;
 mod classify;
+#[cfg(test)]
+mod classify_tests;
 mod fate;
 pub mod generation;
 mod judge;
