@@ -99,7 +99,7 @@ impl Engine {
         Ok(Fate::Send { mac: p.facts.dmac })
     }
 
-    /// All that happens to a packet at a hook. The hook is a constant where this is called, so the loop is unrolled there.
+    /// All that happens to a packet at a hook.
     #[inline(always)]
     fn hook(&mut self, g: &Generation, hook: Hook, p: &mut Packet) -> Result<(), DropReason> {
         let mut before = RoutedBy(0, 0, 0, 0);
