@@ -134,8 +134,9 @@ fn next(state: State, dir: Dir, kind: u8) -> Option<State> {
         }
         (chunk::SHUTDOWN_ACK, None | HeartbeatSent | ShutdownSent | ShutdownReceived) => ShutdownAckSent,
         (chunk::ERROR, CookieEchoed) if !original => Closed,
-        (chunk::COOKIE_ECHO, CookieWait) if original => CookieEchoed,
-        (chunk::COOKIE_ACK, CookieEchoed) if !original => Established,
+        // From either side: both may have begun at once.
+        (chunk::COOKIE_ECHO, CookieWait) => CookieEchoed,
+        (chunk::COOKIE_ACK, CookieEchoed) => Established,
         (chunk::SHUTDOWN_COMPLETE, ShutdownAckSent) => Closed,
         (_, None | HeartbeatSent) => Closed,
         (_, state) => state,
@@ -224,26 +225,30 @@ pub struct Association {
     tags: [u32; 2],
     /// A HEARTBEAT came with another tag, from this direction: its answer tells whether the ends have changed tags.
     doubted: Option<Dir>,
+    /// Which directions an INIT was seen in that no COOKIE ACK has answered: both where both sides began at once.
+    begun: [bool; 2],
 }
 
 impl Association {
     /// Of which nothing is known.
-    pub const NEW: Association = Association { state: State::None, tags: [0; 2], doubted: None };
+    pub const NEW: Association = Association { state: State::None, tags: [0; 2], doubted: None, begun: [false; 2] };
 
     /// The private words.
     pub(crate) fn words(&self) -> [u64; PRIVATE] {
         let doubted = self.doubted.map_or(0, |dir| 1 + dir as u64);
-        [u64::from(self.tags[0]) | u64::from(self.tags[1]) << 32, doubted, 0, 0, 0, 0, 0]
+        let [original, reply] = self.begun.map(u64::from);
+        [u64::from(self.tags[0]) | u64::from(self.tags[1]) << 32, doubted | original << 2 | reply << 3, 0, 0, 0, 0, 0]
     }
 
     /// Out of the state word's protocol half and the private words.
     pub(crate) fn from_words(state: u32, w: &[u64; PRIVATE]) -> Association {
-        let doubted = match w[1] {
+        let doubted = match w[1] & 3 {
             1 => Some(Dir::Original),
             2 => Some(Dir::Reply),
             _ => None,
         };
-        Association { state: State::from_bits(state), tags: [w[0] as u32, (w[0] >> 32) as u32], doubted }
+        let begun = [w[1] & 4 != 0, w[1] & 8 != 0];
+        Association { state: State::from_bits(state), tags: [w[0] as u32, (w[0] >> 32) as u32], doubted, begun }
     }
 
     /// The association that a packet begins (`sctp_new`).
@@ -299,11 +304,20 @@ impl Association {
             }
             let old = self.state;
             let Some(new) = next(old, dir, c.kind) else { return Step::invalid(Invalid::SctpState) };
-            if matches!(c.kind, chunk::INIT | chunk::INIT_ACK) {
-                let Some(tag) = c.announced() else { return Step::invalid(Invalid::SctpChunks) };
-                self.tags[dir.other() as usize] = tag;
-                // A repeated INIT must not keep the flow (and its mapping) alive for ever.
-                ignore |= (old, new) == (State::Closed, State::Closed) && confirmed;
+            match c.kind {
+                chunk::INIT => {
+                    let Some(tag) = c.announced() else { return Step::invalid(Invalid::SctpChunks) };
+                    self.init(dir, old, tag);
+                    // A repeated INIT must not keep the flow (and its mapping) alive for ever.
+                    ignore |= (old, new) == (State::Closed, State::Closed) && confirmed;
+                }
+                chunk::INIT_ACK => {
+                    let Some(tag) = c.announced() else { return Step::invalid(Invalid::SctpChunks) };
+                    if !self.init_ack(dir, tag) {
+                        return Step::invalid(Invalid::SctpTag);
+                    }
+                }
+                _ => {}
             }
             self.state = new;
             if old != new && new == State::Established {
@@ -311,6 +325,30 @@ impl Association {
             }
         }
         if ignore { Step::Ignored } else { Step::Moved { timeout: Some(self.state.timeout(s)) } }
+    }
+
+    /// An INIT announces a tag. One that announces what is known is old or repeated, and begins nothing.
+    fn init(&mut self, dir: Dir, old: State, tag: u32) {
+        let other = dir.other() as usize;
+        if old == State::None || self.tags[other] != tag {
+            if self.begun == [true; 2] {
+                self.begun[other] = false;
+            }
+            self.begun[dir as usize] = true;
+        }
+        self.tags[other] = tag;
+    }
+
+    /// An INIT ACK announces a tag. False where it is of a handshake that was overtaken by one from the other side
+    /// (RFC 9260 5.2.4): its tag is not the one that the ends go on with.
+    fn init_ack(&mut self, dir: Dir, tag: u32) -> bool {
+        let other = dir.other() as usize;
+        let known = self.tags[other];
+        if known != tag && ((!self.begun[other] && known != 0) || self.begun == [true; 2]) {
+            return false;
+        }
+        self.tags[other] = tag;
+        true
     }
 
     /// RFC 9260 8.5.1 and, for heartbeats, what restarted ends do: whether the chunk counts.
@@ -322,6 +360,10 @@ impl Association {
                 p.tag == self.tags[dir.other() as usize]
             }
             chunk::ABORT | chunk::SHUTDOWN_COMPLETE | chunk::COOKIE_ECHO => p.tag == own,
+            chunk::COOKIE_ACK => {
+                self.begun = [false; 2];
+                true
+            }
             chunk::HEARTBEAT | chunk::HEARTBEAT_ACK if own == 0 => {
                 self.tags[dir as usize] = p.tag;
                 true

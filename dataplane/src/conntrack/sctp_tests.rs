@@ -11,7 +11,7 @@ const TABLE: &[(Dir, u8, &str)] = &[
     (Original, chunk::SHUTDOWN_ACK, "SA CL CW CE ES SA SA SA SA"),
     (Original, chunk::ERROR, "CL CL CW CE ES SS SR SA CL"),
     (Original, chunk::COOKIE_ECHO, "CL CL CE CE ES SS SR SA CL"),
-    (Original, chunk::COOKIE_ACK, "CL CL CW CE ES SS SR SA CL"),
+    (Original, chunk::COOKIE_ACK, "CL CL CW ES ES SS SR SA CL"),
     (Original, chunk::SHUTDOWN_COMPLETE, "CL CL CW CE ES SS SR CL CL"),
     (Original, chunk::HEARTBEAT, "HS CL CW CE ES SS SR SA HS"),
     (Original, chunk::HEARTBEAT_ACK, "CL CL CW CE ES SS SR SA HS"),
@@ -22,7 +22,7 @@ const TABLE: &[(Dir, u8, &str)] = &[
     (Reply, chunk::SHUTDOWN, "-  CL CW CE SR SS SR SA - "),
     (Reply, chunk::SHUTDOWN_ACK, "-  CL CW CE ES SA SA SA - "),
     (Reply, chunk::ERROR, "-  CL CW CL ES SS SR SA - "),
-    (Reply, chunk::COOKIE_ECHO, "-  CL CW CE ES SS SR SA - "),
+    (Reply, chunk::COOKIE_ECHO, "-  CL CE CE ES SS SR SA - "),
     (Reply, chunk::COOKIE_ACK, "-  CL CW ES ES SS SR SA - "),
     (Reply, chunk::SHUTDOWN_COMPLETE, "-  CL CW CE ES SS SR CL - "),
     (Reply, chunk::HEARTBEAT, "-  CL CW CE ES SS SR SA HS"),
@@ -44,8 +44,10 @@ fn the_state_table_is_the_kernels() {
 fn an_association_survives_its_words() {
     for state in State::ALL {
         for doubted in [None, Some(Original), Some(Reply)] {
-            let a = Association { state, tags: [1, u32::MAX], doubted };
-            assert_eq!(Association::from_words(state as u32, &a.words()), a);
+            for begun in [[false, true], [true, false]] {
+                let a = Association { state, tags: [1, u32::MAX], doubted, begun };
+                assert_eq!(Association::from_words(state as u32, &a.words()), a);
+            }
         }
     }
     assert_eq!(Association::from_words(0, &[0; 7]), Association::NEW);

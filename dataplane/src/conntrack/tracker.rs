@@ -452,13 +452,32 @@ impl Tracker {
     /// Makes a packet of the router's own an error about the flow of its cause (`nf_conntrack_attach`, for REJECT and for
     /// ICMP errors about forwarded packets): RELATED, the other way. Sets the facts. Ends with confirm or abandon as well.
     pub fn attach(&mut self, cause: Ct, facts: &mut Facts) -> Ct {
-        let Ct::Flow(cause) = cause else { return cause };
+        let Ct::Flow(cause) = cause else { return Ct::None };
         if let Some(p) = self.pending.iter_mut().find(|p| p.id == cause.id) {
             p.holders += 1;
         }
         let flow = Flow { id: cause.id, dir: cause.dir.other(), related: true };
         self.describe(flow, CtState::Related, facts);
         Ct::Flow(flow)
+    }
+
+    /// The router reset a connection (`nf_conntrack_tcp_set_closing`): it ends as if a reset had been seen.
+    pub fn set_closing(&mut self, ct: Ct, s: &Sysctl) {
+        let Ct::Flow(flow) = ct else { return };
+        let entry = self.shared.entry(flow.id);
+        if entry.tuple(Dir::Original).proto != proto::TCP {
+            return;
+        }
+        let _held = (!self.alone).then(|| self.shared.private(flow.id).hold());
+        let word = entry.word();
+        let before = tcp::State::from_bits(word.protocol());
+        if word.life() == Life::Live
+            && entry.advance(word, tcp::State::Close as u32, 0)
+            && before != tcp::State::Close
+            && word.status() & status::FIXED_TIMEOUT == 0
+        {
+            entry.set_deadline(self.now.wrapping_add(clamp(tcp::State::Close.timeout(s))));
+        }
     }
 
     /// Sets the flow's mark.

@@ -61,7 +61,7 @@ impl Router {
     pub fn new(appliance: &Appliance, links: Vec<Link>, seed: u64) -> Arc<Router> {
         let workers = appliance.cores.len().max(1);
         let policy = nothing(appliance, &links);
-        let mut cells = CellPool::new();
+        let mut cells = CellPool::full();
         let (first, _) = Generation::build(0, policy, &links, workers, None, Keep::Nothing, &mut cells)
             .expect("an empty ruleset has no cells");
         Arc::new(Router {
