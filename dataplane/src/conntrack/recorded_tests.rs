@@ -172,3 +172,8 @@ fn random_tcp_is_tracked_as_a_kernel_tracks_it() {
 fn sctp_is_tracked_as_a_kernel_tracks_it() {
     assert_eq!(play("sctp").join("\n"), "");
 }
+
+#[test]
+fn random_sctp_is_tracked_as_a_kernel_tracks_it() {
+    assert_eq!(play("sctp_random").join("\n"), "");
+}

@@ -264,8 +264,9 @@ impl Association {
                 (chunk::INIT, _) if p.tag != 0 => return Err(Invalid::SctpTag),
                 (chunk::INIT, _) => a.tags[Dir::Reply as usize] = c.announced().ok_or(Invalid::SctpChunks)?,
                 (chunk::HEARTBEAT, _) => a.tags[Dir::Original as usize] = p.tag,
-                // Out of the blue: its answer reflects the tag.
-                _ => a.tags[Dir::Reply as usize] = p.tag,
+                // Out of the blue (RFC 9260 8.4): a SHUTDOWN COMPLETE that reflects the tag is due.
+                (chunk::SHUTDOWN_ACK, _) => a.tags[Dir::Reply as usize] = p.tag,
+                _ => {}
             }
         }
         Ok(a)

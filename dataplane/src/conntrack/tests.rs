@@ -544,6 +544,42 @@ fn workers_that_make_find_and_lose_flows_at_once_keep_the_table_whole() {
     assert_eq!((shared.count(), shared.stats().early_drop > 0), (256, shared.stats().early_drop > 0));
 }
 
+#[test]
+fn both_directions_of_a_connection_on_two_workers_at_once_never_tear_its_windows() {
+    const SEGMENTS: u32 = 20_000;
+    let shared = Arc::new(Conntrack::new(64, 2, 3));
+    let mut one = Tracker::new(shared.clone(), 0);
+    let s = Sysctl { nf_conntrack_checksum: false, ..Sysctl::default() };
+    for mut p in [tcp(A, 1, B, 80, 0x02), tcp(B, 80, A, 1, 0x12), tcp(A, 1, B, 80, 0x10)] {
+        let ct = one.track(&mut p.facts, &p.l3, 0, &s).unwrap();
+        one.confirm(ct, &mut p.facts, 0).unwrap();
+    }
+    // Both sides' numbers wander inside the windows of the handshake: none is refused if every update is seen whole.
+    let invalid: u32 = std::thread::scope(|scope| {
+        let ends = [(A, 1, B, 80, one), (B, 80, A, 1, Tracker::new(shared.clone(), 1))];
+        let threads = ends.map(|(src, sport, dst, dport, mut t)| {
+            let s = &s;
+            scope.spawn(move || {
+                let mut invalid = 0;
+                for n in 0..SEGMENTS {
+                    let mut p = tcp_at(tcp(src, sport, dst, dport, 0x18), 1 + n % 4096, 1);
+                    let ct = t.track(&mut p.facts, &p.l3, 0, s).unwrap();
+                    invalid += u32::from(p.facts.ct_state != Established);
+                    t.confirm(ct, &mut p.facts, 0).unwrap();
+                    t.quiescent(0);
+                }
+                t.offline();
+                invalid
+            })
+        });
+        threads.map(|thread| thread.join().unwrap()).iter().sum()
+    });
+    assert_eq!((invalid, shared.stats().invalid), (0, 0));
+    let view = shared.flow_of(&tcp(A, 1, B, 80, 0x10).facts, 0).unwrap().0;
+    assert_eq!((view.original.packets, view.reply.packets), (2 + u64::from(SEGMENTS), 1 + u64::from(SEGMENTS)));
+    assert_eq!(view.state, Some("ESTABLISHED"));
+}
+
 /// The model: flows by tuple in a `HashMap`, expiry by comparing times.
 #[derive(Default)]
 struct Model {
