@@ -78,6 +78,7 @@ impl Machine for Running {
 
     fn housekeep(&mut self) -> Result<(), String> {
         self.log.write(&self.service.router.log);
+        self.service.router.settle();
         if self.service.control.is_stopping() {
             return Err("a worker has ended: see above".to_string());
         }
@@ -193,7 +194,7 @@ fn row(flow: &FlowView) -> FlowRow {
         family: flow.original.tuple.family,
         proto: flow.original.tuple.proto,
         timeout: u64::from(flow.seconds_left()),
-        state: flow.state.map(|state| state.name().to_string()),
+        state: flow.state.map(str::to_string),
         original: tuple(&flow.original),
         reply: tuple(&flow.reply),
         status: flow.status,
