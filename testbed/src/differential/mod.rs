@@ -227,11 +227,14 @@ pub fn run(
             Outcome::Refused => summary.refused += 1,
             Outcome::Differs(why) => {
                 summary.differences += 1;
-                let (case, why) = match why.contains("refuses") {
-                    true => (case, why),
-                    false => case.shrink(kernel, why)?,
+                let text = match why.contains("refuses") {
+                    true => why,
+                    false => {
+                        let (case, why) = case.shrink(kernel, why)?;
+                        why + &case.text()
+                    }
                 };
-                say(&format!("seed {seed}, {}, case {n}: {why}{}", family.name(), case.text()));
+                say(&format!("seed {seed}, {}, case {n}: {text}", family.name()));
                 if summary.differences >= most {
                     break;
                 }

@@ -22,10 +22,12 @@ pub const SETTINGS: &str = "\
 icmp_ratelimit = 0
 icmpv6_ratelimit = 0
 nf_conntrack_acct = 1
+accept_source_route = 0
+nf_conntrack_tcp_timeout_unacknowledged = 432000
 ";
 
 /// The same for the kernel, and what the engine always does.
-pub const SYSCTLS: [&str; 26] = [
+pub const SYSCTLS: [&str; 28] = [
     "net.ipv4.ip_forward=1",
     "net.ipv6.conf.all.forwarding=1",
     "net.ipv6.conf.all.accept_dad=0",
@@ -52,6 +54,9 @@ pub const SYSCTLS: [&str; 26] = [
     "net.netfilter.nf_conntrack_acct=1",
     "net.netfilter.nf_conntrack_log_invalid=0",
     "net.netfilter.nf_conntrack_tcp_be_liberal=1",
+    // Windows, and so what is not acknowledged, Sumun does not track.
+    "net.netfilter.nf_conntrack_tcp_timeout_unacknowledged=432000",
+    "net.netfilter.nf_conntrack_tcp_timeout_max_retrans=432000",
 ];
 
 /// Addresses and prefix lengths: port, address.
@@ -59,7 +64,7 @@ pub const ADDRESSES: [(usize, &str); 4] =
     [(0, "192.168.1.1/24"), (0, "fd00:1::1/64"), (1, "203.0.113.2/24"), (1, "2001:db8:2::2/64")];
 
 /// Neighbours that are known: port, address.
-pub const NEIGHBOURS: [(usize, &str); 14] = [
+pub const NEIGHBOURS: [(usize, &str); 17] = [
     (0, "192.168.1.11"),
     (0, "192.168.1.12"),
     (0, "192.168.1.13"),
@@ -74,6 +79,9 @@ pub const NEIGHBOURS: [(usize, &str); 14] = [
     (1, "2001:db8:2::9"),
     (1, "2001:db8:2::10"),
     (1, "fe80::9"),
+    (0, "fe80::9"),
+    (1, "203.0.113.77"),
+    (1, "2001:db8:2::77"),
 ];
 
 /// Routes as `ip route` takes them, and as `[[routes]]` does: destination, type, gateway.

