@@ -15,7 +15,7 @@ use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 use smoltcp::wire::HardwareAddress;
-use sumun_config::facts::{Facts, Family, proto};
+use sumun_config::facts::{Facts, Family, PortId, proto};
 use sumun_config::model::Sysctl;
 
 /// Packets that may wait for [`Local::poll`].
@@ -100,8 +100,17 @@ impl Local {
         if is_request && !is_ignored { Ok(()) } else { Err(DropReason::NoListener) }
     }
 
-    /// Processes what waits and hands every IP packet that the router wants to send to `out`.
-    pub fn poll(&mut self, now: u64, out: &mut dyn FnMut(&[u8])) {
+    /// Processes what waits and hands every IP packet that the router wants to send to `out`, with the port on which came in
+    /// what it answers: the link of a destination that has no other.
+    #[inline]
+    pub fn poll(&mut self, now: u64, out: &mut dyn FnMut(&[u8], PortId)) {
+        // There are no sockets, so nothing is said that was not asked for.
+        if self.wire.waiting > 0 {
+            self.work(now, out);
+        }
+    }
+
+    fn work(&mut self, now: u64, out: &mut dyn FnMut(&[u8], PortId)) {
         let time = Instant::from_micros((now / 1000) as i64);
         loop {
             let result = self.interface.poll_ingress_single(time, &mut self.wire, &mut self.sockets);
@@ -129,7 +138,7 @@ impl Local {
     }
 
     /// Hands over the packet that smoltcp wrote, if it did, with the header fields that a Linux host would give it.
-    fn send(&mut self, out: &mut dyn FnMut(&[u8])) -> bool {
+    fn send(&mut self, out: &mut dyn FnMut(&[u8], PortId)) -> bool {
         let Some(packet) = self.wire.sent.take().and_then(|len| self.wire.out.get_mut(..len)) else { return false };
         let family = if packet.first().is_some_and(|first| first >> 4 == 6) { Family::V6 } else { Family::V4 };
         let Ok(mut facts) = parse::ip(family, packet) else { return true };
@@ -146,7 +155,7 @@ impl Local {
         } else {
             edit::set_tos(packet, &mut facts, self.wire.asked_tos & !3);
         }
-        out(packet);
+        out(packet, self.wire.asked_on);
         true
     }
 }
@@ -166,6 +175,7 @@ impl Answers {
 struct Wire {
     slots: Box<[[u8; SLOT]]>,
     lens: [usize; SLOTS],
+    ports: [PortId; SLOTS],
     first: usize,
     waiting: usize,
     out: Box<[u8]>,
@@ -173,6 +183,8 @@ struct Wire {
     sent: Option<usize>,
     /// TOS byte of the packet that is being answered.
     asked_tos: u8,
+    /// Where it came in.
+    asked_on: PortId,
 }
 
 impl Wire {
@@ -180,11 +192,13 @@ impl Wire {
         Wire {
             slots: vec![[0; SLOT]; SLOTS].into(),
             lens: [0; SLOTS],
+            ports: [PortId::NONE; SLOTS],
             first: 0,
             waiting: 0,
             out: vec![0; SLOT].into(),
             sent: None,
             asked_tos: 0,
+            asked_on: PortId::NONE,
         }
     }
 
@@ -214,6 +228,7 @@ impl Wire {
             edit::set_destination(slot, &mut bare, own);
         }
         self.lens[at] = bare_len;
+        self.ports[at] = facts.iif;
         self.waiting += 1;
         Ok(())
     }
@@ -240,6 +255,7 @@ impl Device for Wire {
         self.first = (at + 1) % SLOTS;
         self.waiting -= 1;
         let packet = &self.slots[at][..self.lens[at]];
+        self.asked_on = self.ports[at];
         self.asked_tos = match packet {
             [first, second, ..] if first >> 4 == 6 => first << 4 | second >> 4,
             [_, tos, ..] => *tos,
@@ -250,6 +266,7 @@ impl Device for Wire {
 
     fn transmit(&mut self, _: Instant) -> Option<Outgoing<'_>> {
         self.asked_tos = 0;
+        self.asked_on = PortId::NONE;
         self.sent.is_none().then_some(Outgoing { out: &mut self.out, sent: &mut self.sent })
     }
 
@@ -298,7 +315,7 @@ mod tests {
 
     fn answers(local: &mut Local) -> Vec<(Facts, Vec<u8>)> {
         let mut out = Vec::new();
-        local.poll(1_000_000, &mut |bytes| {
+        local.poll(1_000_000, &mut |bytes, _| {
             let family = if bytes[0] >> 4 == 4 { Family::V4 } else { Family::V6 };
             let facts = parse::ip(family, bytes).unwrap();
             assert!(parse::l4_checksum_ok(&facts, bytes));
@@ -459,7 +476,7 @@ mod tests {
             if let Ok(facts) = parse::ip(family, &bytes) {
                 let _ = local.input(&bytes, &facts, facts.dst);
                 let _ = local.input(&bytes, &facts, own.into());
-                local.poll(0, &mut |bytes| assert!(parse::ip(family, bytes).is_ok()));
+                local.poll(0, &mut |bytes, _| assert!(parse::ip(family, bytes).is_ok()));
             }
         }
     }

@@ -130,6 +130,7 @@ impl Tracker {
         facts.has_ct = true;
         facts.ct_state = state;
         facts.ct_dir = flow.dir;
+        facts.ct_proto = if flow.related { entry.tuple(Dir::Original).proto } else { facts.proto };
         facts.ct_status = entry.word().status();
         facts.ct_mark = entry.mark.load(Ordering::Relaxed);
     }
@@ -183,6 +184,8 @@ impl Tracker {
                     return Ok(Placed::Flow(flow, state));
                 }
                 Verdict::Refused => {
+                    // The refusal is an answer too, and its rules see so.
+                    self.shared.entry(flow.id).set_status(status::SEEN_REPLY);
                     self.remove(flow.id);
                     return Ok(Placed::Flow(flow, state));
                 }
@@ -397,13 +400,38 @@ impl Tracker {
     /// Makes a packet of the router's own an error about the flow of its cause (`nf_conntrack_attach`, for REJECT and for
     /// ICMP errors about forwarded packets): RELATED, the other way. Sets the facts. Ends with confirm or abandon as well.
     pub fn attach(&mut self, cause: Ct, facts: &mut Facts) -> Ct {
-        let Ct::Flow(cause) = cause else { return cause };
+        let Ct::Flow(cause) = cause else { return Ct::None };
         if let Some(p) = self.pending.iter_mut().find(|p| p.id == cause.id) {
             p.holders += 1;
         }
         let flow = Flow { id: cause.id, dir: cause.dir.other(), related: true };
         self.describe(flow, CtState::Related, facts);
         Ct::Flow(flow)
+    }
+
+    /// The router reset a connection (`nf_conntrack_tcp_set_closing`): it ends as if a reset had been seen.
+    pub fn set_closing(&mut self, ct: Ct, s: &Sysctl) {
+        let Ct::Flow(flow) = ct else { return };
+        let entry = self.shared.entry(flow.id);
+        let mut word = entry.word();
+        if entry.tuple(Dir::Original).proto != proto::TCP {
+            return;
+        }
+        while word.life() == Life::Live {
+            let before = tcp::Connection::from_bits(word.protocol());
+            let mut closed = before;
+            closed.state = tcp::State::Close;
+            match entry.swap(word, word.with_protocol(closed.bits())) {
+                Ok(()) => {
+                    if before.state != tcp::State::Close && word.status() & status::FIXED_TIMEOUT == 0 {
+                        let timeout = clamp(tcp::State::Close.timeout(s));
+                        entry.set_deadline(self.now.wrapping_add(timeout));
+                    }
+                    return;
+                }
+                Err(now) => word = now,
+            }
+        }
     }
 
     /// Sets the flow's mark.

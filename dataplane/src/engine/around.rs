@@ -45,11 +45,12 @@ impl Surroundings for Around<'_> {
     }
 
     fn path_mtu(&self, facts: &Facts, reply: bool) -> u16 {
-        let (src, dst, iif) = match reply {
-            false => (facts.src, facts.dst, facts.iif),
-            true => (facts.dst, facts.src, facts.oif),
+        let Facts { family, src, dst, iif, mark, tos, .. } = *facts;
+        let key = match reply {
+            false => Key { family, src, dst, iif, mark, tos, hash: 0 },
+            // Of the way back the kernel asks for the address alone (`tcpmss_reverse_mtu`).
+            true => Key { family, src: 0, dst: src, iif: PortId::NONE, mark: 0, tos: 0, hash: 0 },
         };
-        let key = Key { family: facts.family, src, dst, iif, mark: facts.mark, tos: facts.tos, hash: 0 };
         match self.fib.lookup(&key) {
             Route::Via { port, mtu, .. } => {
                 port.index().and_then(|i| self.links.get(i)).map_or(mtu, |l| mtu.min(l.mtu))

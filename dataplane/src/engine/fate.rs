@@ -73,7 +73,10 @@ impl Engine {
                 }
                 self.pool.give(p.frame);
             }
-            Ok(Fate::Consumed) => self.pool.give(p.frame),
+            Ok(Fate::Consumed) => {
+                self.stats.consumed.add(1);
+                self.pool.give(p.frame);
+            }
             Err(reason) => {
                 self.tracker.abandon(p.ct);
                 self.discard(reason, p.frame);
@@ -100,6 +103,9 @@ impl Engine {
         }
         let mut pieces = std::mem::take(&mut self.pieces);
         let whole = fragment::split(&frame.bytes()[l3 as usize..], hop.mtu, || self.pool.take(), &mut pieces);
+        if whole {
+            self.stats.pieces.add(pieces.len().saturating_sub(1) as u64);
+        }
         for piece in pieces.drain(..) {
             match whole {
                 true => self.transmit(hop.port, facts.family, mac, piece),

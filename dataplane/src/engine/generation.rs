@@ -4,6 +4,7 @@
 //! family, table, chain and meaning) keeps its counters and the memory of its stateful matches: rules are recognised by
 //! their text, the second of two equal rules of a chain by its being the second.
 
+use super::order::{Needs, Order};
 use super::program::Program;
 use super::stats::Bank;
 use crate::fib::Fib;
@@ -25,6 +26,10 @@ pub struct Generation {
     pub policy: Policy,
     /// By [`Family::index`].
     pub programs: [Program; 2],
+    /// What happens at each hook, by [`Family::index`].
+    pub orders: [Order; 2],
+    /// What of flows the rules need, by [`Family::index`].
+    pub needs: [Needs; 2],
     /// Routes and addresses.
     pub fib: Fib,
     /// Rule counters, by worker.
@@ -113,9 +118,14 @@ impl Generation {
         }
         let mut next = 0..;
         let mut slot = || next.next().expect("slots do not run out");
-        let programs = Family::ALL.map(|family| Program::build(policy.ruleset.of(family), &mut slot));
+        let programs = Family::ALL.map(|family| Program::build(family, policy.ruleset.of(family), &mut slot));
+        let needs = Family::ALL.map(|family| {
+            let needed = before.map_or_else(Needs::default, |g| g.needs[family.index()]);
+            Needs::of(policy.ruleset.of(family), needed)
+        });
+        let orders = needs.map(Order::of);
         let banks = (0..workers).map(|_| Bank::new(carry.len())).collect();
-        Ok((Generation { number, policy, programs, fib, banks, carry, identities }, taken))
+        Ok((Generation { number, policy, programs, orders, needs, fib, banks, carry, identities }, taken))
     }
 
     /// Cells of this generation that `next` does not use: free again once no worker runs this one.
@@ -125,6 +135,12 @@ impl Generation {
             .filter(|(identity, owned)| next.identities.get(identity).is_none_or(|n| n.cells != owned.cells))
             .flat_map(|(_, owned)| owned.cells.iter().copied())
             .collect()
+    }
+
+    /// What happens to packets of a family at each hook.
+    #[inline]
+    pub fn order(&self, family: Family) -> &Order {
+        &self.orders[family.index()]
     }
 
     /// The program of a family.

@@ -5,7 +5,7 @@
 //! | [`order`] | which tables at which hook, as data |
 //! | `pipeline` | the way of a packet, on one screen |
 //! | `judge` | a packet before a chain |
-//! | [`program`] | chains as flat arrays |
+//! | [`program`], `classify` | chains as flat arrays; which rules of a long one to ask |
 //! | `own` | what the router says and hears itself |
 //! | `fate` | how packets end and frames leave |
 //! | [`router`], [`generation`] | what workers share; publishing without stopping |
@@ -30,6 +30,7 @@ use std::sync::Arc;
 use sumun_config::facts::PortId;
 
 mod around;
+mod classify;
 mod fate;
 pub mod generation;
 mod judge;
@@ -131,9 +132,11 @@ impl Engine {
             for frame in rx.drain(..n) {
                 self.parse(&g, port, frame, &mut burst);
             }
-            self.hashes.clear();
-            self.hashes.extend(burst.iter().map(|p| self.router.conntrack.hash_of(&p.facts)));
-            self.tracker.warm(&self.hashes);
+            if g.needs.iter().any(|needs| needs.tracking) {
+                self.hashes.clear();
+                self.hashes.extend(burst.iter().map(|p| self.router.conntrack.hash_of(&p.facts)));
+                self.tracker.warm(&self.hashes);
+            }
             for mut p in burst.drain(..) {
                 let end = self.ingress(&g, &mut p);
                 self.finish(&g, p, end);

@@ -4,7 +4,8 @@
 //! confirm last (`enum nf_ip_hook_priorities`).
 
 use crate::nat::Manip;
-use sumun_config::rule::{Hook, Table};
+use sumun_config::rule::{Hook, Match, Policy, Table, Target};
+use sumun_config::ruleset::Tables;
 
 /// One thing that happens to a packet at a hook.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,13 +16,14 @@ pub enum Stage {
     Track,
     /// The flow's first packet chooses the mapping, every packet is rewritten (`nf_nat_inet_fn`).
     Nat(Manip),
-    /// Local output only: the route is looked up again if what it depends on was changed since (`ip_route_me_harder`).
+    /// Local output only: the route is looked up again if the stage before changed what it depends on
+    /// (`ip_route_me_harder`).
     Reroute,
     /// The flow enters the table (`nf_conntrack_confirm`).
     Confirm,
 }
 
-/// What happens at a hook, in order.
+/// What happens at a hook, in order, where the rules need all of it.
 pub const fn stages(hook: Hook) -> &'static [Stage] {
     use Stage::*;
     match hook {
@@ -42,9 +44,79 @@ pub const fn stages(hook: Hook) -> &'static [Stage] {
     }
 }
 
+/// Which stages beside tables a family's rules need. As in the kernel, nothing is tracked unless some rule asks for it
+/// (`nf_ct_netns_get`): a match on flows, CONNMARK, or table nat. NOTRACK and CT alone ask for nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Needs {
+    /// Flows are tracked.
+    pub tracking: bool,
+    /// Flows get mappings. Once so it stays so, since mappings outlive the rules that chose them.
+    pub nat: bool,
+}
+
+impl Needs {
+    /// What the rules of a family need, after a generation that needed `before`.
+    pub fn of(tables: &Tables, before: Needs) -> Needs {
+        let nat = &tables.tables[Table::Nat as usize].chains;
+        let says_anything = nat.len() > Table::Nat.hooks().len()
+            || nat.iter().any(|chain| !chain.rules.is_empty() || chain.policy == Some(Policy::Drop));
+        let nat = before.nat || says_anything;
+        let mut rules = tables.tables.iter().flat_map(|table| &table.chains).flat_map(|chain| &chain.rules);
+        let asks = rules.any(|rule| {
+            matches!(rule.target, Some(Target::ConnMark(_)))
+                || rule
+                    .conds
+                    .iter()
+                    .any(|c| matches!(c.test, Match::Conntrack(_) | Match::State(_) | Match::Connmark(_)))
+        });
+        Needs { tracking: nat || asks, nat }
+    }
+}
+
+/// The stages of a family in one generation.
+#[derive(Debug)]
+pub struct Order([Vec<Stage>; 5]);
+
+impl Order {
+    /// [`stages`] without those that nobody needs.
+    pub fn of(needs: Needs) -> Order {
+        let is_needed = |stage: &Stage| match stage {
+            Stage::Track | Stage::Confirm => needs.tracking,
+            Stage::Nat(_) => needs.nat,
+            Stage::Chain(_) | Stage::Reroute => true,
+        };
+        Order(Hook::ALL.map(|hook| stages(hook).iter().copied().filter(is_needed).collect()))
+    }
+
+    /// What happens at a hook, in order.
+    #[inline]
+    pub fn at(&self, hook: Hook) -> &[Stage] {
+        &self.0[hook as usize]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sumun_config::facts::Family;
+    use sumun_config::ruleset::Ruleset;
+
+    #[test]
+    fn without_rules_there_is_no_tracking_and_nat_once_there_stays() {
+        let empty = Ruleset::empty(Policy::Drop);
+        let none = Needs::of(empty.of(Family::V4), Needs::default());
+        assert_eq!(none, Needs::default());
+        let order = Order::of(none);
+        assert_eq!(order.at(Hook::Postrouting), [Stage::Chain(Table::Mangle)]);
+        let all = Needs { tracking: true, nat: true };
+        assert_eq!(Needs::of(empty.of(Family::V4), all), all);
+        let tracked = Needs { tracking: true, nat: false };
+        assert_eq!(Needs::of(empty.of(Family::V4), tracked), none);
+        assert_eq!(Order::of(tracked).at(Hook::Postrouting), [Stage::Chain(Table::Mangle), Stage::Confirm]);
+        for hook in Hook::ALL {
+            assert_eq!(Order::of(all).at(hook), stages(hook));
+        }
+    }
 
     #[test]
     fn every_table_is_asked_at_exactly_the_hooks_that_have_its_chain() {

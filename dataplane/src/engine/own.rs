@@ -9,14 +9,15 @@ use super::fate::{ETHERNET, Fate};
 use super::generation::Generation;
 use super::packet::{Hop, Packet};
 use super::trace::End;
-use crate::fib::{Key, Route};
+use crate::conntrack::Ct;
+use crate::fib::{Key, Route, is_link_local};
 use crate::icmp::{self, Error};
 use crate::nat::NatRange;
 use crate::neigh::{arp, ndp};
 use crate::packet::parse;
 use crate::reason::DropReason;
 use crate::umem::Frame;
-use sumun_config::facts::{Facts, Family, PacketType, PortId};
+use sumun_config::facts::{AddrType, Facts, Family, PacketType, PortId, proto};
 use sumun_config::rule::Hook;
 use sumun_config::rule::targets::nat::{Kind, Nat};
 use sumun_config::rule::targets::reject::With;
@@ -30,7 +31,7 @@ impl Engine {
             Family::V4 => (s.icmp_ratelimit, s.ip_default_ttl),
             Family::V6 => (s.icmpv6_ratelimit, s.ipv6_hop_limit),
         };
-        if !icmp::is_due(facts, p.l3()) {
+        if !icmp::is_due(facts, p.l3()) || is_to_all(g, facts) {
             return;
         }
         if error.is_limited() && !self.icmp_limit.allow(facts.family, facts.src, self.now, interval) {
@@ -40,17 +41,31 @@ impl Engine {
         self.say(p, |facts, l3, frame| icmp::build_error(error, facts, l3, source, hop_limit, frame));
     }
 
-    /// The address from which the router speaks about a packet: the one it was sent to, if that is the router's own, else
-    /// the one facing the sender (`icmp_route_lookup`).
+    /// The address from which the router speaks about a packet: the one it was sent to, if that is the router's own. Else
+    /// IPv4 takes the one of the way back to the sender (`icmp_route_lookup`), IPv6 the best one of the port that the packet
+    /// came in on (`icmp6_send`). None where there is no way back.
     fn own_source(&self, g: &Generation, facts: &Facts) -> Option<u128> {
-        if g.fib.is_own(facts.family, facts.dst) {
-            return Some(facts.dst);
+        /// What a router without any IPv4 address says it is (RFC 7600).
+        const DUMMY: u128 = 0xc000_0008;
+        let Facts { family, src, dst, iif, .. } = *facts;
+        let is_own = match is_link_local(family, dst) {
+            true => g.fib.is_own_on(family, dst, iif),
+            false => g.fib.is_own(family, dst) || (family == Family::V6 && g.fib.is_anycast_on(dst, iif)),
+        };
+        if is_own {
+            return Some(dst);
         }
-        let Facts { family, src, dst, .. } = *facts;
         let back = Key { family, src: 0, dst: src, iif: PortId::NONE, mark: 0, tos: 0, hash: dst as u32 };
-        match g.fib.lookup(&back) {
-            Route::Via { source: Some(source), .. } => Some(source),
-            Route::Via { port, gateway, .. } => g.fib.port_address(port, family, gateway.unwrap_or(src)),
+        match (g.fib.lookup_on(&back, iif), family) {
+            (Route::Via { source: Some(source), .. }, _) => Some(source),
+            (Route::Via { port, gateway, .. }, Family::V4) => {
+                Some(g.fib.port_address(port, family, gateway.unwrap_or(src)).unwrap_or(DUMMY))
+            }
+            (Route::Via { port, .. }, Family::V6) => {
+                g.fib.port_address(if iif == PortId::NONE { port } else { iif }, family, src)
+            }
+            // The packet was mapped to the router's own address: OUTPUT will find its sender.
+            (Route::Local, _) => Some(src),
             _ => None,
         }
     }
@@ -67,36 +82,55 @@ impl Engine {
         match Error::of_reject(with) {
             Some(error) if icmp::is_reject_due(&p.facts, p.l3()) => self.answer(g, p, error),
             Some(_) => {}
+            None if is_to_all(g, &p.facts) => {}
             None => {
                 let hop_limit = match p.facts.family {
                     Family::V4 => g.policy.sysctl.ip_default_ttl,
                     Family::V6 => g.policy.sysctl.ipv6_hop_limit,
                 };
-                self.say(p, |facts, l3, frame| icmp::build_tcp_reset(facts, l3, hop_limit, frame));
+                if self.say(p, |facts, l3, frame| icmp::build_tcp_reset(facts, l3, hop_limit, frame)) {
+                    self.tracker.set_closing(p.ct, &g.policy.sysctl);
+                }
             }
         }
     }
 
-    /// Puts a packet of the router's own, built about `cause`, in line for local output.
-    fn say(&mut self, cause: &Packet, build: impl FnOnce(&Facts, &[u8], &mut Frame) -> bool) {
-        let Some(mut frame) = self.pool.take() else { return self.stats.dropped(DropReason::NoFrame) };
+    /// Puts a packet of the router's own, built about `cause`, in line for local output. False where none is due or there is
+    /// no frame for it.
+    fn say(&mut self, cause: &Packet, build: impl FnOnce(&Facts, &[u8], &mut Frame) -> bool) -> bool {
+        let Some(mut frame) = self.frame() else { return false };
         if !build(&cause.facts, cause.l3(), &mut frame) {
-            return self.pool.give(frame);
+            self.pool.give(frame);
+            return false;
         }
-        let Ok(mut facts) = parse::ip(cause.facts.family, frame.bytes()) else { return self.pool.give(frame) };
+        let Ok(mut facts) = parse::ip(cause.facts.family, frame.bytes()) else {
+            self.pool.give(frame);
+            return false;
+        };
         let ct = self.tracker.attach(cause.ct, &mut facts);
-        self.own.push_back(Packet { ct, ..Packet::new(frame, facts, 0) });
+        let hop = Hop { port: cause.facts.iif, ..Hop::NOWHERE };
+        self.stats.originated.add(1);
+        self.own.push_back(Packet { ct, hop, ..Packet::new(frame, facts, 0) });
+        true
+    }
+
+    /// A frame for a packet of the router's own; that packet counts as dropped where there is none.
+    fn frame(&mut self) -> Option<Frame> {
+        let frame = self.pool.take();
+        if frame.is_none() {
+            self.stats.originated.add(1);
+            self.stats.dropped(DropReason::NoFrame);
+        }
+        frame
     }
 
     /// Sends what the router has to say.
     pub(super) fn settle(&mut self, g: &Generation) {
         while let Some(mut p) = self.own.pop_front() {
-            self.stats.originated.add(1);
             let end = self.output(g, &mut p);
             self.finish(g, p, end);
         }
         while let Some(mut p) = self.messages.pop_front() {
-            self.stats.originated.add(1);
             let end = self.discovery(g, &mut p);
             self.finish(g, p, end);
         }
@@ -117,6 +151,11 @@ impl Engine {
         match self.local.input(l3, &p.facts, own)? {
             None => Ok(Fate::Delivered),
             Some(error) => {
+                // UDP forgets a packet's flow before it looks for a socket (`nf_reset_ct` in `udp_rcv`): conntrack places the
+                // error by what it quotes, and raw may say that it shall not.
+                if matches!(p.facts.proto, proto::UDP | proto::UDPLITE) {
+                    p.ct = Ct::None;
+                }
                 self.answer(g, p, error);
                 Err(DropReason::NoListener)
             }
@@ -126,14 +165,18 @@ impl Engine {
     /// Lets the local stack speak.
     pub(super) fn poll_local(&mut self, g: &Generation) {
         let (local, pool, own, stats) = (&mut self.local, &mut self.pool, &mut self.own, &self.stats);
-        local.poll(self.now, &mut |packet: &[u8]| {
+        local.poll(self.now, &mut |packet: &[u8], port| {
+            stats.originated.add(1);
             let family = match packet.first().map(|b| b >> 4) {
                 Some(6) => Family::V6,
                 _ => Family::V4,
             };
             let Some(mut frame) = pool.take() else { return stats.dropped(DropReason::NoFrame) };
             match frame.set(packet).then(|| parse::ip(family, packet)) {
-                Some(Ok(facts)) => own.push_back(Packet::new(frame, facts, 0)),
+                Some(Ok(facts)) => {
+                    let hop = Hop { port, ..Hop::NOWHERE };
+                    own.push_back(Packet { hop, ..Packet::new(frame, facts, 0) });
+                }
                 _ => {
                     stats.dropped(DropReason::IpHeader);
                     pool.give(frame);
@@ -158,6 +201,7 @@ impl Engine {
         if let Some(learned) = outcome.learned {
             self.resolver.learn(&learned, self.now, &g.policy.sysctl);
         }
+        self.stats.consumed.add(1);
         match outcome.reply {
             Some(reply) if arp::reply(&mut frame, link.mac, &reply) => {
                 self.stats.originated.add(1);
@@ -176,12 +220,10 @@ impl Engine {
             self.resolver.learn(&learned, self.now, &g.policy.sysctl);
         }
         if let Some(advert) = outcome.advert {
-            match self.pool.take() {
-                Some(mut frame) => match ndp::advertise(&mut frame, mac, &advert) {
-                    true => self.discover(port, frame),
-                    false => self.pool.give(frame),
-                },
-                None => self.stats.dropped(DropReason::NoFrame),
+            let Some(mut frame) = self.frame() else { return Ok(Fate::Consumed) };
+            match ndp::advertise(&mut frame, mac, &advert) {
+                true => self.discover(port, frame),
+                false => self.pool.give(frame),
             }
         }
         Ok(Fate::Consumed)
@@ -197,7 +239,7 @@ impl Engine {
         unicast: Option<[u8; 6]>,
     ) {
         let Some(mac) = port.index().and_then(|i| self.router.links.get(i)).map(|link| link.mac) else { return };
-        let Some(mut frame) = self.pool.take() else { return self.stats.dropped(DropReason::NoFrame) };
+        let Some(mut frame) = self.frame() else { return };
         match family {
             Family::V4 => {
                 let source = g.fib.port_address(port, family, target).unwrap_or(0) as u32;
@@ -218,6 +260,7 @@ impl Engine {
 
     /// Puts a neighbour discovery message, a whole frame, in line for output on its link.
     pub(super) fn discover(&mut self, port: PortId, frame: Frame) {
+        self.stats.originated.add(1);
         let dmac = frame.bytes().first_chunk().copied().unwrap_or_default();
         let l3 = frame.bytes().get(ETHERNET..).unwrap_or_default();
         match parse::ip(Family::V6, l3) {
@@ -243,14 +286,24 @@ impl Engine {
         let family = p.facts.family;
         let own = match (nat.kind, hook) {
             (Kind::Snat | Kind::Dnat, _) => return Ok(NatRange::of(&nat, None)),
-            (Kind::Masquerade, _) => g.fib.port_address(p.facts.oif, family, p.hop.address),
+            (Kind::Masquerade, _) => {
+                // IPv4 looks towards the next hop, IPv6, whose next hops have addresses of their link, to the destination.
+                let towards = if family == Family::V4 { p.hop.address } else { p.facts.dst };
+                g.fib.port_address(p.facts.oif, family, towards)
+            }
             (Kind::Redirect, Hook::Output) => Some(match family {
                 Family::V4 => 0x7f00_0001,
                 Family::V6 => 1,
             }),
-            (Kind::Redirect, _) => g.fib.port_address(p.facts.iif, family, p.facts.src),
+            (Kind::Redirect, _) => g.fib.first_address(p.facts.iif, family, p.facts.dst),
         };
         let own = own.ok_or(DropReason::NatExhausted)?;
         Ok(NatRange::of(&nat, Some((own, own))))
     }
+}
+
+/// Whether a packet is to the broadcast address of a network that the router is on: nothing is said about those
+/// (`RTCF_BROADCAST`).
+fn is_to_all(g: &Generation, facts: &Facts) -> bool {
+    facts.family == Family::V4 && g.fib.addr_type(facts.family, facts.dst, PortId::NONE) == AddrType::Broadcast
 }

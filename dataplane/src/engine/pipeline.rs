@@ -7,20 +7,20 @@
 //! ```
 //!
 //! Each function takes the packet as far as it goes and says how it ended; `?` ends it with a [`DropReason`]. What happens at
-//! a hook, and in which order, is [`stages`].
+//! a hook, and in which order, is [`Order`](super::order::Order).
 
 use super::Engine;
 use super::fate::Fate;
 use super::generation::Generation;
-use super::order::{Stage, stages};
+use super::order::Stage;
 use super::packet::{Hop, Packet};
 use crate::conntrack::Ct;
-use crate::fib::{Fib, Key, Route, is_forwardable_source};
+use crate::fib::{Fib, Key, Route, is_forwardable_source, is_link_local};
 use crate::icmp::Error;
 use crate::nat::Manip;
-use crate::packet::edit;
+use crate::packet::{edit, parse};
 use crate::reason::DropReason;
-use sumun_config::facts::{Facts, Family, PacketType, PortId};
+use sumun_config::facts::{Facts, Family, PacketType, PortId, proto};
 use sumun_config::rule::{Hook, Table};
 
 impl Engine {
@@ -48,10 +48,13 @@ impl Engine {
             self.answer(g, p, Error::TimeExceeded);
             return Err(DropReason::TtlExpired);
         }
-        if p.must_fit() {
-            self.answer(g, p, Error::FragNeeded { mtu: p.hop.mtu });
-            return Err(DropReason::TooBig);
+        if p.hop.port != p.facts.iif && !is_forwardable_source(p.facts.family, p.facts.src) {
+            if is_link_local(p.facts.family, p.facts.src) {
+                self.answer(g, p, Error::BeyondScope);
+            }
+            return Err(DropReason::NotForwarded);
         }
+        self.check_size(g, p)?;
         p.edit(edit::decrement_ttl);
         p.facts.oif = p.hop.port;
         self.hook(g, Hook::Forward, p)?;
@@ -61,31 +64,49 @@ impl Engine {
     /// From this host (`__ip_local_out`, `ip6_local_out`).
     pub(super) fn output(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
         self.route_out(g, p)?;
+        // What OUTPUT changes may change the way; its rules all see the port that was first found (`nf_hook_state`).
+        p.facts.oif = p.hop.port;
         self.hook(g, Hook::Output, p)?;
+        p.facts.oif = p.hop.port;
+        if p.hop == Hop::NOWHERE {
+            // To the router itself, and nobody there waits for anything.
+            return Err(DropReason::NoListener);
+        }
         self.egress(g, p)
     }
 
     /// Out of the router (`ip_output`, `ip6_output`).
     fn egress(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
         self.hook(g, Hook::Postrouting, p)?;
+        self.check_size(g, p)?;
+        self.neighbour(g, p)
+    }
+
+    /// What may not be fragmented must fit its path (`ip_exceeds_mtu`, `ip6_pkt_too_big`).
+    fn check_size(&mut self, g: &Generation, p: &mut Packet) -> Result<(), DropReason> {
         if p.must_fit() {
             self.answer(g, p, Error::FragNeeded { mtu: p.hop.mtu });
             return Err(DropReason::TooBig);
         }
-        self.neighbour(g, p)
+        Ok(())
     }
 
     /// A neighbour discovery message of the router's own: its link is given, no route is asked (`ndisc_send_skb`).
     pub(super) fn discovery(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
         self.hook(g, Hook::Output, p)?;
+        p.facts.oif = p.hop.port;
         self.hook(g, Hook::Postrouting, p)?;
         Ok(Fate::Send { mac: p.facts.dmac })
     }
 
-    /// All that happens to a packet at a hook.
+    /// All that happens to a packet at a hook. The hook is a constant where this is called, so the loop is unrolled there.
+    #[inline(always)]
     fn hook(&mut self, g: &Generation, hook: Hook, p: &mut Packet) -> Result<(), DropReason> {
-        let routed_by = RoutedBy::of(&p.facts);
-        for stage in stages(hook) {
+        let mut before = RoutedBy(0, 0, 0, 0);
+        for stage in g.order(p.facts.family).at(hook) {
+            if hook == Hook::Output && *stage != Stage::Reroute {
+                before = RoutedBy::of(&p.facts);
+            }
             match *stage {
                 Stage::Chain(table) => {
                     self.judge(g, hook, table, p)?;
@@ -93,7 +114,7 @@ impl Engine {
                 Stage::Track => self.track(g, p)?,
                 Stage::Nat(manip) => self.nat(g, hook, manip, p)?,
                 Stage::Reroute => {
-                    if RoutedBy::of(&p.facts) != routed_by {
+                    if RoutedBy::of(&p.facts) != before {
                         self.route_out(g, p)?;
                     }
                 }
@@ -119,9 +140,11 @@ impl Engine {
     /// The first packet of a flow asks the chain of `nat` for its mapping; every packet is rewritten by it.
     fn nat(&mut self, g: &Generation, hook: Hook, manip: Manip, p: &mut Packet) -> Result<(), DropReason> {
         let Ct::Flow(flow) = p.ct else { return Ok(()) };
-        if self.tracker.is_unmapped(flow, manip) {
+        // ICMP errors have their flow's mapping. A reset in the name of a flow that is still new asks for one, as the kernel's.
+        let is_error = flow.related && matches!(p.facts.proto, proto::ICMP | proto::ICMPV6);
+        if !is_error && self.tracker.is_unmapped(flow, manip) {
             let range = match self.judge(g, hook, Table::Nat, p)? {
-                Some(nat) => Some(self.resolve_range(g, hook, p, nat)?),
+                Some(nat) => Some(self.resolve_range(g, hook, p, *nat)?),
                 None => None,
             };
             let random = self.rng.next();
@@ -138,6 +161,9 @@ impl Engine {
         let key = key(g, &p.facts);
         let route = g.fib.lookup(&key);
         g.fib.check_source(&key, &route)?;
+        if p.facts.family == Family::V4 && p.facts.has_options {
+            self.check_options(g, p)?;
+        }
         let forwarding = match p.facts.family {
             Family::V4 => g.policy.sysctl.ip_forward,
             Family::V6 => g.policy.sysctl.ipv6_forwarding,
@@ -146,8 +172,9 @@ impl Engine {
             Route::Local | Route::Broadcast { .. } => Ok(Way::Host),
             Route::Multicast if g.fib.listens(key.family, key.dst, key.iif) => Ok(Way::Host),
             Route::Multicast => Err(DropReason::NotForwarded),
-            _ if !forwarding => Err(DropReason::ForwardingOff),
-            _ if !is_forwardable_source(key.family, key.src) => Err(DropReason::NotForwarded),
+            // Without forwarding IPv6 still says that there is no way (`ip6_pkt_discard`), IPv4 does not (`ip_error`).
+            Route::Via { .. } if !forwarding => Err(DropReason::ForwardingOff),
+            _ if !forwarding && key.family == Family::V4 => Err(DropReason::ForwardingOff),
             Route::Via { port, gateway, mtu, .. } => {
                 p.hop = self.hop(p, port, gateway, mtu);
                 Ok(Way::Onwards)
@@ -156,15 +183,37 @@ impl Engine {
         }
     }
 
-    /// The routing decision for a packet of the router's own (`ip_route_output`).
+    /// IPv4 options: malformed ones are answered, source routes are not taken (`ip_rcv_options`, `accept_source_route` 0).
+    #[cold]
+    fn check_options(&mut self, g: &Generation, p: &mut Packet) -> Result<(), DropReason> {
+        let header = p.l3().get(..p.facts.l4_off as usize).unwrap_or_default();
+        match parse::check_options(header) {
+            Ok(()) if parse::has_source_route(header) => Err(DropReason::IpOptions),
+            Ok(()) => Ok(()),
+            Err(at) => {
+                self.answer(g, p, Error::ParamProblem { code: 0, pointer: at.into() });
+                Err(DropReason::IpOptions)
+            }
+        }
+    }
+
+    /// The routing decision for a packet of the router's own (`ip_route_output`). The port of its hop, where it has one
+    /// already, is the link of destinations that mean another host on each link.
     fn route_out(&mut self, g: &Generation, p: &mut Packet) -> Result<(), DropReason> {
-        match g.fib.lookup(&key(g, &p.facts)) {
+        let link = p.hop.port;
+        match g.fib.lookup_on(&key(g, &p.facts), link) {
             Route::Via { port, gateway, mtu, .. } => {
                 p.hop = self.hop(p, port, gateway, mtu);
-                p.facts.oif = port;
                 Ok(())
             }
-            Route::Local | Route::Broadcast { .. } | Route::Multicast => Err(DropReason::NoListener),
+            // An error about a packet that has the router's address by now goes through OUTPUT, where its flow's mapping
+            // leads it on to the host that has sent it.
+            Route::Local => {
+                p.hop = Hop::NOWHERE;
+                Ok(())
+            }
+            Route::Multicast if link != PortId::NONE => Ok(()),
+            Route::Broadcast { .. } | Route::Multicast => Err(DropReason::NoListener),
             Route::Blackhole => Err(DropReason::Blackhole),
             Route::Prohibit => Err(DropReason::Prohibit),
             Route::Unreachable | Route::None => Err(DropReason::NoRoute),
@@ -173,7 +222,13 @@ impl Engine {
 
     fn hop(&self, p: &Packet, port: PortId, gateway: Option<u128>, mtu: u16) -> Hop {
         let link = port.index().and_then(|i| self.router.links.get(i));
-        Hop { port, address: gateway.unwrap_or(p.facts.dst), mtu: link.map_or(mtu, |l| l.mtu.min(mtu)) }
+        let mtu = link.map_or(mtu, |l| l.mtu.min(mtu));
+        let mtu = match p.facts.family {
+            Family::V4 => mtu,
+            // No IPv6 path has less (RFC 8200 section 5).
+            Family::V6 => mtu.max(1280),
+        };
+        Hop { port, address: gateway.unwrap_or(p.facts.dst), mtu }
     }
 
     /// No route onwards: says so to the sender where the kernel does (`ip_error`, `ip6_pkt_discard`).
@@ -214,6 +269,9 @@ pub(super) fn key(g: &Generation, f: &Facts) -> Key {
         iif: f.iif,
         mark: f.mark,
         tos: f.tos,
-        hash: Fib::flow_hash(f, g.policy.sysctl.fib_multipath_hash_policy),
+        hash: match g.fib.is_multipath() {
+            true => Fib::flow_hash(f, g.policy.sysctl.fib_multipath_hash_policy),
+            false => 0,
+        },
     }
 }

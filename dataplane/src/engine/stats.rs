@@ -73,19 +73,25 @@ impl Bank {
     }
 }
 
-/// What one worker counts apart from rules.
+/// What one worker counts apart from rules. Every packet has one fate, so at rest these are equal: received, originated and
+/// pieces together; sent, delivered, consumed, dropped and still waiting for a neighbour together.
 #[derive(Debug)]
 pub struct WorkerStats {
     /// By [`DropReason`] as index.
     pub drops: Box<[Count]>,
     /// Received, by port.
     pub rx: Box<[Traffic]>,
-    /// Given to the device for transmission, by port.
+    /// Put in line for transmission, by port. What the device had no room for afterwards is counted as dropped too
+    /// ([`DropReason::TxRing`], [`DropReason::Handover`]).
     pub tx: Box<[Traffic]>,
     /// Packets handed to the local stack.
     pub delivered: Count,
-    /// Packets that the router made itself (answers, errors).
+    /// Packets that the engine itself was meant by (ARP, neighbour discovery).
+    pub consumed: Count,
+    /// Packets that the router made itself (answers, errors), or would have with a free frame.
     pub originated: Count,
+    /// Fragments beyond the first of packets that were fragmented on their way out.
+    pub pieces: Count,
     /// The generation that the worker runs.
     pub generation: Count,
 }
@@ -99,7 +105,9 @@ impl WorkerStats {
             rx: traffic(),
             tx: traffic(),
             delivered: Count::default(),
+            consumed: Count::default(),
             originated: Count::default(),
+            pieces: Count::default(),
             generation: Count::default(),
         }
     }

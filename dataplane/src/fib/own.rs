@@ -165,6 +165,13 @@ impl Fib {
         }
     }
 
+    /// The address to which REDIRECT brings packets that came in on a port: its first; where the destination is of scope link,
+    /// its first of that scope (`nf_nat_redirect_ipv4`, `nf_nat_redirect_ipv6`).
+    pub fn first_address(&self, port: PortId, family: Family, dst: u128) -> Option<u128> {
+        let on_link = family == Family::V6 && scope(dst) == 2;
+        self.own_of(port, family).find(|own| !on_link || scope(own.addr) == 2).map(|own| own.addr)
+    }
+
     /// Whether the router is a member of a group on a port: 224.0.0.1; all-nodes, all-routers, and the solicited-node
     /// groups of the port's unicast and anycast addresses.
     pub fn listens(&self, family: Family, group: u128, port: PortId) -> bool {

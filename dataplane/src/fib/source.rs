@@ -44,6 +44,10 @@ impl Fib {
         if key.dst == 0 {
             return Err(DropReason::Martian);
         }
+        if matches!(route, Route::Blackhole | Route::Unreachable | Route::Prohibit | Route::None) {
+            // What goes nowhere is refused whoever sent it: the way back is not asked.
+            return Ok(());
+        }
         let mode = key.iif.index().and_then(|i| self.rp_filter.get(i)).copied().unwrap_or_default();
         if mode == RpFilter::Off && !self.v4.has_custom_rules {
             // Without a filter only own addresses are refused, which is cheaper to see than a way back.

@@ -41,6 +41,8 @@ pub enum Error {
     HostProhibited,
     /// Communication is prohibited by a filter.
     AdminProhibited,
+    /// The source may not leave its link (IPv6 only).
+    BeyondScope,
     /// The source address fails an ingress or egress policy.
     PolicyFail,
     /// The route to the destination rejects.
@@ -92,7 +94,7 @@ impl Error {
                 Error::FragNeeded { mtu } => (3, 4, mtu as u32),
                 Error::NetProhibited => (3, 9, 0),
                 Error::HostProhibited => (3, 10, 0),
-                Error::AdminProhibited | Error::PolicyFail | Error::RejectRoute => (3, 13, 0),
+                Error::AdminProhibited | Error::BeyondScope | Error::PolicyFail | Error::RejectRoute => (3, 13, 0),
                 Error::Redirect { gateway } => (5, 1, gateway),
                 Error::TimeExceeded => (11, 0, 0),
                 Error::FragReassembly => (11, 1, 0),
@@ -101,6 +103,7 @@ impl Error {
             Family::V6 => match self {
                 Error::NetUnreachable => (1, 0, 0),
                 Error::NetProhibited | Error::HostProhibited | Error::AdminProhibited => (1, 1, 0),
+                Error::BeyondScope => (1, 2, 0),
                 Error::HostUnreachable | Error::Redirect { .. } => (1, 3, 0),
                 Error::PortUnreachable => (1, 4, 0),
                 Error::PolicyFail => (1, 5, 0),

@@ -20,7 +20,7 @@ impl Tracker {
     #[inline]
     pub fn is_unmapped(&self, flow: Flow, manip: Manip) -> bool {
         let word = self.shared.entry(flow.id).word();
-        !flow.related && word.life() == Life::Unconfirmed && word.status() & manip.done() == 0
+        word.life() == Life::Unconfirmed && word.status() & manip.done() == 0
     }
 
     /// Chooses the mapping of one end of a new flow (`nf_nat_setup_info`). Without a range nothing changes but what must:
@@ -185,7 +185,7 @@ impl Search<'_> {
         };
         let mut offset = match self.range.port_base {
             Some(base) => u32::from(key.wrapping_sub(base)),
-            None if self.range.is_random() || self.manip == Manip::Src || t.is_icmp() => self.next_random(),
+            None if self.range.is_random() || self.manip == Manip::Src => self.next_random(),
             None => 0,
         };
         let mut attempts = size.min(ATTEMPTS);
