@@ -41,3 +41,19 @@ fn a_reset_that_ends_an_unanswered_flow_is_an_answer_to_rules() {
         assert_eq!(rig.router.conntrack.count(), 0);
     }
 }
+
+#[test]
+fn a_segment_without_ack_to_a_closed_port_is_reset_with_one() {
+    for family in Family::ALL {
+        let (client, _) = ends(family);
+        let own = if family == Family::V4 { 0xc0a8_0101 } else { 0xfd00_0001 << 96 | 1 };
+        let mut rig = Rig::new("");
+        let sent = rig.send(LAN, &tcp(family, client, own, (5, 7), "P", b"12345"));
+        let [(_, frame)] = &sent[..] else { panic!("one answer") };
+        let l4 = if family == Family::V4 { 34 } else { 54 };
+        assert_eq!(frame[l4 + 4..l4 + 14], [0, 0, 0, 0, 0, 0, 3, 0xed, 0x50, 0x14], "RST and ACK of 1005");
+        let mut to_all = tcp(family, client, own, (5, 7), "S", b"");
+        to_all[..6].fill(0xff);
+        assert!(rig.send(LAN, &to_all).is_empty(), "not for a frame to the whole link");
+    }
+}

@@ -5,7 +5,8 @@ use std::time::Instant;
 use sumun_config::facts::Family;
 use sumun_testbed::differential::{kernel::Kernel, run};
 
-const USAGE: &str = "usage: differential [--rulesets N] [--packets M] [--seed S] [--family 4|6] [--first CASE] [--differences N]";
+const USAGE: &str =
+    "usage: differential [--rulesets N] [--packets M] [--seed S] [--family 4|6] [--first CASE] [--differences N]";
 
 fn main() -> Result<()> {
     let (mut rulesets, mut packets, mut seed, mut first, mut most) = (100, 100, None, 0, 10);

@@ -97,7 +97,8 @@ impl Choices {
                 Some(_) => {}
             }
         }
-        differences.extend(engine.iter().filter(|(f, _)| !kernel.contains_key(*f)).map(|(f, left)| format!("+ {left} {f}")));
+        differences
+            .extend(engine.iter().filter(|(f, _)| !kernel.contains_key(*f)).map(|(f, left)| format!("+ {left} {f}")));
         differences
     }
 }
@@ -185,7 +186,7 @@ fn sections(text: &str) -> BTreeMap<String, Vec<String>> {
 
 /// Whether the kernel sent a redirect, which Sumun never does.
 pub fn is_redirect(frame: &[u8]) -> bool {
-    frame.get(ETHERNET..).is_some_and(|l3| {
-        family(l3) == Family::V6 && l3.len() > 40 && l3[6] == proto::ICMPV6 && l3[40] == 137
-    })
+    frame
+        .get(ETHERNET..)
+        .is_some_and(|l3| family(l3) == Family::V6 && l3.len() > 40 && l3[6] == proto::ICMPV6 && l3[40] == 137)
 }

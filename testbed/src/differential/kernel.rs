@@ -39,9 +39,13 @@ impl Kernel {
             let outer = format!("out{i}");
             let (mac, peer) = (mac_text(ROUTER[i]), mac_text(HOST[i]));
             let pair = ["link", "add", port, "netns", router.name(), "address", &mac, "type", "veth"];
-            crate::host::ip(&[&pair[..], &["peer", "name", &outer, "netns", outside.name(), "address", &peer]].concat())?;
+            crate::host::ip(
+                &[&pair[..], &["peer", "name", &outer, "netns", outside.name(), "address", &peer]].concat(),
+            )?;
             for (host, device) in [(&router, *port), (&outside, outer.as_str())] {
-                host.run(&["ethtool", "-K", device, "rx", "off", "tx", "off", "gso", "off", "tso", "off", "gro", "off"])?;
+                host.run(&[
+                    "ethtool", "-K", device, "rx", "off", "tx", "off", "gso", "off", "tso", "off", "gro", "off",
+                ])?;
                 host.ip(&format!("link set {device} arp {} up", if device == *port { "on" } else { "off" }))?;
             }
             router.ip(&format!("link set {port} mtu {} allmulticast on", MTU[i]))?;

@@ -168,11 +168,7 @@ impl Case {
 }
 
 /// What a step sends into one side's router; nothing if it answers to what never came.
-fn input(
-    step: Option<&Step>,
-    earlier: &[[Option<(PortId, Vec<u8>)>; 2]],
-    side: usize,
-) -> Option<(PortId, Vec<u8>)> {
+fn input(step: Option<&Step>, earlier: &[[Option<(PortId, Vec<u8>)>; 2]], side: usize) -> Option<(PortId, Vec<u8>)> {
     match step? {
         Step::Fresh { port, frame } => Some((*port, frame.clone())),
         Step::Answer { to, with } => {

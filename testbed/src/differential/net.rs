@@ -64,7 +64,7 @@ pub const ADDRESSES: [(usize, &str); 4] =
     [(0, "192.168.1.1/24"), (0, "fd00:1::1/64"), (1, "203.0.113.2/24"), (1, "2001:db8:2::2/64")];
 
 /// Neighbours that are known: port, address.
-pub const NEIGHBOURS: [(usize, &str); 17] = [
+pub const NEIGHBOURS: [(usize, &str); 19] = [
     (0, "192.168.1.11"),
     (0, "192.168.1.12"),
     (0, "192.168.1.13"),
@@ -80,6 +80,8 @@ pub const NEIGHBOURS: [(usize, &str); 17] = [
     (1, "2001:db8:2::10"),
     (1, "fe80::9"),
     (0, "fe80::9"),
+    (0, "fe80::ff:fe00:101"),
+    (1, "fe80::ff:fe00:1"),
     (1, "203.0.113.77"),
     (1, "2001:db8:2::77"),
 ];

@@ -121,12 +121,7 @@ pub fn rules(family: Family, mut rng: Rng) -> Rules {
                         rules.insert(at, format!("{}{verb} {own}", maker.conditions(&mut rng, &mut None)));
                     }
                 }
-                chains.push(Chain {
-                    table,
-                    name: name.clone(),
-                    policy: (i == 0).then_some(policy),
-                    rules,
-                });
+                chains.push(Chain { table, name: name.clone(), policy: (i == 0).then_some(policy), rules });
             }
         }
     }
@@ -304,7 +299,9 @@ impl Maker<'_> {
             5 => format!("-m conntrack --ctdir {} ", rng.pick(&["ORIGINAL", "REPLY"])),
             6 => {
                 let list = match v4 {
-                    true => ["LOCAL", "BROADCAST", "MULTICAST", "UNICAST", "LOCAL,BROADCAST", "BLACKHOLE", "UNREACHABLE"],
+                    true => {
+                        ["LOCAL", "BROADCAST", "MULTICAST", "UNICAST", "LOCAL,BROADCAST", "BLACKHOLE", "UNREACHABLE"]
+                    }
                     false => ["LOCAL", "MULTICAST", "UNICAST", "UNSPEC", "LOCAL", "ANYCAST", "UNREACHABLE"],
                 };
                 let limit = match self.hook {
@@ -401,7 +398,13 @@ impl Maker<'_> {
     fn alteration(&self, rng: &mut Rng) -> String {
         match rng.below(14) {
             0..=2 => {
-                let how = rng.pick(&["--set-xmark 0x1/0xffffffff", "--set-xmark 0x10/0xf0", "--or-mark 0x2", "--and-mark 0xfe", "--xor-mark 0x3"]);
+                let how = rng.pick(&[
+                    "--set-xmark 0x1/0xffffffff",
+                    "--set-xmark 0x10/0xf0",
+                    "--or-mark 0x2",
+                    "--and-mark 0xfe",
+                    "--xor-mark 0x3",
+                ]);
                 format!("-j MARK {how}")
             }
             3..=5 => {
@@ -415,13 +418,18 @@ impl Maker<'_> {
                 ]);
                 format!("-j CONNMARK {how}")
             }
+            // In IPv6 these change what the kernel has summed in software (CHECKSUM_COMPLETE) and do not say so: local sockets
+            // then take the packet for damaged.
+            6..=8 if self.family == Family::V6 && matches!(self.hook, "PREROUTING" | "INPUT") => "-j ACCEPT".into(),
             6 => format!("-j DSCP --set-dscp {}", rng.pick(&["0x0a", "0x2e", "0x00"])),
             7 => format!("-j TOS --set-tos {}", rng.pick(&["0x10/0x3f", "0x04/0xff", "0x08/0x08"])),
             8 => {
                 let how = rng.pick(&["-set 64", "-set 1", "-inc 1", "-dec 1", "-dec 63"]);
                 of(self.family, format!("-j TTL --ttl{how}"), format!("-j HL --hl{how}"))
             }
-            9 if matches!(self.hook, "FORWARD" | "POSTROUTING" | "OUTPUT") => "SYN -j TCPMSS --clamp-mss-to-pmtu".into(),
+            9 if matches!(self.hook, "FORWARD" | "POSTROUTING" | "OUTPUT") => {
+                "SYN -j TCPMSS --clamp-mss-to-pmtu".into()
+            }
             10 => format!("SYN -j TCPMSS --set-mss {}", rng.pick(&[536, 1200, 1400, 1460])),
             11 => "-j DROP".into(),
             _ => "-j ACCEPT".into(),

@@ -1,6 +1,6 @@
 //! Sumun's engine over memory frames, in the same network.
 
-use super::net::{ADDRESSES, MTU, NEIGHBOURS, PORTS, ROUTER, ROUTES, SETTINGS, HOST, mac_text};
+use super::net::{ADDRESSES, HOST, MTU, NEIGHBOURS, PORTS, ROUTER, ROUTES, SETTINGS, mac_text};
 use anyhow::{Result, ensure};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -26,8 +26,7 @@ impl Subject {
     /// A router with these rules (tables of chains, as TOML) in force, or why they are refused.
     pub fn new(rules: &str) -> Result<Subject, String> {
         let source = Source::new("differential.toml", &format!("{}{rules}", base()));
-        let (config, _) =
-            sumun_config::schema::load(&source).map_err(|mistakes| render(&source, &mistakes, false))?;
+        let (config, _) = sumun_config::schema::load(&source).map_err(|mistakes| render(&source, &mistakes, false))?;
         let links = (0..2).map(|i| Link { name: PORTS[i].into(), mac: ROUTER[i], mtu: MTU[i] }).collect();
         let router = Router::new(&config.appliance, links, 7);
         let engine = router.engine(0, Pool::fresh(FRAMES, 2048));
@@ -99,7 +98,12 @@ fn base() -> String {
     let mut text = "[dataplane]\ncores = [0]\nmax-flows = 4096\nmax-neighbours = 64\n".to_string();
     for (i, port) in PORTS.iter().enumerate() {
         let own: Vec<_> = ADDRESSES.iter().filter(|a| a.0 == i).map(|a| format!("\"{}\"", a.1)).collect();
-        let _ = writeln!(text, "[interfaces.{port}]\naddresses = [{}]\nmtu = {}\nrp-filter = \"off\"", own.join(","), MTU[i]);
+        let _ = writeln!(
+            text,
+            "[interfaces.{port}]\naddresses = [{}]\nmtu = {}\nrp-filter = \"off\"",
+            own.join(","),
+            MTU[i]
+        );
     }
     for (port, address) in NEIGHBOURS {
         let (interface, mac) = (PORTS[port], mac_text(HOST[port]));

@@ -236,15 +236,9 @@ impl Traffic {
                 (5, 1, 0xc0a8_0101),
                 (4, 0, 0),
             ]),
-            Family::V6 => self.rng.pick(&[
-                (1, 0, 0),
-                (1, 1, 0),
-                (1, 4, 0),
-                (2, 0, 1280),
-                (3, 0, 0),
-                (4, 1, 40),
-                (1, 6, 0),
-            ]),
+            Family::V6 => {
+                self.rng.pick(&[(1, 0, 0), (1, 1, 0), (1, 4, 0), (2, 0, 1280), (3, 0, 0), (4, 1, 40), (1, 6, 0)])
+            }
         };
         let from = self.rng.chance(40).then(|| self.rng.pick(&wan));
         let least = of(self.family, 28, 48);
@@ -353,7 +347,7 @@ impl Traffic {
     fn other_protocol(&mut self) {
         let (port, src, dst) = self.ends();
         let ip = self.ip(src, dst);
-        let protocol = self.rng.pick(&[4, 50, 89, 103, 200, 255, 41]);
+        let protocol = self.rng.pick(&[50, 89, 100, 200, 255]);
         let len = self.rng.below(50);
         let first = self.send(port, &ip, protocol, &pattern(len));
         if self.rng.chance(50) {
@@ -403,7 +397,8 @@ impl Traffic {
             }
             // Any bit of the IP header.
             2 => {
-                let at = self.rng.below(header);
+                // Not of the destination, nor of the host part of the source: nobody might be there.
+                let at = self.rng.below(of(self.family, 16, 16));
                 packet[at] ^= 1 << self.rng.below(8);
             }
             // A bit of the IPv4 header with its checksum right; the fragment word is left as it is.
@@ -486,7 +481,13 @@ impl Traffic {
             ],
         };
         let odd = address(self.rng.pick(&odd));
-        if self.rng.chance(70) { dst = odd } else { src = odd }
+        // Nobody has a broadcast address, and the kernel would answer it by broadcast.
+        let everybody = self.family == Family::V4 && odd & 0xff == 0xff;
+        if everybody || self.rng.chance(70) {
+            dst = odd
+        } else {
+            src = odd
+        }
         let ip = self.ip(src, dst);
         let ports = self.ports();
         let (icmp, echo) = of(self.family, (proto::ICMP, 8), (proto::ICMPV6, 128));
@@ -529,23 +530,25 @@ impl Traffic {
         let mut ip = self.ip(src, dst);
         match self.family {
             Family::V4 => {
-                ip.options = self.rng.pick(&[
-                    &[1, 1, 1, 0][..],
-                    &[148, 4, 0, 0],
-                    &[131, 7, 4, 203, 0, 113, 9, 0],
-                    &[137, 7, 4, 203, 0, 113, 9, 0],
-                    &[130, 4, 0, 0],
-                    &[200, 0, 0, 0],
-                    &[200, 9, 0, 0],
-                    &[200, 4, 0, 0],
-                ]).to_vec();
+                ip.options = self
+                    .rng
+                    .pick(&[
+                        &[1, 1, 1, 0][..],
+                        &[148, 4, 0, 0],
+                        &[131, 7, 4, 203, 0, 113, 9, 0],
+                        &[137, 7, 4, 203, 0, 113, 9, 0],
+                        &[130, 4, 0, 0],
+                        &[200, 0, 0, 0],
+                        &[200, 9, 0, 0],
+                        &[200, 4, 0, 0],
+                    ])
+                    .to_vec();
             }
             Family::V6 => {
-                let headers: [(u8, &[u8]); 6] = [
+                let headers: [(u8, &[u8]); 5] = [
                     (0, &[17, 0, 1, 4, 0, 0, 0, 0]),
                     (0, &[17, 0, 5, 2, 0, 0, 1, 0]),
                     (60, &[17, 0, 1, 4, 0, 0, 0, 0]),
-                    (0, &[17, 0, 0xc2, 4, 0, 0, 0, 0]),
                     (60, &[17, 0, 0x80, 4, 0, 0, 0, 0]),
                     (43, &[17, 0, 0, 0, 0, 0, 0, 0]),
                 ];
