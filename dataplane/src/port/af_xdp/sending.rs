@@ -185,9 +185,7 @@ impl Express {
         frames.drain(..sent.frames).for_each(|frame| pool.give(frame));
         self.refused += sent.refused;
         if let Some(error) = sent.error {
-            if self.failures == 0 {
-                tracing::warn!("sending through XDP failed, the tx ring steps in: {error}");
-            }
+            tracing::warn!("sending through XDP failed, the tx ring steps in for {PAUSE:?}: {error}");
             self.failures += 1;
             self.paused = Some(Instant::now() + PAUSE);
         }

@@ -10,7 +10,8 @@
 //!
 //! What the kernel does not tell is what became of each frame. A device that could not take one (its peer's ring was full)
 //! counts that itself: `tx_queue_*_xdp_xmit_errors` in `ethtool -S` of a veth. That it takes XDP frames at all is asked
-//! beforehand and watched ([`super::watch`]).
+//! beforehand and watched ([`super::watch`]). A receiver that keeps a frame for a minute (a socket that nobody reads) makes
+//! the kernel log "stalled pool shutdown": the frame's page is of a pool that was made for the call. It is freed later.
 //!
 //! A program that is attached nowhere would be patched into the kernel's XDP dispatcher by every call and out of it again,
 //! which waits for all CPUs: 10 to 30 ms. So it is attached, in generic mode, to the loopback device of a network namespace
