@@ -82,6 +82,8 @@ pub struct Interface {
     pub mtu: Option<u16>,
     /// Entries of the rx and tx rings, a power of two.
     pub ring: u32,
+    /// How frames are sent.
+    pub tx: Transmit,
 }
 
 /// How the XDP program is attached.
@@ -104,6 +106,17 @@ pub enum CopyMode {
     ZeroCopy,
     /// Copied by the kernel.
     Copy,
+}
+
+/// How frames get from the UMEM onto the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Transmit {
+    /// Few at once through the tx ring, many through XDP, where that keeps their order; else the tx ring.
+    Auto,
+    /// Through the tx ring of the AF_XDP socket.
+    Ring,
+    /// Through XDP wherever the device takes XDP frames.
+    Xdp,
 }
 
 /// What is swapped at run time.

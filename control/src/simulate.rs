@@ -271,7 +271,6 @@ struct Recording {
     start: u64,
 }
 
-
 /// Reads the recording once: every packet must come in on a port of the configuration.
 fn survey(options: &Options, config: &Config) -> Result<Recording> {
     let interfaces = &config.appliance.interfaces;

@@ -149,6 +149,7 @@ impl Tracker {
         facts.has_ct = true;
         facts.ct_state = state;
         facts.ct_dir = flow.dir;
+        facts.ct_proto = if flow.related { entry.tuple(Dir::Original).proto } else { facts.proto };
         facts.ct_status = entry.word().status();
         facts.ct_mark = entry.mark.load(Ordering::Relaxed);
     }
@@ -201,6 +202,8 @@ impl Tracker {
                     return Ok(Placed::Flow(flow, state));
                 }
                 Verdict::Refused => {
+                    // The refusal is an answer too, and its rules see so.
+                    self.shared.entry(flow.id).set_status(status::SEEN_REPLY);
                     self.remove(flow.id);
                     return Ok(Placed::Flow(flow, state));
                 }

@@ -144,14 +144,14 @@ impl Engine {
         // ICMP errors have their flow's mapping. A reset in the name of a flow that is still new asks for one, as the kernel's.
         let is_error = flow.related && matches!(p.facts.proto, proto::ICMP | proto::ICMPV6);
         if !is_error && self.tracker.is_unmapped(flow, manip) {
-            let nat = self.judge(g, hook, Table::Nat, p)?;
-            let range = nat.map(|nat| self.resolve_range(g, hook, p, *nat)).transpose()?;
+            let nat = self.judge(g, hook, Table::Nat, p)?.copied();
+            let range = nat.map(|nat| self.resolve_range(g, hook, p, nat)).transpose()?;
             let random = self.rng.next();
             self.tracker.map(flow, manip, range.as_ref(), &p.facts, random)?;
             if nat.is_some_and(|nat| nat.kind == Kind::Masquerade) {
                 self.tracker.set_masqueraded(flow, p.facts.oif);
             }
-        } else if hook == Hook::Postrouting {
+        } else if !is_error && hook == Hook::Postrouting {
             self.tracker.stay_masqueraded(flow, p.facts.ct_status, p.facts.oif)?;
         }
         let start = p.l3 as usize;

@@ -185,7 +185,7 @@ impl Search<'_> {
         };
         let mut offset = match self.range.port_base {
             Some(base) => u32::from(key.wrapping_sub(base)),
-            None if self.range.is_random() || self.manip == Manip::Src || t.is_icmp() => self.next_random(),
+            None if self.range.is_random() || self.manip == Manip::Src => self.next_random(),
             None => 0,
         };
         let mut attempts = size.min(ATTEMPTS);

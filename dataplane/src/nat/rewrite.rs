@@ -95,6 +95,11 @@ fn rewrite_quote(tuple: &Tuple, manip: Manip, l3: &mut [u8], facts: &Facts) -> R
     }
     let quote = message.get_mut(HEADER..).ok_or(DropReason::NatFailed)?;
     let mut quoted = parse::embedded(facts.family, quote).ok_or(DropReason::NatFailed)?;
+    // The ports are enough to find the flow, but not to write in (`nf_nat_proto.c`).
+    let quoted_l4 = quote.len().saturating_sub(usize::from(quoted.l4_off));
+    if quoted.has_l4 && quoted_l4 < HEADER {
+        return Err(DropReason::NatFailed);
+    }
     apply(tuple, manip, quote, &mut quoted);
     message[2..4].fill(0);
     let checksum = pseudo.bytes(message).checksum();
