@@ -14,7 +14,7 @@ use crate::reason::DropReason;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use sumun_config::facts::{CtState, Dir, Facts, PortId, proto, status};
+use sumun_config::facts::{CtState, Dir, Facts, Family, PortId, proto, status};
 use sumun_config::model::Sysctl;
 
 /// Most unconfirmed flows of a worker at a time: several bursts' worth.
@@ -141,6 +141,10 @@ impl Tracker {
         if facts.is_later_fragment() || (has_ports(facts.proto) && !facts.has_l4) {
             return Ok(Placed::Invalid);
         }
+        // IPv6 that ends with its headers has nothing to track (`ipv6_skip_exthdr` finds no upper layer).
+        if facts.family == Family::V6 && facts.proto == proto::NONE {
+            return Ok(Placed::Invalid);
+        }
         // Only what came in on a port is checked: what the router makes itself has no other chance to be wrong.
         if s.nf_conntrack_checksum && facts.iif != PortId::NONE && !parse::l4_checksum_ok(facts, l3) {
             if facts.icmp().is_some() {
@@ -185,7 +189,9 @@ impl Tracker {
                 }
                 Verdict::Refused => {
                     // The refusal is an answer too, and its rules see so.
-                    self.shared.entry(flow.id).set_status(status::SEEN_REPLY);
+                    if flow.dir == Dir::Reply {
+                        self.shared.entry(flow.id).set_status(status::SEEN_REPLY);
+                    }
                     self.remove(flow.id);
                     return Ok(Placed::Flow(flow, state));
                 }
