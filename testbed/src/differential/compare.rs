@@ -58,27 +58,25 @@ impl Choices {
             return false;
         }
         let (mut kernel, mut engine) = (kernel.to_vec(), engine.to_vec());
+        // Ids last: without them the header's checksum no longer holds.
+        self.mask_choice(&mut kernel, &mut engine);
         mask_id(input, &mut kernel);
         mask_id(input, &mut engine);
-        if kernel == engine {
-            return true;
-        }
-        self.mask_choice(&mut kernel, &mut engine);
         kernel == engine
     }
 
     /// Takes away the port that NAT chose, here and in what an error quotes, if it is the same choice as before.
     fn mask_choice(&mut self, kernel: &mut [u8], engine: &mut [u8]) {
-        let at = ETHERNET;
-        self.mask_packet(kernel, engine, at);
+        self.mask_packet(kernel, engine, ETHERNET, false);
     }
 
-    fn mask_packet(&mut self, kernel: &mut [u8], engine: &mut [u8], at: usize) {
+    fn mask_packet(&mut self, kernel: &mut [u8], engine: &mut [u8], at: usize, is_quoted: bool) {
         let fam = family(&kernel[at..]);
-        let (Ok(k), Ok(e)) = (parse::ip(fam, &kernel[at..]), parse::ip(fam, &engine[at..])) else { return };
-        if !parse::l4_checksum_ok(&k, &kernel[at..]) || !parse::l4_checksum_ok(&e, &engine[at..]) {
-            return;
-        }
+        let parse = |frame: &[u8]| match is_quoted {
+            true => parse::embedded(fam, &frame[at..]),
+            false => parse::ip(fam, &frame[at..]).ok().filter(|f| parse::l4_checksum_ok(f, &frame[at..])),
+        };
+        let (Some(k), Some(e)) = (parse(kernel), parse(engine)) else { return };
         if k.proto != e.proto || k.src != e.src || k.dst != e.dst || !k.has_l4 || !e.has_l4 {
             return;
         }
@@ -86,6 +84,14 @@ impl Choices {
         let same = |choices: &mut BTreeMap<_, _>, peer: u128, port: u16, ours: u16, theirs: u16| {
             *choices.entry((k.proto, peer, port, ours)).or_insert(theirs) == theirs
         };
+        let is_error = matches!((k.proto, kernel[l4]), (proto::ICMP, 3..=5 | 11 | 12) | (proto::ICMPV6, 1..=4));
+        if is_error && !is_quoted && kernel.len() > l4 + 28 {
+            self.mask_packet(kernel, engine, l4 + 8, true);
+            for side in [kernel, engine] {
+                side[l4 + 2..l4 + 4].fill(0);
+            }
+            return;
+        }
         // Where the choice and the checksum are.
         let (choice, sum) = match k.proto {
             proto::TCP => (0, 16),
@@ -101,8 +107,12 @@ impl Choices {
         };
         if let Some(choice) = chosen {
             for side in [kernel, engine] {
-                side[l4 + choice..l4 + choice + 2].fill(0);
-                side[l4 + sum..l4 + sum + 2].fill(0);
+                for at in [l4 + choice, l4 + sum] {
+                    // A quote may end before its checksum.
+                    if let Some(field) = side.get_mut(at..at + 2) {
+                        field.fill(0);
+                    }
+                }
             }
         }
     }
