@@ -82,6 +82,8 @@ pub struct Interface {
     pub mtu: Option<u16>,
     /// Entries of the rx and tx rings, a power of two.
     pub ring: u32,
+    /// How frames are sent.
+    pub tx: Transmit,
 }
 
 /// How the XDP program is attached.
@@ -104,6 +106,17 @@ pub enum CopyMode {
     ZeroCopy,
     /// Copied by the kernel.
     Copy,
+}
+
+/// How frames get from the UMEM onto the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Transmit {
+    /// Few at once through the tx ring, many through XDP, where that keeps their order; else the tx ring.
+    Auto,
+    /// Through the tx ring of the AF_XDP socket.
+    Ring,
+    /// Through XDP wherever the device takes XDP frames.
+    Xdp,
 }
 
 /// What is swapped at run time.
@@ -142,6 +155,10 @@ impl Policy {
         }
         for route in &self.routes {
             let is_v4 = route.prefix.addr().is_ipv4();
+            let least = if is_v4 { MIN_MTU } else { IPV6_MIN_MTU };
+            if route.mtu.is_some_and(|mtu| mtu < least) {
+                return Err(format!("the route to {} has an MTU below {least}", route.prefix));
+            }
             let RouteAction::Via(nexthops) = &route.action else { continue };
             if nexthops.is_empty() || nexthops.len() > MAX_NEXTHOPS {
                 return Err(format!("the route to {} has {} next hops", route.prefix, nexthops.len()));
@@ -165,10 +182,14 @@ impl Policy {
                 port(iif)?;
             }
         }
-        Ok(())
+        crate::schema::sysctl::verify(&self.sysctl)
     }
 }
 
+/// Least MTU of IPv4 (RFC 791).
+pub const MIN_MTU: u16 = 68;
+/// Least MTU of IPv6 (RFC 8200 section 5).
+pub const IPV6_MIN_MTU: u16 = 1280;
 /// Most next hops of a multipath route.
 pub const MAX_NEXTHOPS: usize = 256;
 
@@ -332,6 +353,18 @@ pub struct Sysctl {
     pub nf_conntrack_tcp_timeout_max_retrans: u64,
     pub nf_conntrack_tcp_timeout_unacknowledged: u64,
     pub nf_conntrack_tcp_loose: bool,
+    pub nf_conntrack_tcp_be_liberal: bool,
+    /// Repetitions of one ACK from which on a connection has no more than the time-out of this name.
+    pub nf_conntrack_tcp_max_retrans: u8,
+    pub nf_conntrack_tcp_ignore_invalid_rst: bool,
+    pub nf_conntrack_sctp_timeout_closed: u64,
+    pub nf_conntrack_sctp_timeout_cookie_wait: u64,
+    pub nf_conntrack_sctp_timeout_cookie_echoed: u64,
+    pub nf_conntrack_sctp_timeout_established: u64,
+    pub nf_conntrack_sctp_timeout_shutdown_sent: u64,
+    pub nf_conntrack_sctp_timeout_shutdown_recd: u64,
+    pub nf_conntrack_sctp_timeout_shutdown_ack_sent: u64,
+    pub nf_conntrack_sctp_timeout_heartbeat_sent: u64,
     pub nf_conntrack_udp_timeout: u64,
     pub nf_conntrack_udp_timeout_stream: u64,
     pub nf_conntrack_icmp_timeout: u64,
@@ -379,6 +412,17 @@ impl Default for Sysctl {
             nf_conntrack_tcp_timeout_max_retrans: 300 * S,
             nf_conntrack_tcp_timeout_unacknowledged: 300 * S,
             nf_conntrack_tcp_loose: true,
+            nf_conntrack_tcp_be_liberal: false,
+            nf_conntrack_tcp_max_retrans: 3,
+            nf_conntrack_tcp_ignore_invalid_rst: false,
+            nf_conntrack_sctp_timeout_closed: 10 * S,
+            nf_conntrack_sctp_timeout_cookie_wait: 3 * S,
+            nf_conntrack_sctp_timeout_cookie_echoed: 3 * S,
+            nf_conntrack_sctp_timeout_established: 210 * S,
+            nf_conntrack_sctp_timeout_shutdown_sent: 3 * S,
+            nf_conntrack_sctp_timeout_shutdown_recd: 3 * S,
+            nf_conntrack_sctp_timeout_shutdown_ack_sent: 3 * S,
+            nf_conntrack_sctp_timeout_heartbeat_sent: 30 * S,
             nf_conntrack_udp_timeout: 30 * S,
             nf_conntrack_udp_timeout_stream: 120 * S,
             nf_conntrack_icmp_timeout: 30 * S,
@@ -495,6 +539,15 @@ mod tests {
             }),
             ("the routing rule 5 mixes families", |p| p.rules[0].to = Some("::/0".parse().expect("a prefix"))),
             ("the routing rule 5 mixes families", |p| p.rules[1].family = Family::V4),
+            ("the route to 192.0.2.0/24 has an MTU below 68", |p| p.routes[0].mtu = Some(67)),
+            ("the route to ::/0 has an MTU below 1280", |p| p.routes[1].mtu = Some(1279)),
+            ("neigh_retrans_time is 18446744073709551615: 0 to 21427200000 can be", |p| {
+                p.sysctl.neigh_retrans_time = u64::MAX;
+            }),
+            ("icmp_ratelimit is 4294967295: 0 to 2147483647 can be", |p| p.sysctl.icmp_ratelimit = u32::MAX),
+            ("ip_default_ttl is 0: 1 to 255 can be", |p| p.sysctl.ip_default_ttl = 0),
+            ("fib_multipath_hash_policy is 2: 0 to 1 can be", |p| p.sysctl.fib_multipath_hash_policy = 2),
+            ("neigh_unres_qlen is 1025: 0 to 1024 can be", |p| p.sysctl.neigh_unres_qlen = 1025),
             ("there is no port 2", |p| p.rules[0].iif = Some(RuleIif::Port(PortId(2)))),
         ];
         for (reason, forge) in cases {

@@ -31,6 +31,8 @@ addresses = ["192.168.1.1/24"]
 addresses = ["203.0.113.2/24"]
 "#;
 
+/// A frame of what was written: interface, nanoseconds after [`START`], bytes.
+type Written = (String, u64, Vec<u8>);
 /// A frame of a recording: port, nanoseconds after [`START`], bytes.
 type Heard = (&'static str, u64, Vec<u8>);
 
@@ -83,7 +85,7 @@ fn record(place: &Place, heard: &[Heard]) -> String {
 }
 
 /// The frames of a file by the names of their interfaces, and all the names.
-fn read(place: &Place, name: &str) -> (Vec<String>, Vec<(String, u64, Vec<u8>)>) {
+fn read(place: &Place, name: &str) -> (Vec<String>, Vec<Written>) {
     let mut reader = PcapNgReader::new(BufReader::new(File::open(place.path(name)).unwrap())).unwrap();
     let (mut names, mut frames): (Vec<String>, Vec<_>) = Default::default();
     while let Some(block) = reader.next_block() {

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::generation::Generation;
-use super::packet::Packet;
+use super::packet::{Hop, Packet};
 use super::trace::End;
 use crate::conntrack::Ct;
 use crate::neigh::{Hop as Next, NeighId};
@@ -46,8 +46,17 @@ impl Engine {
         }
     }
 
-    /// Ends a packet.
+    /// Ends a packet. The common end is inlined, so that a packet is taken to pieces where it stands.
+    #[inline(always)]
     pub(super) fn finish(&mut self, g: &Generation, p: Packet, end: Result<Fate, DropReason>) {
+        match end {
+            Ok(Fate::Send { mac }) if self.trace.is_none() => self.send(g, p, mac),
+            end => self.finish_otherwise(g, p, end),
+        }
+    }
+
+    #[inline(never)]
+    fn finish_otherwise(&mut self, g: &Generation, p: Packet, end: Result<Fate, DropReason>) {
         if let Some(trace) = &mut self.trace {
             trace.end.get_or_insert(match end {
                 Ok(Fate::Send { .. }) => End::Forwarded,
@@ -91,6 +100,7 @@ impl Engine {
     }
 
     /// Writes the link header and puts the frame, or its fragments, in line for its port.
+    #[inline(always)]
     pub(super) fn send(&mut self, _: &Generation, p: Packet, mac: [u8; 6]) {
         let Packet { mut frame, facts, l3, hop, .. } = p;
         if facts.len <= hop.mtu {
@@ -101,6 +111,12 @@ impl Engine {
             self.transmit(hop.port, facts.family, mac, frame);
             return;
         }
+        self.send_pieces(frame, l3, facts.family, hop, mac);
+    }
+
+    /// Sends a packet that is too large as fragments.
+    #[cold]
+    fn send_pieces(&mut self, frame: Frame, l3: u16, family: Family, hop: Hop, mac: [u8; 6]) {
         let mut pieces = std::mem::take(&mut self.pieces);
         let whole = fragment::split(&frame.bytes()[l3 as usize..], hop.mtu, || self.pool.take(), &mut pieces);
         if whole {
@@ -108,7 +124,7 @@ impl Engine {
         }
         for piece in pieces.drain(..) {
             match whole {
-                true => self.transmit(hop.port, facts.family, mac, piece),
+                true => self.transmit(hop.port, family, mac, piece),
                 false => self.pool.give(piece),
             }
         }
@@ -120,6 +136,7 @@ impl Engine {
     }
 
     /// An IP packet at the start of its frame goes out.
+    #[inline]
     fn transmit(&mut self, port: PortId, family: Family, mac: [u8; 6], mut frame: Frame) {
         let Some(i) = port.index().filter(|i| *i < self.tx.len()) else {
             return self.discard(DropReason::NoRoute, frame);
@@ -138,6 +155,7 @@ impl Engine {
     }
 
     /// A whole Ethernet frame in line for a port.
+    #[inline]
     pub(super) fn queue(&mut self, port: usize, frame: Frame) {
         self.stats.tx[port].count(frame.len());
         self.tx[port].push(frame);

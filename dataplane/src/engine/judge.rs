@@ -26,7 +26,7 @@ pub(super) type Return = (u32, Range<u32>);
 impl Engine {
     /// The verdict of the table's chain at this hook: on with the packet, with a mapping where a rule of `nat` chose one, or
     /// its end. Nothing happens where the table has no chain here.
-    #[inline]
+    #[inline(always)]
     pub(super) fn judge<'g>(
         &mut self,
         g: &'g Generation,
@@ -43,6 +43,7 @@ impl Engine {
     }
 
     /// From the first rule of a built-in chain to the verdict.
+    #[inline(never)]
     fn walk<'g>(
         &mut self,
         g: &'g Generation,

@@ -137,7 +137,15 @@ impl Engine {
     }
 
     /// Sends what the router has to say.
+    #[inline]
     pub(super) fn settle(&mut self, g: &Generation) {
+        if !self.own.is_empty() || !self.messages.is_empty() {
+            self.speak(g);
+        }
+    }
+
+    #[cold]
+    fn speak(&mut self, g: &Generation) {
         while let Some(mut p) = self.own.pop_front() {
             let end = self.output(g, &mut p);
             self.finish(g, p, end);

@@ -159,6 +159,19 @@ impl Program {
         }
     }
 
+    /// The same, rule by rule: what [`Program::find`] must mean.
+    #[cfg(test)]
+    pub fn find_by_walk(&self, chain: u32, start: u32, facts: &Facts, cx: &Context) -> Found {
+        self.first(start..self.chain(chain).rules.end, facts, cx)
+    }
+
+    /// How many rules of a chain are asked of a packet that none of them matches, at most.
+    #[cfg(test)]
+    pub fn asked(&self, chain: u32, facts: &Facts) -> usize {
+        let chain = self.chain(chain);
+        chain.index.as_ref().map_or(chain.rules.len(), |index| index.candidates(facts, chain.rules.start).count())
+    }
+
     /// The first of these rules that matches.
     #[inline]
     fn first(&self, rules: impl Iterator<Item = u32>, facts: &Facts, cx: &Context) -> Found {

@@ -220,7 +220,7 @@ impl Search<'_> {
 /// Whether the protocol has a port or identifier that can be changed.
 fn has_key(t: &Tuple) -> bool {
     match t.proto {
-        proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP | proto::DCCP => true,
+        proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP => true,
         _ => t.is_icmp() && icmp_has_id(t.family, (t.dport >> 8) as u8),
     }
 }

@@ -6,6 +6,7 @@
 //! error's own address is written like any packet's.
 
 use super::Manip;
+use crate::conntrack::tuple::has_ports;
 use crate::conntrack::{Flow, Tracker, Tuple};
 use crate::packet::checksum::Sum;
 use crate::packet::edit;
@@ -60,7 +61,7 @@ fn apply(target: &Tuple, manip: Manip, l3: &mut [u8], facts: &mut Facts) {
         if facts.sport != target.sport {
             edit::set_icmp_id(l3, facts, target.sport);
         }
-    } else if facts.has_l4 {
+    } else if facts.has_l4 && has_ports(facts.proto) {
         match manip {
             Manip::Src if facts.sport != target.sport => edit::set_sport(l3, facts, target.sport),
             Manip::Dst if facts.dport != target.dport => edit::set_dport(l3, facts, target.dport),

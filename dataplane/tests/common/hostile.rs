@@ -46,6 +46,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         all.push(udp(family, server, client, (53, 1000), b"answer"));
         all.push(tcp(family, client, server, (1000, 80), "S", b""));
         all.push(tcp(family, client, server, (1000, 443), "PA", &[7; 1400]));
+        // Nobody answers for this one: it waits.
+        all.push(udp(family, client, server + 60, (1000, 53), b"query"));
         all.push(ping(family, client, server, 1, &[1; 600]));
         // An ICMP error that quotes one of the packets above.
         let quoted = udp(family, client, server, (1000, 53), b"query")[14..].to_vec();
@@ -96,6 +98,21 @@ rules = ["-j MARK --set-mark 3", "-j CONNMARK --save-mark"]
 nf_conntrack_tcp_loose = false
 nf_conntrack_checksum = false
 icmp_echo_ignore_all = true
+"#,
+    r#"
+[[routes]]
+to = "198.51.100.0/24"
+mtu = 576
+nexthops = [{ via = "203.0.113.9", weight = 3 }, { via = "192.168.1.9" }]
+
+[[routes]]
+to = "default"
+via = "2001:db8:2::9"
+table = 7
+
+[[routes]]
+to = "10.0.0.0/8"
+type = "prohibit"
 "#,
 ];
 

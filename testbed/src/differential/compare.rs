@@ -13,7 +13,6 @@
 //! | left out | the kernel | Sumun |
 //! |---|---|---|
 //! | fragments | puts them together before any rule | not yet |
-//! | TCP windows | can be told to be liberal, and is here | is always |
 //! | record route and time stamp options | are filled in, and come back in errors | pass untouched |
 //! | IPv6 jumbograms, unknown destination options that want an error, damaged extension headers | parameter problem | silence |
 //! | what the router sends to itself (REJECT in OUTPUT of its own packets, its address as a source) | comes in again on lo | is dropped |
