@@ -51,7 +51,7 @@ fn a_segment_without_ack_to_a_closed_port_is_reset_with_one() {
         let sent = rig.send(LAN, &tcp(family, client, own, (5, 7), "P", b"12345"));
         let [(_, frame)] = &sent[..] else { panic!("one answer") };
         let l4 = if family == Family::V4 { 34 } else { 54 };
-        assert_eq!(frame[l4 + 4..l4 + 14], [0, 0, 0, 0, 0, 0, 3, 0xed, 0x50, 0x14], "RST and ACK of 1005");
+        assert_eq!(frame[l4 + 4..l4 + 14], [0, 0, 0, 0, 0, 0, 3, 0xee, 0x50, 0x14], "RST and ACK of 1006");
         let mut to_all = tcp(family, client, own, (5, 7), "S", b"");
         to_all[..6].fill(0xff);
         assert!(rig.send(LAN, &to_all).is_empty(), "not for a frame to the whole link");

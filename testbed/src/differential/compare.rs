@@ -19,6 +19,7 @@
 //! | a broadcast address as a source | is answered by broadcast | is not answered |
 //! | subnet-router anycast addresses | answer with errors too | answer only echo |
 //! | `unreachable` and `prohibit` routes of IPv4 | say so at most once a second and host (error_cost) | as often as icmp_ratelimit lets it |
+//! | path MTUs that errors about the router's own packets tell | are learned, TCPMSS asks for them (seed 7, IPv6, case 8) | are not |
 //! | PIM to the router | is swallowed by the kernel's multicast routing | is an unknown protocol |
 //! | TOS, DSCP and HL in PREROUTING and INPUT of IPv6 | makes local sockets take packets for damaged (CHECKSUM_COMPLETE) | does not |
 
