@@ -57,3 +57,15 @@ fn a_segment_without_ack_to_a_closed_port_is_reset_with_one() {
         assert!(rig.send(LAN, &to_all).is_empty(), "not for a frame to the whole link");
     }
 }
+
+#[test]
+fn ipv6_without_an_upper_layer_is_not_tracked() {
+    let (client, server) = ends(Family::V6);
+    let mut frame = Vec::new();
+    ip(Family::V6, client, server, 64)
+        .write(&mut frame, etherparse::IpNumber::IPV6_NO_NEXT_HEADER, b"x")
+        .expect("a frame");
+    let mut rig = Rig::new("");
+    assert_eq!(rig.send(LAN, &frame).len(), 1);
+    assert_eq!(rig.router.conntrack.count(), 0);
+}

@@ -67,6 +67,10 @@ fn redirect(facts: &Facts, l3: &[u8]) -> Icmp {
 /// Why the packet has none.
 #[inline]
 pub(super) fn tuple(facts: &Facts, l3: &[u8]) -> Result<Tuple, Invalid> {
+    // IPv6 that ends with its headers has nothing to track (`ipv6_skip_exthdr` finds no upper layer).
+    if facts.family == Family::V6 && facts.proto == proto::NONE {
+        return Err(Invalid::Truncated);
+    }
     // Later fragments have no ports to be placed by (`ipv4_get_l4proto`); defragmentation comes before us.
     if facts.is_later_fragment() {
         return Err(Invalid::Fragment);

@@ -203,7 +203,9 @@ impl Tracker {
                 }
                 Verdict::Refused => {
                     // The refusal is an answer too, and its rules see so.
-                    self.shared.entry(flow.id).set_status(status::SEEN_REPLY);
+                    if flow.dir == Dir::Reply {
+                        self.shared.entry(flow.id).set_status(status::SEEN_REPLY);
+                    }
                     self.remove(flow.id);
                     return Ok(Placed::Flow(flow, state));
                 }

@@ -4,10 +4,24 @@
 //!
 //! | differs | reason |
 //! |---|---|
-//! | IPv4 id of packets that the router makes itself | the kernel draws it; Sumun too |
-//! | source port or ICMP id that NAT chose by search | both draw where to start; each answers to its own |
+//! | IPv4 id of packets that the router makes itself | both draw it |
+//! | source port or ICMP id that NAT chose by search | both draw where to start; the same choice must be kept, and is answered to on each side |
+//! | IPv6 redirects | the kernel cannot be told not to send them, Sumun never does; counters are not compared then |
 //!
-//! Time left of flows may differ by [`SLACK`] seconds.
+//! Time left of flows may differ by [`SLACK`] seconds. What the traffic leaves out, since Sumun is known to differ:
+//!
+//! | left out | the kernel | Sumun |
+//! |---|---|---|
+//! | fragments | puts them together before any rule | not yet |
+//! | record route and time stamp options | are filled in, and come back in errors | pass untouched |
+//! | IPv6 jumbograms, unknown destination options that want an error, damaged extension headers | parameter problem | silence |
+//! | what the router sends to itself (REJECT in OUTPUT of its own packets, its address as a source) | comes in again on lo | is dropped |
+//! | a broadcast address as a source | is answered by broadcast | is not answered |
+//! | subnet-router anycast addresses | answer with errors too | answer only echo |
+//! | `unreachable` and `prohibit` routes of IPv4 | say so at most once a second and host (error_cost) | as often as icmp_ratelimit lets it |
+//! | path MTUs that errors about the router's own packets tell | are learned, TCPMSS asks for them (seed 7, IPv6, case 8) | are not |
+//! | PIM to the router | is swallowed by the kernel's multicast routing | is an unknown protocol |
+//! | TOS, DSCP and HL in PREROUTING and INPUT of IPv6 | makes local sockets take packets for damaged (CHECKSUM_COMPLETE) | does not |
 
 use super::wire::{ETHERNET, family};
 use std::collections::BTreeMap;
@@ -44,27 +58,25 @@ impl Choices {
             return false;
         }
         let (mut kernel, mut engine) = (kernel.to_vec(), engine.to_vec());
+        // Ids last: without them the header's checksum no longer holds.
+        self.mask_choice(&mut kernel, &mut engine);
         mask_id(input, &mut kernel);
         mask_id(input, &mut engine);
-        if kernel == engine {
-            return true;
-        }
-        self.mask_choice(&mut kernel, &mut engine);
         kernel == engine
     }
 
     /// Takes away the port that NAT chose, here and in what an error quotes, if it is the same choice as before.
     fn mask_choice(&mut self, kernel: &mut [u8], engine: &mut [u8]) {
-        let at = ETHERNET;
-        self.mask_packet(kernel, engine, at);
+        self.mask_packet(kernel, engine, ETHERNET, false);
     }
 
-    fn mask_packet(&mut self, kernel: &mut [u8], engine: &mut [u8], at: usize) {
+    fn mask_packet(&mut self, kernel: &mut [u8], engine: &mut [u8], at: usize, is_quoted: bool) {
         let fam = family(&kernel[at..]);
-        let (Ok(k), Ok(e)) = (parse::ip(fam, &kernel[at..]), parse::ip(fam, &engine[at..])) else { return };
-        if !parse::l4_checksum_ok(&k, &kernel[at..]) || !parse::l4_checksum_ok(&e, &engine[at..]) {
-            return;
-        }
+        let parse = |frame: &[u8]| match is_quoted {
+            true => parse::embedded(fam, &frame[at..]),
+            false => parse::ip(fam, &frame[at..]).ok().filter(|f| parse::l4_checksum_ok(f, &frame[at..])),
+        };
+        let (Some(k), Some(e)) = (parse(kernel), parse(engine)) else { return };
         if k.proto != e.proto || k.src != e.src || k.dst != e.dst || !k.has_l4 || !e.has_l4 {
             return;
         }
@@ -72,15 +84,35 @@ impl Choices {
         let same = |choices: &mut BTreeMap<_, _>, peer: u128, port: u16, ours: u16, theirs: u16| {
             *choices.entry((k.proto, peer, port, ours)).or_insert(theirs) == theirs
         };
-        let sum = match k.proto {
-            proto::TCP => 16,
-            proto::UDP => 6,
+        let is_error = matches!((k.proto, kernel[l4]), (proto::ICMP, 3..=5 | 11 | 12) | (proto::ICMPV6, 1..=4));
+        if is_error && !is_quoted && kernel.len() > l4 + 28 {
+            self.mask_packet(kernel, engine, l4 + 8, true);
+            for side in [kernel, engine] {
+                side[l4 + 2..l4 + 4].fill(0);
+            }
+            return;
+        }
+        // Where the choice and the checksum are.
+        let (choice, sum) = match k.proto {
+            proto::TCP => (0, 16),
+            proto::UDP => (0, 6),
+            proto::ICMP | proto::ICMPV6 => (4, 2),
             _ => return,
         };
-        if k.dport == e.dport && k.sport != e.sport && same(&mut self.0, k.dst, k.dport, e.sport, k.sport) {
+        let chosen = match (k.sport == e.sport, k.dport == e.dport) {
+            (false, true) => same(&mut self.0, k.dst, peer_port(k.proto, k.dport), e.sport, k.sport).then_some(choice),
+            // What goes to the chosen port: its flow was kept from conntrack on this way.
+            (true, false) if choice == 0 => same(&mut self.0, k.src, k.sport, e.dport, k.dport).then_some(2),
+            _ => None,
+        };
+        if let Some(choice) = chosen {
             for side in [kernel, engine] {
-                side[l4..l4 + 2].fill(0);
-                side[l4 + sum..l4 + sum + 2].fill(0);
+                for at in [l4 + choice, l4 + sum] {
+                    // A quote may end before its checksum.
+                    if let Some(field) = side.get_mut(at..at + 2) {
+                        field.fill(0);
+                    }
+                }
             }
         }
     }
@@ -90,17 +122,36 @@ impl Choices {
         let kernel: BTreeMap<String, i64> = kernel.lines().filter_map(|line| flow(line, None)).collect();
         let engine: BTreeMap<String, i64> = engine.lines().filter_map(|line| flow(line, Some(self))).collect();
         let mut differences = Vec::new();
+        // A choice that never showed on the wire is paired with the other side's.
+        let unseen = |flow: &String, other: &BTreeMap<String, i64>, own: &BTreeMap<String, i64>| {
+            let plain = without_choice(flow);
+            other.keys().any(|o| !own.contains_key(o) && without_choice(o) == plain)
+        };
         for (flow, left) in &kernel {
             match engine.get(flow) {
+                None if unseen(flow, &engine, &kernel) => {}
                 None => differences.push(format!("- {left} {flow}")),
                 Some(ours) if (ours - left).abs() > SLACK => differences.push(format!("~ {left} not {ours}: {flow}")),
                 Some(_) => {}
             }
         }
-        differences
-            .extend(engine.iter().filter(|(f, _)| !kernel.contains_key(*f)).map(|(f, left)| format!("+ {left} {f}")));
+        differences.extend(
+            engine
+                .iter()
+                .filter(|(f, _)| !kernel.contains_key(*f) && !unseen(f, &kernel, &engine))
+                .map(|(f, left)| format!("+ {left} {f}")),
+        );
         differences
     }
+}
+
+/// A listed flow without the port or id that answers come to.
+fn without_choice(flow: &str) -> String {
+    let mut words: Vec<&str> = flow.split(' ').collect();
+    if let Some(at) = words.iter().rposition(|w| w.starts_with("dport=") || w.starts_with("id=")) {
+        words.remove(at);
+    }
+    words.join(" ")
 }
 
 /// A line of `conntrack -L` without what says nothing, and the seconds left.
@@ -123,23 +174,36 @@ impl Choices {
             return;
         };
         let value = |at: usize, name: &str| words.get(at).and_then(|w| w.strip_prefix(name)).map(str::to_string);
-        let (Some(src), Some(sport), Some(dport)) =
-            (value(reply, "src="), value(reply + 2, "sport="), value(reply + 3, "dport="))
-        else {
-            return;
+        let Some(src) = value(reply, "src=").map(|src| super::net::address(&src)) else { return };
+        let number = |at: usize, name: &str| value(at, name).and_then(|text| text.parse().ok());
+        let (at, name, choice) = match (number(reply + 3, "dport="), number(reply + 4, "id=")) {
+            (Some(dport), _) => (reply + 3, "dport", dport),
+            (_, Some(id)) => (reply + 4, "id", id),
+            _ => return,
         };
-        let (Ok(sport), Ok(dport)) = (sport.parse(), dport.parse()) else { return };
-        if let Some(theirs) = self.0.get(&(protocol, super::net::address(&src), sport, dport)) {
-            words[reply + 3] = format!("dport={theirs}");
+        let sport = number(reply + 2, "sport=").unwrap_or(0);
+        if let Some(theirs) = self.0.get(&(protocol, src, sport, choice)) {
+            words[at] = format!("{name}={theirs}");
         }
     }
 }
 
-/// Takes away the id of an IPv4 packet that the router made, where the header's checksum is right.
+/// The peer's port; type and code of ICMP are none.
+fn peer_port(protocol: u8, dport: u16) -> u16 {
+    if matches!(protocol, proto::ICMP | proto::ICMPV6) { 0 } else { dport }
+}
+
+/// Takes away the id of an IPv4 packet that the router made, where the header's checksum is right, and of one that is quoted.
 fn mask_id(input: &[u8], frame: &mut [u8]) {
     let Some(l3) = frame.get_mut(ETHERNET..).filter(|l3| l3.len() >= 20 && l3[0] >> 4 == 4) else { return };
     let header = usize::from(l3[0] & 15) * 4;
     let own = input.len() < ETHERNET + 6 || input[ETHERNET + 4..ETHERNET + 6] != l3[4..6] || l3[9] == proto::ICMP;
+    // An error that quotes what the router said: the id and the checksum over it make up for each other.
+    let quote = header + 8;
+    if l3[9] == proto::ICMP && l3.len() >= quote + 20 && l3[quote] >> 4 == 4 && l3[quote + 9] == proto::ICMP {
+        l3[quote + 4..quote + 6].fill(0);
+        l3[quote + 10..quote + 12].fill(0);
+    }
     if own && header <= l3.len() && Sum::new().bytes(&l3[..header]).checksum() == 0 {
         l3[4..6].fill(0);
         l3[10..12].fill(0);

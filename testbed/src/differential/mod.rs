@@ -34,6 +34,9 @@ use sumun_config::facts::{Family, PortId};
 use traffic::Step;
 use wire::ETHERNET;
 
+/// The first frame that came out of the kernel and of the engine at a step, and its port.
+type First = [Option<(PortId, Vec<u8>)>; 2];
+
 /// A ruleset and its traffic.
 #[derive(Clone)]
 pub struct Case {
@@ -72,7 +75,7 @@ impl Case {
             (Ok(()), Err(why)) => return Ok(Outcome::Differs(format!("Sumun refuses the rules: {why}"))),
         };
         let mut choices = Choices::default();
-        let mut earlier: Vec<[Option<(PortId, Vec<u8>)>; 2]> = vec![[None, None]; self.steps.len()];
+        let mut earlier: Vec<First> = vec![[None, None]; self.steps.len()];
         let (mut packets, mut redirected) = (0, false);
         for (n, step) in self.steps.iter().enumerate() {
             let [Some(k), Some(e)] = [0, 1].map(|side| input(step.as_ref(), &earlier, side)) else { continue };
@@ -168,7 +171,7 @@ impl Case {
 }
 
 /// What a step sends into one side's router; nothing if it answers to what never came.
-fn input(step: Option<&Step>, earlier: &[[Option<(PortId, Vec<u8>)>; 2]], side: usize) -> Option<(PortId, Vec<u8>)> {
+fn input(step: Option<&Step>, earlier: &[First], side: usize) -> Option<(PortId, Vec<u8>)> {
     match step? {
         Step::Fresh { port, frame } => Some((*port, frame.clone())),
         Step::Answer { to, with } => {

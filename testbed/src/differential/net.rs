@@ -22,12 +22,10 @@ pub const SETTINGS: &str = "\
 icmp_ratelimit = 0
 icmpv6_ratelimit = 0
 nf_conntrack_acct = 1
-accept_source_route = 0
-nf_conntrack_tcp_timeout_unacknowledged = 432000
 ";
 
 /// The same for the kernel, and what the engine always does.
-pub const SYSCTLS: [&str; 28] = [
+pub const SYSCTLS: [&str; 26] = [
     "net.ipv4.ip_forward=1",
     "net.ipv6.conf.all.forwarding=1",
     "net.ipv6.conf.all.accept_dad=0",
@@ -53,10 +51,7 @@ pub const SYSCTLS: [&str; 28] = [
     "net.ipv4.conf.all.accept_redirects=0",
     "net.netfilter.nf_conntrack_acct=1",
     "net.netfilter.nf_conntrack_log_invalid=0",
-    "net.netfilter.nf_conntrack_tcp_be_liberal=1",
-    // Windows, and so what is not acknowledged, Sumun does not track.
-    "net.netfilter.nf_conntrack_tcp_timeout_unacknowledged=432000",
-    "net.netfilter.nf_conntrack_tcp_timeout_max_retrans=432000",
+    "net.netfilter.nf_conntrack_tcp_be_liberal=0",
 ];
 
 /// Addresses and prefix lengths: port, address.

@@ -302,7 +302,7 @@ impl Maker<'_> {
                     true => {
                         ["LOCAL", "BROADCAST", "MULTICAST", "UNICAST", "LOCAL,BROADCAST", "BLACKHOLE", "UNREACHABLE"]
                     }
-                    false => ["LOCAL", "MULTICAST", "UNICAST", "UNSPEC", "LOCAL", "ANYCAST", "UNREACHABLE"],
+                    false => ["LOCAL", "MULTICAST", "UNICAST", "UNSPEC", "LOCAL", "ANYCAST", "UNICAST"],
                 };
                 let limit = match self.hook {
                     _ if !self.builtin => "",

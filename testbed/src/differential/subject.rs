@@ -25,7 +25,7 @@ pub struct Subject {
 impl Subject {
     /// A router with these rules (tables of chains, as TOML) in force, or why they are refused.
     pub fn new(rules: &str) -> Result<Subject, String> {
-        let source = Source::new("differential.toml", &format!("{}{rules}", base()));
+        let source = Source::new("differential.toml", format!("{}{rules}", base()));
         let (config, _) = sumun_config::schema::load(&source).map_err(|mistakes| render(&source, &mistakes, false))?;
         let links = (0..2).map(|i| Link { name: PORTS[i].into(), mac: ROUTER[i], mtu: MTU[i] }).collect();
         let router = Router::new(&config.appliance, links, 7);

@@ -462,7 +462,7 @@ impl Traffic {
                 "203.0.113.2",
             ],
             Family::V6 => [
-                "::",
+                "2001:db8:77::8",
                 "::1",
                 "ff02::1",
                 "ff02::2",
@@ -477,13 +477,15 @@ impl Traffic {
                 "fe80::ff:fe00:101",
                 "::ffff:1.2.3.4",
                 "fd00:1::1",
-                "fd00:1::",
+                "fd00:1::12",
             ],
         };
         let odd = address(self.rng.pick(&odd));
         // Nobody has a broadcast address, and the kernel would answer it by broadcast.
+        // What the router itself sends to itself would come in again, which Sumun does not do.
         let everybody = self.family == Family::V4 && odd & 0xff == 0xff;
-        if everybody || self.rng.chance(70) {
+        let own = own(self.family).contains(&odd) || (odd >> 112 == 0xfe80 && odd as u16 != 9);
+        if everybody || own || self.rng.chance(70) {
             dst = odd
         } else {
             src = odd
@@ -545,11 +547,10 @@ impl Traffic {
                     .to_vec();
             }
             Family::V6 => {
-                let headers: [(u8, &[u8]); 5] = [
+                let headers: [(u8, &[u8]); 4] = [
                     (0, &[17, 0, 1, 4, 0, 0, 0, 0]),
                     (0, &[17, 0, 5, 2, 0, 0, 1, 0]),
                     (60, &[17, 0, 1, 4, 0, 0, 0, 0]),
-                    (60, &[17, 0, 0x80, 4, 0, 0, 0, 0]),
                     (43, &[17, 0, 0, 0, 0, 0, 0, 0]),
                 ];
                 let (number, header) = self.rng.pick(&headers);
