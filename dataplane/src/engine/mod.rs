@@ -7,11 +7,13 @@
 //! | `judge` | a packet before a chain |
 //! | [`program`] | chains as flat arrays |
 //! | `own` | what the router says and hears itself |
+//! | `gather` | fragments on their way to a packet |
 //! | `fate` | how packets end and frames leave |
 //! | [`router`], [`generation`] | what workers share; publishing without stopping |
 //! | [`stats`], [`trace`] | what is counted and recorded |
 
 use crate::conntrack::Tracker;
+use crate::defrag::Defrag;
 use crate::fib::is_on_no_link;
 use crate::icmp::RateLimit;
 use crate::local::Local;
@@ -31,6 +33,7 @@ use sumun_config::facts::PortId;
 
 mod around;
 mod fate;
+mod gather;
 pub mod generation;
 mod judge;
 pub mod order;
@@ -49,6 +52,10 @@ pub use trace::Trace;
 pub const BURST: usize = 64;
 /// Flow entries looked at for expiry in one slice.
 const SWEEP: usize = 64;
+/// Packets that came in fragments and are longer than a frame, at a time.
+const LARGE_FRAMES: u32 = 32;
+/// Share of a worker's frames that fragments may hold.
+const FRAGMENT_SHARE: usize = 4;
 
 /// One worker's engine. Owned by its thread from start to end; everything shared is behind [`Router`].
 pub struct Engine {
@@ -60,6 +67,7 @@ pub struct Engine {
     tx: Vec<Vec<Frame>>,
     tracker: Tracker,
     resolver: Resolver<Packet>,
+    defrag: Defrag,
     local: Local,
     icmp_limit: RateLimit,
     stats: Arc<WorkerStats>,
@@ -87,7 +95,9 @@ pub struct Engine {
 
 impl Router {
     /// The engine of a worker, with the frames that it may use.
-    pub fn engine(self: &Arc<Self>, worker: usize, pool: Pool) -> Engine {
+    pub fn engine(self: &Arc<Self>, worker: usize, mut pool: Pool) -> Engine {
+        let defrag = Defrag::new(pool.made() / FRAGMENT_SHARE);
+        pool.add_large(LARGE_FRAMES);
         let generation = self.oldest();
         let seed = self.seed.wrapping_add(worker as u64);
         let mut engine = Engine {
@@ -96,6 +106,7 @@ impl Router {
             tx: self.links.iter().map(|_| Vec::with_capacity(4 * BURST)).collect(),
             tracker: Tracker::new(self.conntrack.clone(), worker),
             resolver: Resolver::new(self.neighbours.clone(), worker),
+            defrag,
             local: Local::new(seed),
             icmp_limit: RateLimit::new(),
             stats: self.stats[worker].clone(),
@@ -181,6 +192,7 @@ impl Engine {
             self.neighbour_event(&g, event);
         }
         self.events = events;
+        self.give_up_fragments(&g);
         self.tracker.sweep(now, SWEEP);
         self.poll_local(&g);
         self.tracker.quiescent(now);
@@ -236,12 +248,13 @@ impl Engine {
 
     /// When [`Engine::tick`] has something to do again, if nothing comes in.
     pub fn next_deadline(&self, now: u64) -> Option<u64> {
-        Some(self.resolver.next_deadline(now))
+        let neighbour = self.resolver.next_deadline(now);
+        Some(self.defrag.next_deadline().map_or(neighbour, |fragment| fragment.min(neighbour)))
     }
 
-    /// Frames held inside the engine, for the census: those that wait for a neighbour.
+    /// Frames held inside the engine, for the census: those that wait for a neighbour or for other fragments.
     pub fn held(&self) -> usize {
-        self.resolver.held()
+        self.resolver.held() + self.defrag.held()
     }
 
     /// Sets the wall clock: nanoseconds since 1970 when the monotonic clock is at zero.

@@ -87,8 +87,14 @@ pub type Sent = (PortId, Vec<u8>);
 impl Rig {
     /// A router with these rules in force.
     pub fn new(rules: &str) -> Rig {
+        Rig::with_mtu(rules, 1500)
+    }
+
+    /// The same with another MTU of the WAN.
+    pub fn with_mtu(rules: &str, mtu: u16) -> Rig {
         let config = config(rules);
-        let links = ["lan0", "wan0"].map(|name| Link { name: name.into(), mac: ROUTER, mtu: 1500 }).to_vec();
+        let links = [("lan0", 1500), ("wan0", mtu)];
+        let links = links.map(|(name, mtu)| Link { name: name.into(), mac: ROUTER, mtu }).to_vec();
         let router = Router::new(&config.appliance, links, 7);
         let engine = router.engine(0, Pool::fresh(FRAMES, 2048));
         router.publish(config.policy).expect("a valid policy");
