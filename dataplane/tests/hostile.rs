@@ -49,8 +49,18 @@ fn seeds() -> Vec<Vec<u8>> {
         }
         .expect("a frame");
         all.push(error);
+        all.extend(halves(&udp(family, client, server, (1000, 53), &[9; 2000])));
+        all.extend(halves(&ping(family, client, own(family), 1, &[1; 2000])));
     }
     all
+}
+
+/// The router's address on the LAN.
+fn own(family: Family) -> u128 {
+    match family {
+        Family::V4 => 0xc0a8_0101,
+        Family::V6 => 0xfd00_0001 << 96 | 1,
+    }
 }
 
 /// A seed with some bytes changed, cut or grown.
@@ -94,6 +104,11 @@ proptest! {
             rig.assert_census();
         }
         // What waited for neighbours has been answered for in the end.
+        for _ in 0..40 {
+            rig.wait(500_000_000);
+        }
+        // And the fragments that waited for others.
+        rig.wait(60_000_000_000);
         for _ in 0..40 {
             rig.wait(500_000_000);
         }

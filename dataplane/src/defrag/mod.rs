@@ -59,8 +59,10 @@ struct Key {
 /// Where a fragment was placed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
-    /// It is not gathered: no fragment, or one that IPv6 leaves for its destination to complain about.
+    /// It is no fragment.
     Passes,
+    /// IPv6: it is not the last and its length is no multiple of eight. Routers let it pass, its destination complains.
+    Uneven,
     /// It waits for others: give its frame to [`Defrag::hold`].
     Waits(Ticket),
     /// It was the last one missing: [`Defrag::complete`].
@@ -163,10 +165,7 @@ impl Defrag {
             Ok(fragment) => fragment,
             Err(Unfit::Whole) => return Ok(Place::Passes),
             Err(Unfit::Malformed) => return Err(DropReason::FragmentMalformed),
-            Err(Unfit::Uneven) => {
-                // The kernel leaves its queue as it is; the host that it is for sends a parameter problem.
-                return if user == User::Local { Err(DropReason::FragmentMalformed) } else { Ok(Place::Passes) };
-            }
+            Err(Unfit::Uneven) => return Ok(Place::Uneven),
         };
         let family = facts.family;
         let (timeout, threshold) = match family {

@@ -279,6 +279,12 @@ impl Pieces {
         })
     }
 
+    /// Whether no piece is in line anywhere.
+    #[cfg(test)]
+    pub fn are_all_free(&self) -> bool {
+        self.free.len() == self.all.len()
+    }
+
     fn following_of_run(&self, at: u32) -> Option<u32> {
         let next = self.all[at as usize].next;
         (next != NONE && !self.all[next as usize].starts_run).then_some(next)

@@ -40,6 +40,12 @@ impl Sources {
         }
     }
 
+    /// Whether no sender has an open queue.
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// A queue closes.
     pub fn leave(&mut self, src: u128) {
         if let Some(source) = self.0.get_mut(&src) {

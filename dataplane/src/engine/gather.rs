@@ -27,6 +27,12 @@ impl Engine {
         self.bury();
         match place? {
             Place::Passes => Ok(None),
+            Place::Uneven if user == User::Local => {
+                // RFC 8200 section 4.5: it points at the payload length.
+                self.answer(g, p, Error::ParamProblem { code: 0, pointer: 4 });
+                Err(DropReason::FragmentMalformed)
+            }
+            Place::Uneven => Ok(None),
             Place::Waits(ticket) => Ok(Some(Fate::Gather(ticket))),
             Place::Completes(ticket) => {
                 let whole = self.defrag.complete(ticket, p.l3(), &p.facts, &mut self.pool);

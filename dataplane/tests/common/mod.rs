@@ -236,6 +236,34 @@ pub fn ping(family: Family, src: u128, dst: u128, id: u16, payload: &[u8]) -> Ve
     frame
 }
 
+/// A frame of more than 1,024 bytes of data as two fragments.
+pub fn halves(frame: &[u8]) -> [Vec<u8>; 2] {
+    const CUT: usize = 1024;
+    let header = if frame[12] == 8 { 34 } else { 54 };
+    let (head, data) = frame.split_at(header);
+    [(0, CUT, true), (CUT, data.len(), false)].map(|(start, end, more)| {
+        let mut piece = head.to_vec();
+        let len = end - start;
+        if header == 34 {
+            let word = (start / 8) as u16 | if more { 0x2000 } else { 0 };
+            piece[16..18].copy_from_slice(&(20 + len as u16).to_be_bytes());
+            piece[20..22].copy_from_slice(&word.to_be_bytes());
+            piece[24..26].fill(0);
+            let sum = piece[14..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum::<u32>();
+            let sum = (sum & 0xffff) + (sum >> 16);
+            piece[24..26].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+        } else {
+            piece[18..20].copy_from_slice(&(8 + len as u16).to_be_bytes());
+            let next = std::mem::replace(&mut piece[20], 44);
+            piece.extend([next, 0]);
+            piece.extend((start as u16 | u16::from(more)).to_be_bytes());
+            piece.extend([0, 0, 0, 1]);
+        }
+        piece.extend(&data[start..end]);
+        piece
+    })
+}
+
 /// An ARP request of a host for an address of the router.
 pub fn arp_request(sender: u32, target: u32) -> Vec<u8> {
     let mut frame = [0xff; 6].to_vec();
