@@ -260,6 +260,9 @@ fn text(
     Ok(())
 }
 
+/// How often a MAC was seen, and first as which packet: the commonest wins, the earlier one of equals.
+type Rank = (usize, Reverse<usize>);
+
 /// What is known of a recording before its first packet goes in.
 struct Recording {
     /// The ports: names and MTUs of the configuration, MACs of the recording.
@@ -267,9 +270,6 @@ struct Recording {
     /// When its first packet came in, in nanoseconds since 1970.
     start: u64,
 }
-
-/// How often each MAC was addressed on a port, and how early.
-type Addressed = HashMap<[u8; 6], (usize, Reverse<usize>)>;
 
 /// Reads the recording once: every packet must come in on a port of the configuration.
 fn survey(options: &Options, config: &Config) -> Result<Recording> {
@@ -282,7 +282,7 @@ fn survey(options: &Options, config: &Config) -> Result<Recording> {
     if let Some(port) = options.port.as_deref().filter(|port| index(port).is_none()) {
         bail!("--port {port}: there is no such interface: {}", accepted());
     }
-    let mut addressed: Vec<Addressed> = vec![HashMap::new(); interfaces.len()];
+    let mut addressed: Vec<HashMap<[u8; 6], Rank>> = vec![HashMap::new(); interfaces.len()];
     let mut reader = open(options)?;
     let mut start = None;
     let mut count = 0;
@@ -297,7 +297,7 @@ fn survey(options: &Options, config: &Config) -> Result<Recording> {
         }
         count += 1;
     }
-    let commonest = |macs: &HashMap<[u8; 6], _>| macs.iter().max_by_key(|(_, rank)| **rank).map(|(mac, _)| *mac);
+    let commonest = |macs: &HashMap<[u8; 6], Rank>| macs.iter().max_by_key(|(_, rank)| **rank).map(|(mac, _)| *mac);
     let links = interfaces.iter().zip(&addressed).map(|(interface, macs)| Link {
         name: interface.name.clone(),
         mac: commonest(macs).unwrap_or(DEFAULT_MAC),

@@ -150,6 +150,7 @@ impl Entry {
         None
     }
 
+    #[inline]
     fn words_of(&self, dir: Dir) -> &[AtomicU64; WORDS] {
         match dir {
             Dir::Original => &self.original,
@@ -170,10 +171,12 @@ impl Entry {
         Tuple::from_words(self.words(dir))
     }
 
-    /// Whether the tuple of one direction has these words.
+    /// Whether the tuple of one direction has these words. Word by word: a comparison of arrays would store them first, and
+    /// loading them again in wider pieces waits for the stores.
     #[inline]
     pub fn is(&self, dir: Dir, words: &[u64; WORDS]) -> bool {
-        self.words(dir) == *words
+        let cells = self.words_of(dir).iter().zip(words);
+        cells.fold(0, |differs, (cell, word)| differs | (cell.load(Ordering::Relaxed) ^ word)) == 0
     }
 
     /// Replaces the tuple of one direction. Only while the entry is unconfirmed.

@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::generation::Generation;
-use super::packet::Packet;
+use super::packet::{Hop, Packet};
 use super::trace::End;
 use crate::conntrack::Ct;
 use crate::defrag::Ticket;
@@ -10,7 +10,7 @@ use crate::neigh::{Hop as Next, NeighId};
 use crate::packet::fragment;
 use crate::reason::DropReason;
 use crate::umem::Frame;
-use sumun_config::facts::{Family, PortId};
+use sumun_config::facts::{Facts, Family, PortId};
 
 /// The end of a packet that was not dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,8 +49,17 @@ impl Engine {
         }
     }
 
-    /// Ends a packet.
+    /// Ends a packet. The common end is inlined, so that a packet is taken to pieces where it stands.
+    #[inline(always)]
     pub(super) fn finish(&mut self, g: &Generation, p: Packet, end: Result<Fate, DropReason>) {
+        match end {
+            Ok(Fate::Send { mac }) if self.trace.is_none() => self.send(g, p, mac),
+            end => self.finish_otherwise(g, p, end),
+        }
+    }
+
+    #[inline(never)]
+    fn finish_otherwise(&mut self, g: &Generation, p: Packet, end: Result<Fate, DropReason>) {
         if let Some(trace) = &mut self.trace {
             trace.end.get_or_insert(match end {
                 Ok(Fate::Send { .. }) => End::Forwarded,
@@ -95,6 +104,7 @@ impl Engine {
     }
 
     /// Writes the link header and puts the frame, or its fragments, in line for its port.
+    #[inline(always)]
     pub(super) fn send(&mut self, _: &Generation, p: Packet, mac: [u8; 6]) {
         let cut = p.cut_to();
         let Packet { mut frame, facts, l3, hop, largest, .. } = p;
@@ -106,13 +116,20 @@ impl Engine {
             self.transmit(hop.port, facts.family, mac, frame);
             return;
         };
-        let sizes = match largest {
-            Some(_) => fragment::noted_sizes(&mut frame),
-            None => fragment::Sizes::default(),
+        self.send_pieces(frame, l3, &facts, hop, mac, (most, largest.is_some()));
+    }
+
+    /// Sends a packet that is too large, or came in fragments, as fragments.
+    #[cold]
+    fn send_pieces(&mut self, mut frame: Frame, l3: u16, facts: &Facts, hop: Hop, mac: [u8; 6], cut: (u16, bool)) {
+        let (most, came_in_pieces) = cut;
+        let sizes = match came_in_pieces {
+            true => fragment::noted_sizes(&mut frame),
+            false => fragment::Sizes::default(),
         };
+        let cut = fragment::Cut { most, sizes: &sizes, id: self.rng.next().max(1) };
         let mut pieces = std::mem::take(&mut self.pieces);
         let packet = frame.bytes().get(l3 as usize..l3 as usize + facts.len as usize).unwrap_or_default();
-        let cut = fragment::Cut { most, sizes: &sizes, id: self.rng.next().max(1) };
         let whole = fragment::split(facts.family, packet, &cut, || self.pool.take(), &mut pieces);
         if whole {
             self.stats.pieces.add(pieces.len().saturating_sub(1) as u64);
@@ -131,6 +148,7 @@ impl Engine {
     }
 
     /// An IP packet at the start of its frame goes out.
+    #[inline]
     fn transmit(&mut self, port: PortId, family: Family, mac: [u8; 6], mut frame: Frame) {
         let Some(i) = port.index().filter(|i| *i < self.tx.len()) else {
             return self.discard(DropReason::NoRoute, frame);
@@ -149,6 +167,7 @@ impl Engine {
     }
 
     /// A whole Ethernet frame in line for a port.
+    #[inline]
     pub(super) fn queue(&mut self, port: usize, frame: Frame) {
         self.stats.tx[port].count(frame.len());
         self.tx[port].push(frame);

@@ -118,7 +118,7 @@ impl Generation {
         }
         let mut next = 0..;
         let mut slot = || next.next().expect("slots do not run out");
-        let programs = Family::ALL.map(|family| Program::build(policy.ruleset.of(family), &mut slot));
+        let programs = Family::ALL.map(|family| Program::build(family, policy.ruleset.of(family), &mut slot));
         let needs = Family::ALL.map(|family| {
             let needed = before.map_or_else(Needs::default, |g| g.needs[family.index()]);
             Needs::of(policy.ruleset.of(family), needed)

@@ -7,7 +7,7 @@
 use super::Engine;
 use super::generation::Generation;
 use super::packet::Packet;
-use super::program::{Found, Program};
+use super::program::{Chain, Found, Program};
 use super::trace::Step;
 use crate::conntrack::Ct;
 use crate::log::LogEvent;
@@ -26,22 +26,40 @@ pub(super) type Return = (u32, Range<u32>);
 impl Engine {
     /// The verdict of the table's chain at this hook: on with the packet, with a mapping where a rule of `nat` chose one, or
     /// its end. Nothing happens where the table has no chain here.
-    pub(super) fn judge(
+    #[inline(always)]
+    pub(super) fn judge<'g>(
         &mut self,
-        g: &Generation,
+        g: &'g Generation,
         hook: Hook,
         table: Table,
         p: &mut Packet,
-    ) -> Result<Option<Nat>, DropReason> {
+    ) -> Result<Option<&'g Nat>, DropReason> {
+        let Some(base) = g.program(p.facts.family).entry(table, hook) else { return Ok(None) };
+        match g.program(p.facts.family).chain(base).rules.is_empty() {
+            // Most chains of most routers.
+            true => self.policy(g, hook, table, base, p).map(|()| None),
+            false => self.walk(g, hook, table, base, p),
+        }
+    }
+
+    /// From the first rule of a built-in chain to the verdict.
+    #[inline(never)]
+    fn walk<'g>(
+        &mut self,
+        g: &'g Generation,
+        hook: Hook,
+        table: Table,
+        base: u32,
+        p: &mut Packet,
+    ) -> Result<Option<&'g Nat>, DropReason> {
         let program = g.program(p.facts.family);
-        let Some(base) = program.entry(table, hook) else { return Ok(None) };
         let mut chain = base;
         let mut rules = program.chain(base).rules.clone();
         self.returns.clear();
         loop {
             let around = self.around(g);
             let cx = self.context(&around, p);
-            let at = match program.find(rules.clone(), &p.facts, &cx) {
+            let at = match program.find(chain, rules.start, &p.facts, &cx) {
                 Found::Rule(at) => at,
                 Found::Hotdrop => return Err(DropReason::RuleDrop),
                 Found::End => match self.returns.pop() {
@@ -49,7 +67,7 @@ impl Engine {
                         (chain, rules) = back;
                         continue;
                     }
-                    None => return self.policy(g, hook, table, base, p),
+                    None => return self.policy(g, hook, table, base, p).map(|()| None),
                 },
             };
             let rule = program.rule(at);
@@ -59,14 +77,16 @@ impl Engine {
                 Some(target) => target.act(&p.facts, &cx),
                 None => Effect::Continue,
             };
-            self.note(program, hook, table, chain, at, effect);
+            if self.trace.is_some() {
+                self.note(program, hook, table, chain, at, effect);
+            }
             match effect {
                 Effect::Continue => {}
                 Effect::Accept => return Ok(None),
                 Effect::Drop => return Err(DropReason::RuleDrop),
                 Effect::Return => match self.returns.pop() {
                     Some(back) => (chain, rules) = back,
-                    None => return self.policy(g, hook, table, base, p),
+                    None => return self.policy(g, hook, table, base, p).map(|()| None),
                 },
                 Effect::Jump(to) => {
                     self.returns.push((chain, rules));
@@ -81,7 +101,7 @@ impl Engine {
                     self.refuse(g, p, with);
                     return Err(DropReason::Reject);
                 }
-                Effect::Nat(nat) => return Ok(Some(*nat)),
+                Effect::Nat(nat) => return Ok(Some(nat)),
                 Effect::Log(log) => {
                     let wall = self.now.wrapping_add(self.wall_offset);
                     self.router.log.push(LogEvent::new(log, &p.facts, p.l3(), wall));
@@ -107,30 +127,31 @@ impl Engine {
     }
 
     /// The end of a built-in chain: its policy decides and counts.
-    fn policy(
-        &mut self,
-        g: &Generation,
-        hook: Hook,
-        table: Table,
-        base: u32,
-        p: &Packet,
-    ) -> Result<Option<Nat>, DropReason> {
+    #[inline]
+    fn policy(&mut self, g: &Generation, hook: Hook, table: Table, base: u32, p: &Packet) -> Result<(), DropReason> {
         let chain = g.program(p.facts.family).chain(base);
         g.banks[self.worker].slot(chain.slot).count(p.facts.len as usize);
-        if let Some(trace) = &mut self.trace {
-            let verdict = match chain.policy {
-                Policy::Accept => "ACCEPT",
-                Policy::Drop => "DROP",
-            };
-            trace.steps.push(Step { hook, table, chain: chain.name.clone(), rule: None, verdict: verdict.into() });
+        if self.trace.is_some() {
+            self.note_policy(hook, table, chain);
         }
         match chain.policy {
-            Policy::Accept => Ok(None),
+            Policy::Accept => Ok(()),
             Policy::Drop => Err(DropReason::PolicyDrop),
         }
     }
 
+    #[cold]
+    fn note_policy(&mut self, hook: Hook, table: Table, chain: &Chain) {
+        let Some(trace) = &mut self.trace else { return };
+        let verdict = match chain.policy {
+            Policy::Accept => "ACCEPT",
+            Policy::Drop => "DROP",
+        };
+        trace.steps.push(Step { hook, table, chain: chain.name.clone(), rule: None, verdict: verdict.into() });
+    }
+
     /// Records a matched rule where a trace is wanted.
+    #[cold]
     fn note(&mut self, program: &Program, hook: Hook, table: Table, chain: u32, rule: u32, effect: Effect) {
         let Some(trace) = &mut self.trace else { return };
         let chain = program.chain(chain);

@@ -5,7 +5,7 @@
 //! | [`order`] | which tables at which hook, as data |
 //! | `pipeline` | the way of a packet, on one screen |
 //! | `judge` | a packet before a chain |
-//! | [`program`] | chains as flat arrays |
+//! | [`program`], `classify` | chains as flat arrays; which rules of a long one to ask |
 //! | `own` | what the router says and hears itself |
 //! | `gather` | fragments on their way to a packet |
 //! | `fate` | how packets end and frames leave |
@@ -18,7 +18,7 @@ use crate::fib::is_on_no_link;
 use crate::icmp::RateLimit;
 use crate::local::Local;
 use crate::neigh::{Event, Resolver};
-use crate::packet::parse::{self, Parsed};
+use crate::packet::parse::{self, NotIp};
 use crate::reason::DropReason;
 use crate::umem::{Frame, Pool};
 use crate::worker::Forwarder;
@@ -29,9 +29,12 @@ use packet::Packet;
 use stats::WorkerStats;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use sumun_config::facts::PortId;
+use sumun_config::facts::{Facts, Family, PortId};
 
 mod around;
+mod classify;
+#[cfg(test)]
+mod classify_tests;
 mod fate;
 mod gather;
 pub mod generation;
@@ -74,8 +77,9 @@ pub struct Engine {
     rng: Rng,
     now: u64,
     wall_offset: u64,
-    /// Parsed packets of the burst.
-    burst: Vec<Packet>,
+    /// Parsed packets of the burst. Each is worked on where it stands, and taken out only when it has come to its end: packets
+    /// are large to move.
+    burst: Vec<Option<Packet>>,
     /// Hashes of the burst's tuples.
     hashes: Vec<u64>,
     /// Chains to come back to.
@@ -144,14 +148,18 @@ impl Engine {
             }
             if g.needs.iter().any(|needs| needs.tracking) {
                 self.hashes.clear();
-                self.hashes.extend(burst.iter().map(|p| self.router.conntrack.hash_of(&p.facts)));
+                self.hashes.extend(burst.iter().flatten().map(|p| self.router.conntrack.hash_of(&p.facts)));
                 self.tracker.warm(&self.hashes);
             }
-            for mut p in burst.drain(..) {
-                let end = self.ingress(&g, &mut p);
-                self.finish(&g, p, end);
+            for slot in &mut burst {
+                let Some(p) = slot else { continue };
+                let end = self.ingress(&g, p);
+                if let Some(p) = slot.take() {
+                    self.finish(&g, p, end);
+                }
                 self.settle(&g);
             }
+            burst.clear();
         }
         self.burst = burst;
         self.poll_local(&g);
@@ -160,16 +168,24 @@ impl Engine {
 
     /// The first stage: Ethernet and IP headers to facts. ARP and what is malformed ends here.
     #[inline]
-    fn parse(&mut self, g: &Generation, port: PortId, frame: Frame, burst: &mut Vec<Packet>) {
+    fn parse(&mut self, g: &Generation, port: PortId, frame: Frame, burst: &mut Vec<Option<Packet>>) {
         let i = port.0 as usize;
         self.stats.rx[i].count(frame.len());
-        match parse::frame(frame.bytes(), port, self.router.links[i].mac) {
-            Parsed::Ip { facts, l3 } if !is_on_no_link(facts.family, facts.src, facts.dst) => {
-                burst.push(Packet::new(frame, facts, l3));
+        burst.push(Some(Packet::new(frame, Facts::blank(Family::V4), 0)));
+        let Some(Some(Packet { frame, facts, l3, .. })) = burst.last_mut() else { return };
+        let other = match parse::frame_into(frame.bytes(), port, self.router.links[i].mac, facts) {
+            Ok(at) if !is_on_no_link(facts.family, facts.src, facts.dst) => {
+                *l3 = at;
+                return;
             }
-            Parsed::Ip { .. } => self.refuse_frame(DropReason::Martian, frame),
-            Parsed::Arp { l3 } => self.arp(g, port, l3 as usize, frame),
-            Parsed::Drop(reason) => self.refuse_frame(reason, frame),
+            Ok(_) => NotIp::Drop(DropReason::Martian),
+            Err(other) => other,
+        };
+        if let Some(Packet { frame, .. }) = burst.pop().flatten() {
+            match other {
+                NotIp::Arp { l3 } => self.arp(g, port, l3 as usize, frame),
+                NotIp::Drop(reason) => self.refuse_frame(reason, frame),
+            }
         }
     }
 

@@ -116,8 +116,9 @@ impl Engine {
     }
 
     /// All that happens to a packet at a hook. A fragment may end here, to wait for the rest of its packet.
+    #[inline(always)]
     fn hook(&mut self, g: &Generation, hook: Hook, p: &mut Packet) -> Result<Option<Fate>, DropReason> {
-        let mut before = RoutedBy::of(&p.facts);
+        let mut before = RoutedBy(0, 0, 0, 0);
         for stage in g.order(p.facts.family).at(hook) {
             if hook == Hook::Output && *stage != Stage::Reroute {
                 before = RoutedBy::of(&p.facts);
@@ -165,7 +166,7 @@ impl Engine {
         let is_error = flow.related && matches!(p.facts.proto, proto::ICMP | proto::ICMPV6);
         if !is_error && self.tracker.is_unmapped(flow, manip) {
             let range = match self.judge(g, hook, Table::Nat, p)? {
-                Some(nat) => Some(self.resolve_range(g, hook, p, nat)?),
+                Some(nat) => Some(self.resolve_range(g, hook, p, *nat)?),
                 None => None,
             };
             let random = self.rng.next();
@@ -290,6 +291,9 @@ pub(super) fn key(g: &Generation, f: &Facts) -> Key {
         iif: f.iif,
         mark: f.mark,
         tos: f.tos,
-        hash: Fib::flow_hash(f, g.policy.sysctl.fib_multipath_hash_policy),
+        hash: match g.fib.is_multipath() {
+            true => Fib::flow_hash(f, g.policy.sysctl.fib_multipath_hash_policy),
+            false => 0,
+        },
     }
 }

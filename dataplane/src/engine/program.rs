@@ -2,11 +2,12 @@
 //!
 //! A chain is a range of rules, a rule a range of conditions; jumps name chains of the whole program, so a walk follows
 //! numbers only. [`Program::find`] answers the one question of a walk: which rule, from here to the end of the chain, is
-//! the first that matches? How it answers may change (indices that prune); what a condition means is said by
-//! [`Cond::holds`] alone.
+//! the first that matches? Long chains have an index that prunes ([`classify`](super::classify)); what a condition means is
+//! said by [`Cond::holds`] alone.
 
+use super::classify::{Index, WORTHWHILE};
 use std::ops::Range;
-use sumun_config::facts::{Context, Facts};
+use sumun_config::facts::{Context, Facts, Family};
 use sumun_config::rule::targets::verdict::Verdict;
 use sumun_config::rule::{Cond, Hook, Match, Outcome, Policy, Table, Target};
 use sumun_config::ruleset::Tables;
@@ -19,6 +20,8 @@ pub struct Program {
     conds: Vec<Cond>,
     /// First chain of each table.
     bases: [u32; 5],
+    /// By table and hook: its built-in chain.
+    entries: [[Option<u32>; 5]; 5],
     /// Longest possible stack of jumps.
     depth: usize,
 }
@@ -34,6 +37,7 @@ pub struct Chain {
     pub policy: Policy,
     /// Counter slot of the policy.
     pub slot: u32,
+    index: Option<Box<Index>>,
 }
 
 /// A rule.
@@ -60,11 +64,21 @@ pub enum Found {
 impl Program {
     /// Flattens the tables of a family. Counter slots are given out by `slot`, called for each chain's policy and then for
     /// each of its rules, in order. The tables have been verified.
-    pub fn build(tables: &Tables, mut slot: impl FnMut() -> u32) -> Program {
-        let mut program = Program { chains: Vec::new(), rules: Vec::new(), conds: Vec::new(), bases: [0; 5], depth: 0 };
+    pub fn build(family: Family, tables: &Tables, mut slot: impl FnMut() -> u32) -> Program {
+        let mut program = Program {
+            chains: Vec::new(),
+            rules: Vec::new(),
+            conds: Vec::new(),
+            bases: [0; 5],
+            entries: [[None; 5]; 5],
+            depth: 0,
+        };
         for table in Table::ALL {
             let base = program.chains.len() as u32;
             program.bases[table as usize] = base;
+            for (at, hook) in table.hooks().iter().enumerate() {
+                program.entries[table as usize][*hook as usize] = Some(base + at as u32);
+            }
             let chains = &tables.tables[table as usize].chains;
             program.depth = program.depth.max(chains.len());
             for chain in chains {
@@ -86,16 +100,29 @@ impl Program {
                     rules: first..program.rules.len() as u32,
                     policy: chain.policy.unwrap_or_default(),
                     slot: chain_slot,
+                    index: None,
                 });
             }
         }
+        program.index(family);
         program
     }
 
+    /// Gives the long chains their indices.
+    fn index(&mut self, family: Family) {
+        for chain in self.chains.iter_mut().filter(|chain| chain.rules.len() >= WORTHWHILE) {
+            let rules = chain.rules.clone().map(|rule| {
+                let conds = &self.rules[rule as usize].conds;
+                (rule, &self.conds[conds.start as usize..conds.end as usize])
+            });
+            chain.index = Index::build(family, rules).map(Box::new);
+        }
+    }
+
     /// The built-in chain of a table at a hook, where the table has one.
+    #[inline]
     pub fn entry(&self, table: Table, hook: Hook) -> Option<u32> {
-        let at = table.hooks().iter().position(|h| *h == hook)?;
-        Some(self.bases[table as usize] + at as u32)
+        self.entries[table as usize][hook as usize]
     }
 
     /// The chains of a table, built-in ones first.
@@ -106,11 +133,13 @@ impl Program {
     }
 
     /// A chain by its number.
+    #[inline]
     pub fn chain(&self, chain: u32) -> &Chain {
         &self.chains[chain as usize]
     }
 
     /// A rule by its number.
+    #[inline]
     pub fn rule(&self, rule: u32) -> &Rule {
         &self.rules[rule as usize]
     }
@@ -120,12 +149,34 @@ impl Program {
         self.depth
     }
 
-    /// The first rule of `rules` that matches.
+    /// The first rule of a chain that matches, from rule `start` on.
     #[inline]
-    pub fn find(&self, rules: Range<u32>, facts: &Facts, cx: &Context) -> Found {
-        let start = rules.start;
-        let Some(rules) = self.rules.get(rules.start as usize..rules.end as usize) else { return Found::End };
-        'rules: for (i, rule) in rules.iter().enumerate() {
+    pub fn find(&self, chain: u32, start: u32, facts: &Facts, cx: &Context) -> Found {
+        let chain = self.chain(chain);
+        match &chain.index {
+            None => self.first(start..chain.rules.end, facts, cx),
+            Some(index) => self.first(index.candidates(facts, start), facts, cx),
+        }
+    }
+
+    /// The same, rule by rule: what [`Program::find`] must mean.
+    #[cfg(test)]
+    pub fn find_by_walk(&self, chain: u32, start: u32, facts: &Facts, cx: &Context) -> Found {
+        self.first(start..self.chain(chain).rules.end, facts, cx)
+    }
+
+    /// How many rules of a chain are asked of a packet that none of them matches, at most.
+    #[cfg(test)]
+    pub fn asked(&self, chain: u32, facts: &Facts) -> usize {
+        let chain = self.chain(chain);
+        chain.index.as_ref().map_or(chain.rules.len(), |index| index.candidates(facts, chain.rules.start).count())
+    }
+
+    /// The first of these rules that matches.
+    #[inline]
+    fn first(&self, rules: impl Iterator<Item = u32>, facts: &Facts, cx: &Context) -> Found {
+        'rules: for at in rules {
+            let rule = self.rule(at);
             for cond in &self.conds[rule.conds.start as usize..rule.conds.end as usize] {
                 match cond.holds(facts, cx) {
                     Outcome::Yes => {}
@@ -133,7 +184,7 @@ impl Program {
                     Outcome::Hotdrop => return Found::Hotdrop,
                 }
             }
-            return Found::Rule(start + i as u32);
+            return Found::Rule(at);
         }
         Found::End
     }

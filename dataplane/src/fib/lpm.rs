@@ -32,7 +32,7 @@
 //! | IPv6, 1,000,000 | 401-908 | 45-89 | 381-746 | 53 |
 
 /// An address of one family, its highest bit first.
-pub(super) trait Address: Copy + Ord + std::hash::Hash + std::fmt::Debug {
+pub(crate) trait Address: Copy + Ord + std::hash::Hash + std::fmt::Debug {
     /// Bits of the address.
     const BITS: u8;
     /// The `width` bits from bit `at` on (`at` below [`Self::BITS`], the range within it).
@@ -93,7 +93,7 @@ impl Address for u128 {
 
 /// A prefix and its value. The order of fields is the order that [`Lpm::build`] wants.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Entry<A> {
+pub(crate) struct Entry<A> {
     /// Bits behind the prefix are zero.
     pub key: A,
     /// Length of the prefix.
@@ -130,7 +130,7 @@ struct Path<A> {
 
 /// An immutable table of prefixes.
 #[derive(Debug)]
-pub(super) struct Lpm<A> {
+pub(crate) struct Lpm<A> {
     root: Vec<u32>,
     root_bits: u8,
     nodes: Vec<Node>,

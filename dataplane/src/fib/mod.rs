@@ -15,7 +15,7 @@
 //! Leaves to others: ARP and neighbour discovery (`neigh`), the hooks around the decision, what a drop answers.
 
 mod build;
-mod lpm;
+pub(crate) mod lpm;
 mod own;
 mod rules;
 mod source;
@@ -293,6 +293,12 @@ impl Fib {
             hash = hash.wrapping_add(0xa076_1d64_78bd_642f);
         }
         (hash ^ hash >> 32) as u32
+    }
+
+    /// Whether any route has several next hops, so that a key's hash means something.
+    #[inline]
+    pub fn is_multipath(&self) -> bool {
+        !self.ways.is_empty()
     }
 
     /// Bytes of memory that the tables hold.

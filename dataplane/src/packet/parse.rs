@@ -33,6 +33,18 @@ pub enum Parsed {
     Drop(DropReason),
 }
 
+/// A frame that is no IP packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotIp {
+    /// An ARP message, not looked at yet.
+    Arp {
+        /// Offset of the message in the frame.
+        l3: u16,
+    },
+    /// It ends here.
+    Drop(DropReason),
+}
+
 /// What a link header says.
 #[derive(Clone, Copy)]
 struct Link {
@@ -129,18 +141,29 @@ fn facts_of(family: Family, link: Link, network: Network, upper: Upper) -> Facts
 /// Parses a received Ethernet frame of the port `iif`, whose own address is `mac`.
 ///
 /// Priority tags (VLAN 0) are looked through; [`Facts::vlan`] keeps the outermost.
-#[inline]
 pub fn frame(bytes: &[u8], iif: PortId, mac: [u8; 6]) -> Parsed {
-    let Some(ethernet) = Ethernet::new(bytes) else { return Parsed::Drop(DropReason::ShortFrame) };
+    let mut facts = Facts::blank(Family::V4);
+    match frame_into(bytes, iif, mac, &mut facts) {
+        Ok(l3) => Parsed::Ip { facts, l3 },
+        Err(NotIp::Arp { l3 }) => Parsed::Arp { l3 },
+        Err(NotIp::Drop(reason)) => Parsed::Drop(reason),
+    }
+}
+
+/// As [`frame`]: writes what an IP packet says where it is wanted, and gives the offset of its IP header. `facts` are
+/// unchanged where it is none.
+#[inline(always)]
+pub fn frame_into(bytes: &[u8], iif: PortId, mac: [u8; 6], facts: &mut Facts) -> Result<u16, NotIp> {
+    let Some(ethernet) = Ethernet::new(bytes) else { return Err(NotIp::Drop(DropReason::ShortFrame)) };
     let dmac = ethernet.destination();
     let pkt_type = packet_type(dmac, mac);
     if pkt_type == PacketType::OtherHost {
-        return Parsed::Drop(DropReason::OtherHost);
+        return Err(NotIp::Drop(DropReason::OtherHost));
     }
     let (ethertype, vlan, at) = match ethernet.ethertype() {
         ethertype::VLAN | ethertype::QINQ => match untag(bytes) {
             Ok(untagged) => untagged,
-            Err(reason) => return Parsed::Drop(reason),
+            Err(reason) => return Err(NotIp::Drop(reason)),
         },
         ethertype => (ethertype, None, Ethernet::LEN),
     };
@@ -148,16 +171,17 @@ pub fn frame(bytes: &[u8], iif: PortId, mac: [u8; 6]) -> Parsed {
     let (packet, l3) = (&bytes[at..], at as u16);
     match ethertype {
         ethertype::IPV4 => match ipv4(packet) {
-            Ok((network, upper)) => Parsed::Ip { facts: facts_of(Family::V4, link, network, upper), l3 },
-            Err(reason) => Parsed::Drop(reason),
+            Ok((network, upper)) => *facts = facts_of(Family::V4, link, network, upper),
+            Err(reason) => return Err(NotIp::Drop(reason)),
         },
         ethertype::IPV6 => match ipv6(packet) {
-            Ok((network, upper)) => Parsed::Ip { facts: facts_of(Family::V6, link, network, upper), l3 },
-            Err(reason) => Parsed::Drop(reason),
+            Ok((network, upper)) => *facts = facts_of(Family::V6, link, network, upper),
+            Err(reason) => return Err(NotIp::Drop(reason)),
         },
-        ethertype::ARP => Parsed::Arp { l3 },
-        _ => Parsed::Drop(DropReason::EtherType),
+        ethertype::ARP => return Err(NotIp::Arp { l3 }),
+        _ => return Err(NotIp::Drop(DropReason::EtherType)),
     }
+    Ok(l3)
 }
 
 /// How a frame to `dmac` looks to the port with the address `mac`, as `eth_type_trans`.

@@ -70,7 +70,7 @@ pub fn fix_l4(family: Family, packet: &mut [u8]) {
     let (at, pseudo, covered) = match proto {
         proto::TCP => (16, true, l4.len()),
         proto::UDP => (6, true, l4.len()),
-        proto::UDPLITE => (6, true, usize::from(u16::from_be_bytes([l4[4], l4[5]]))),
+        proto::UDPLITE => (6, true, usize::from(u16::from_be_bytes([l4[4], l4[5]])).min(l4.len())),
         proto::ICMP => (2, false, l4.len()),
         proto::ICMPV6 => (2, true, l4.len()),
         _ => return,

@@ -2,11 +2,15 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod hostile;
+
 use etherparse::{PacketBuilder, PacketBuilderStep};
 use std::sync::Arc;
 use sumun_config::diag::{Source, render};
 use sumun_config::facts::{Family, PortId};
-use sumun_config::model::Config;
+use sumun_config::model::{Config, Policy};
+use sumun_config::rule::Table;
+use sumun_dataplane::engine::stats::Traffic;
 use sumun_dataplane::engine::{Engine, Router, Trace};
 use sumun_dataplane::port::Link;
 use sumun_dataplane::reason::DropReason;
@@ -87,17 +91,26 @@ pub type Sent = (PortId, Vec<u8>);
 impl Rig {
     /// A router with these rules in force.
     pub fn new(rules: &str) -> Rig {
-        Rig::with_mtu(rules, 1500)
+        Rig::of(config(rules).policy)
     }
 
-    /// The same with another MTU of the WAN.
+    /// A router with this policy in force.
+    pub fn of(policy: Policy) -> Rig {
+        Rig::linked(policy, 1500)
+    }
+
+    /// A router with these rules and another MTU of the WAN.
     pub fn with_mtu(rules: &str, mtu: u16) -> Rig {
-        let config = config(rules);
+        Rig::linked(config(rules).policy, mtu)
+    }
+
+    fn linked(policy: Policy, mtu: u16) -> Rig {
+        let config = config("");
         let links = [("lan0", 1500), ("wan0", mtu)];
         let links = links.map(|(name, mtu)| Link { name: name.into(), mac: ROUTER, mtu }).to_vec();
         let router = Router::new(&config.appliance, links, 7);
         let engine = router.engine(0, Pool::fresh(FRAMES, 2048));
-        router.publish(config.policy).expect("a valid policy");
+        router.publish(policy).expect("a valid policy");
         let mut rig = Rig { router, engine, now: 1_000_000_000 };
         rig.turn();
         rig
@@ -163,6 +176,16 @@ impl Rig {
         self.router.drops().into_iter().filter(|(_, n)| *n > 0).map(|(r, n): (DropReason, u64)| (r.name(), n)).collect()
     }
 
+    /// Packets of the rules of a family's chain, named as `filter.FORWARD`, the policy last.
+    pub fn packets(&self, family: Family, chain: &str) -> Vec<u64> {
+        let (table, name) = chain.split_once('.').expect("table.CHAIN");
+        let table = Table::ALL.into_iter().find(|t| t.name() == table).expect("a table") as usize;
+        let policy = self.router.current();
+        let chains = &policy.policy.ruleset.of(family).tables[table].chains;
+        let at = chains.iter().position(|c| c.name == name).expect("a chain");
+        self.counters(family, table, at).iter().map(|(packets, _)| *packets).collect()
+    }
+
     /// Packets and bytes of the rules of a chain, the policy last.
     pub fn counters(&self, family: Family, table: usize, chain: usize) -> Vec<(u64, u64)> {
         let counters = self.router.counters();
@@ -170,8 +193,14 @@ impl Rig {
         chain.rules.iter().chain([&chain.policy]).map(|c| (c.packets, c.bytes)).collect()
     }
 
-    /// Every frame is free, or held for a reason that the engine names.
+    /// Every frame is free, or held for a reason that the engine names; and every packet had exactly one fate.
     pub fn assert_census(&mut self) {
+        let stats = &self.router.stats[0];
+        let frames = |ports: &[Traffic]| ports.iter().map(|t| t.packets.get()).sum::<u64>();
+        let drops: u64 = stats.drops.iter().map(|n| n.get()).sum();
+        let came = frames(&stats.rx) + stats.originated.get() + stats.pieces.get();
+        let went = frames(&stats.tx) + stats.delivered.get() + stats.consumed.get() + drops;
+        assert_eq!(came, went + self.engine.held() as u64, "packets that came and that went: {:?}", self.drops());
         let held = self.engine.held();
         let pool = self.engine.pool();
         assert_eq!(pool.free() + held, pool.made(), "frames free and held, of all");
@@ -316,4 +345,58 @@ pub fn described(sent: &[Sent]) -> Vec<String> {
     sent.iter()
         .map(|(port, frame)| format!("{} {}", if *port == LAN { "lan0" } else { "wan0" }, describe(frame)))
         .collect()
+}
+
+/// What came out, and what the ICMP errors among it quote.
+pub fn told(sent: &[Sent]) -> Vec<String> {
+    let quote = |frame: &Vec<u8>| {
+        let header = if frame[12..14] == [8, 0] { 14 + usize::from(frame[14] & 15) * 4 } else { 54 };
+        [&frame[..14], &frame[header + 8..]].concat()
+    };
+    let lines = described(sent);
+    sent.iter().zip(lines).map(|((_, frame), line)| format!("{line} about {}", describe(&quote(frame)))).collect()
+}
+
+/// An ICMP error from a host that quotes a frame of the router.
+pub fn error(family: Family, src: u128, dst: u128, (kind, code): (u8, u8), quoted: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let step = ip(family, src, dst, 64);
+    match family {
+        Family::V4 => step.icmpv4_raw(kind, code, [0; 4]).write(&mut frame, &quoted[14..]),
+        Family::V6 => step.icmpv6_raw(kind, code, [0; 4]).write(&mut frame, &quoted[14..]),
+    }
+    .expect("a frame");
+    frame
+}
+
+/// A UDP frame with a TTL of its own.
+pub fn udp_ttl(family: Family, src: u128, dst: u128, ports: (u16, u16), ttl: u8) -> Vec<u8> {
+    let mut frame = Vec::new();
+    ip(family, src, dst, ttl).udp(ports.0, ports.1).write(&mut frame, b"data").expect("a frame");
+    frame
+}
+
+/// The router's own addresses: `(on the LAN, on the WAN)`.
+pub fn own(family: Family) -> (u128, u128) {
+    match family {
+        Family::V4 => (0xc0a8_0101, 0xcb00_7102),
+        Family::V6 => (0xfd00_0001 << 96 | 1, 0x2001_0db8_0002 << 80 | 2),
+    }
+}
+
+/// Replaces `CLIENT`, `SERVER`, `LAN` and `WAN` by the addresses of a family, and the ICMP errors by their numbers.
+pub fn said(family: Family, text: &str) -> String {
+    let (client, server) = ends(family);
+    let (lan, wan) = own(family);
+    let show = |addr| family.address(addr).to_string();
+    let (icmp, unreachable, exceeded) = match family {
+        Family::V4 => ("icmp ", "3/3", "11/0"),
+        Family::V6 => ("icmp6 ", "1/4", "3/0"),
+    };
+    [("CLIENT", show(client)), ("SERVER", show(server)), ("LAN", show(lan)), ("WAN", show(wan))]
+        .iter()
+        .fold(text.to_string(), |text, (name, addr)| text.replace(name, addr))
+        .replace("ICMP ", icmp)
+        .replace("PORT-UNREACHABLE", unreachable)
+        .replace("TIME-EXCEEDED", exceeded)
 }
