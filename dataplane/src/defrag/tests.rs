@@ -77,6 +77,8 @@ impl Bench {
                     Some(data)
                 })
             }
+            // IPv4 has no fragment that is a whole packet.
+            Ok(Place::Passes) if !facts.is_fragment() => Ok(None),
             Ok(other) => panic!("{other:?}"),
             Err(reason) => Err(reason),
         };
@@ -120,7 +122,7 @@ fn spans() -> impl Strategy<Value = Vec<(u16, u32, u32, bool)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_comes_together_is_what_was_cut(spans in spans(), most in 1usize..20) {

@@ -18,6 +18,7 @@ use crate::fib::is_on_no_link;
 use crate::icmp::RateLimit;
 use crate::local::Local;
 use crate::neigh::{Event, Resolver};
+use crate::packet::fragment;
 use crate::packet::parse::{self, NotIp};
 use crate::reason::DropReason;
 use crate::umem::{Frame, Pool};
@@ -122,7 +123,7 @@ impl Router {
             returns: Vec::new(),
             own: VecDeque::with_capacity(BURST),
             messages: VecDeque::with_capacity(BURST),
-            pieces: Vec::with_capacity(BURST),
+            pieces: Vec::with_capacity(fragment::MOST_PIECES),
             events: Vec::with_capacity(BURST),
             trace: None,
             assumes_neighbours: false,
