@@ -85,7 +85,7 @@ impl Fragment {
         if end > u32::from(u16::MAX) {
             return Err(Unfit::Malformed);
         }
-        if more && end % 8 != 0 {
+        if more && !end.is_multiple_of(8) {
             return Err(Unfit::Uneven);
         }
         Ok(Fragment {

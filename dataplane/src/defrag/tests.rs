@@ -36,7 +36,7 @@ fn fragment(family: Family, id: u16, start: u32, end: u32, more: bool) -> Vec<u8
             packet.extend([proto::FRAGMENT, 64]);
             packet.extend([0x20; 32]);
             packet.extend([proto::TCP, 0]);
-            packet.extend((start as u16 * 8 | u16::from(more)).to_be_bytes());
+            packet.extend(((start as u16 * 8) | u16::from(more)).to_be_bytes());
             packet.extend(u32::from(id).to_be_bytes());
             packet.extend(data);
             packet
