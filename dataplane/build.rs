@@ -1,17 +1,16 @@
-//! Compiles the XDP program with clang, so that the binary carries it.
+//! Compiles the XDP programs with clang, so that the binary carries them.
 
 use libbpf_cargo::SkeletonBuilder;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
-const SOURCE: &str = "src/bpf/redirect.bpf.c";
+const PROGRAMS: [&str; 2] = ["redirect", "xmit"];
 
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
     println!("cargo::rerun-if-env-changed=CLANG");
     let clang = std::env::var("CLANG").unwrap_or_else(|_| "clang".into());
     if !Command::new(&clang).arg("--version").output().is_ok_and(|answer| answer.status.success()) {
-        fail(&format!("`{clang}`, which compiles the XDP program, is missing: apt install clang"));
+        fail(&format!("`{clang}`, which compiles the XDP programs, is missing: apt install clang"));
     }
     // Debian keeps the architecture's own headers apart (asm/types.h), and clang does not look there for a BPF target.
     let arch = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
@@ -19,15 +18,19 @@ fn main() {
     if !Path::new("/usr/include/linux/bpf.h").exists() {
         fail("/usr/include/linux/bpf.h is missing: apt install linux-libc-dev");
     }
-    let object = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("redirect.bpf.o");
-    let built = SkeletonBuilder::new()
-        .source(SOURCE)
-        .obj(&object)
-        .clang(&clang)
-        .clang_args(["-Wall".into(), "-Werror".into(), "-I".into(), own.into_os_string()])
-        .build();
-    if let Err(error) = built {
-        fail(&format!("clang could not compile {SOURCE}: {error:#}"));
+    for program in PROGRAMS {
+        let source = format!("src/bpf/{program}.bpf.c");
+        println!("cargo::rerun-if-changed={source}");
+        let object = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join(format!("{program}.bpf.o"));
+        let built = SkeletonBuilder::new()
+            .source(&source)
+            .obj(&object)
+            .clang(&clang)
+            .clang_args(["-Wall".into(), "-Werror".into(), "-I".into(), own.clone().into_os_string()])
+            .build();
+        if let Err(error) = built {
+            fail(&format!("clang could not compile {source}: {error:#}"));
+        }
     }
 }
 

@@ -82,6 +82,8 @@ pub struct Interface {
     pub mtu: Option<u16>,
     /// Entries of the rx and tx rings, a power of two.
     pub ring: u32,
+    /// How frames are sent.
+    pub tx: Transmit,
 }
 
 /// How the XDP program is attached.
@@ -104,6 +106,17 @@ pub enum CopyMode {
     ZeroCopy,
     /// Copied by the kernel.
     Copy,
+}
+
+/// How frames get from the UMEM onto the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Transmit {
+    /// Few at once through the tx ring, many through XDP, where that keeps their order; else the tx ring.
+    Auto,
+    /// Through the tx ring of the AF_XDP socket.
+    Ring,
+    /// Through XDP wherever the device takes XDP frames.
+    Xdp,
 }
 
 /// What is swapped at run time.
@@ -340,6 +353,18 @@ pub struct Sysctl {
     pub nf_conntrack_tcp_timeout_max_retrans: u64,
     pub nf_conntrack_tcp_timeout_unacknowledged: u64,
     pub nf_conntrack_tcp_loose: bool,
+    pub nf_conntrack_tcp_be_liberal: bool,
+    /// Repetitions of one ACK from which on a connection has no more than the time-out of this name.
+    pub nf_conntrack_tcp_max_retrans: u8,
+    pub nf_conntrack_tcp_ignore_invalid_rst: bool,
+    pub nf_conntrack_sctp_timeout_closed: u64,
+    pub nf_conntrack_sctp_timeout_cookie_wait: u64,
+    pub nf_conntrack_sctp_timeout_cookie_echoed: u64,
+    pub nf_conntrack_sctp_timeout_established: u64,
+    pub nf_conntrack_sctp_timeout_shutdown_sent: u64,
+    pub nf_conntrack_sctp_timeout_shutdown_recd: u64,
+    pub nf_conntrack_sctp_timeout_shutdown_ack_sent: u64,
+    pub nf_conntrack_sctp_timeout_heartbeat_sent: u64,
     pub nf_conntrack_udp_timeout: u64,
     pub nf_conntrack_udp_timeout_stream: u64,
     pub nf_conntrack_icmp_timeout: u64,
@@ -397,6 +422,17 @@ impl Default for Sysctl {
             nf_conntrack_tcp_timeout_max_retrans: 300 * S,
             nf_conntrack_tcp_timeout_unacknowledged: 300 * S,
             nf_conntrack_tcp_loose: true,
+            nf_conntrack_tcp_be_liberal: false,
+            nf_conntrack_tcp_max_retrans: 3,
+            nf_conntrack_tcp_ignore_invalid_rst: false,
+            nf_conntrack_sctp_timeout_closed: 10 * S,
+            nf_conntrack_sctp_timeout_cookie_wait: 3 * S,
+            nf_conntrack_sctp_timeout_cookie_echoed: 3 * S,
+            nf_conntrack_sctp_timeout_established: 210 * S,
+            nf_conntrack_sctp_timeout_shutdown_sent: 3 * S,
+            nf_conntrack_sctp_timeout_shutdown_recd: 3 * S,
+            nf_conntrack_sctp_timeout_shutdown_ack_sent: 3 * S,
+            nf_conntrack_sctp_timeout_heartbeat_sent: 30 * S,
             nf_conntrack_udp_timeout: 30 * S,
             nf_conntrack_udp_timeout_stream: 120 * S,
             nf_conntrack_icmp_timeout: 30 * S,

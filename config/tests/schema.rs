@@ -81,6 +81,7 @@ fn interfaces_alone_are_a_configuration_with_the_defaults() {
         copy: CopyMode::Auto,
         mtu: None,
         ring: 2048,
+        tx: Transmit::Auto,
     };
     let appliance = Appliance {
         run_dir: "/run/sumun".into(),
@@ -127,10 +128,12 @@ fn every_setting_of_the_dataplane_is_read() {
         copy = "zero-copy"
         mtu = 3000
         ring = 64
+        tx = "xdp"
         [interfaces.a]
         rp-filter = "loose"
         attach = "generic"
         copy = "copy"
+        tx = "ring"
         "#,
     );
     let a = &config.appliance;
@@ -139,7 +142,8 @@ fn every_setting_of_the_dataplane_is_read() {
     assert_eq!((a.initial_policy, &a.log), (rule::Policy::Accept, &LogTo::File("/var/log/sumun.log".into())));
     let b = &a.interfaces[0];
     assert_eq!((b.name.as_str(), b.device.as_str(), b.mtu, b.ring), ("b", "eth1", Some(3000), 64));
-    assert_eq!((b.attach, b.copy), (Attach::Native, CopyMode::ZeroCopy));
+    assert_eq!((b.attach, b.copy, b.tx), (Attach::Native, CopyMode::ZeroCopy, Transmit::Xdp));
+    assert_eq!(a.interfaces[1].tx, Transmit::Ring);
     assert_eq!(config.policy.ports, ["b", "a"], "in the order of the file");
     let filters: Vec<RpFilter> = config.policy.port_settings.iter().map(|port| port.rp_filter).collect();
     assert_eq!(filters, [RpFilter::Strict, RpFilter::Loose]);

@@ -1,6 +1,6 @@
 //! The router as a host: what happens to packets that are for the router itself.
 //!
-//! A smoltcp interface answers echo requests and resets TCP connections that nobody listens for. It is given whole
+//! A smoltcp interface answers echo requests; for what nobody listens, the engine says so. It is given whole
 //! packets at their bare headers (IPv6 extension headers are behind them by then) and accepts any destination, since
 //! routing has found it to be local already; answers come from the address that was asked. ICMP errors are not left to
 //! it: the engine has the original packet to quote, and the limits. What comes out is the router's own output.
@@ -8,14 +8,14 @@
 //! Queue and buffers are fixed at the start; nothing is allocated per packet. Neighbour discovery does not come here.
 
 use crate::icmp;
-use crate::packet::view::Ipv6;
+use crate::packet::view::{Ipv6, Udp};
 use crate::packet::{edit, extension, parse};
 use crate::reason::DropReason;
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 use smoltcp::wire::HardwareAddress;
-use sumun_config::facts::{Facts, Family, PortId, proto};
+use sumun_config::facts::{Facts, Family, PacketType, PortId, proto};
 use sumun_config::model::Sysctl;
 
 /// Packets that may wait for [`Local::poll`].
@@ -67,11 +67,15 @@ impl Local {
     /// Takes a packet for the router. `own` is the router's address that answers: the packet's destination, or where that
     /// is a group or a broadcast address, an address of the port it came in on.
     ///
-    /// An ICMP error that comes back says that nobody listens; the engine sends it if it is due. Otherwise the answer, if
+    /// A [`Refusal`] that comes back says that nobody listens; the engine sends it if it is due. Otherwise the answer, if
     /// any, comes with the next [`poll`](Local::poll).
-    pub fn input(&mut self, l3: &[u8], facts: &Facts, own: u128) -> Result<Option<icmp::Error>, DropReason> {
+    pub fn input(&mut self, l3: &[u8], facts: &Facts, own: u128) -> Result<Option<Refusal>, DropReason> {
         if facts.is_fragment() {
             return Err(DropReason::LocalFragment);
+        }
+        let next = Ipv6::new(l3).map_or(proto::NONE, Ipv6::next_header);
+        if facts.family == Family::V6 && facts.has_options && extension::has_segments_left(l3, next) {
+            return Err(DropReason::Ipv6Extension);
         }
         let is_group = own != facts.dst;
         match facts.proto {
@@ -79,17 +83,14 @@ impl Local {
             // The kernel's icmp_echo_ignore_broadcasts is of IPv4 only.
             proto::ICMPV6 if facts.family == Family::V6 => self.admit_echo(facts, 128, false)?,
             _ if is_group => return Err(DropReason::NoListener),
-            proto::TCP if facts.has_l4 => {}
-            proto::UDP | proto::UDPLITE if facts.has_l4 && parse::l4_checksum_ok(facts, l3) => {
-                return Ok(Some(icmp::Error::PortUnreachable));
+            // Not from a frame to all of the link (`tcp_v4_rcv`).
+            proto::TCP if facts.has_l4 && facts.pkt_type == PacketType::Host => return Ok(Some(Refusal::Reset)),
+            proto::UDP | proto::UDPLITE if facts.has_l4 && is_datagram_whole(facts, l3) => {
+                return Ok(Some(Refusal::Error(icmp::Error::PortUnreachable)));
             }
             proto::TCP | proto::UDP | proto::UDPLITE => return Err(DropReason::NoListener),
             proto::NONE if facts.family == Family::V6 => return Err(DropReason::NoListener),
-            _ => return Ok(Some(icmp::Error::ProtoUnreachable)),
-        }
-        let next = Ipv6::new(l3).map_or(proto::NONE, Ipv6::next_header);
-        if facts.family == Family::V6 && facts.has_options && extension::has_segments_left(l3, next) {
-            return Err(DropReason::Ipv6Extension);
+            _ => return Ok(Some(Refusal::Error(icmp::Error::ProtoUnreachable))),
         }
         self.wire.enqueue(l3, facts, own).map(|()| None)
     }
@@ -147,14 +148,10 @@ impl Local {
             Family::V6 => self.answers.hop_limit,
         };
         edit::set_ttl(packet, &mut facts, hops);
-        if facts.icmp().is_some() {
-            // icmp_reply copies the whole TOS byte; tcp_v4_send_reset leaves ECN out.
-            edit::set_tos(packet, &mut facts, self.wire.asked_tos);
-            edit::allow_fragments(packet, &mut facts, self.next_id);
-            self.next_id = self.next_id.wrapping_add(1);
-        } else {
-            edit::set_tos(packet, &mut facts, self.wire.asked_tos & !3);
-        }
+        // `icmp_reply` copies the whole TOS byte.
+        edit::set_tos(packet, &mut facts, self.wire.asked_tos);
+        edit::allow_fragments(packet, &mut facts, self.next_id);
+        self.next_id = self.next_id.wrapping_add(1);
         out(packet, self.wire.asked_on);
         true
     }
@@ -293,11 +290,25 @@ impl smoltcp::phy::TxToken for Outgoing<'_> {
     }
 }
 
+/// How the router says that nobody listens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// With an ICMP error.
+    Error(icmp::Error),
+    /// With a TCP reset.
+    Reset,
+}
+
+/// Whether a datagram may be delivered: IPv6 wants a checksum (`udp6_csum_init`), which conntrack does not ask for.
+fn is_datagram_whole(facts: &Facts, l3: &[u8]) -> bool {
+    let has_sum = || l3.get(usize::from(facts.l4_off)..).and_then(Udp::new).is_some_and(|udp| udp.checksum() != 0);
+    parse::l4_checksum_ok(facts, l3) && (facts.family == Family::V4 || has_sum())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::packet::sample::{self, V6_DST, V6_SRC, packet, v4, v6};
-    use crate::packet::view::tcp_flag;
     use proptest::prelude::*;
 
     const OWN: u128 = 0x0a00_0002;
@@ -309,7 +320,7 @@ mod tests {
         }
     }
 
-    fn deliver(local: &mut Local, family: Family, bytes: &[u8]) -> Result<Option<icmp::Error>, DropReason> {
+    fn deliver(local: &mut Local, family: Family, bytes: &[u8]) -> Result<Option<Refusal>, DropReason> {
         local.input(bytes, &parse::ip(family, bytes).unwrap(), own(family))
     }
 
@@ -360,22 +371,11 @@ mod tests {
     fn tcp_to_a_closed_port_is_reset() {
         let mut local = Local::new(1);
         for family in Family::ALL {
-            let syn = packet(family, proto::TCP, &sample::tcp(1000, 80, tcp_flag::SYN, &[2, 4, 5, 0xb4], b""));
-            assert_eq!(deliver(&mut local, family, &syn), Ok(None));
-            let [(facts, bytes)] = &answers(&mut local)[..] else { panic!("one answer") };
-            assert_eq!((facts.src, facts.sport, facts.dport), (own(family), 80, 1000));
-            assert_eq!(facts.tcp_flags, tcp_flag::RST | tcp_flag::ACK);
-            let l4 = usize::from(facts.l4_off);
-            assert_eq!(bytes[l4 + 8..l4 + 12], [0x11, 0x22, 0x33, 0x45]);
-
-            let ack = packet(family, proto::TCP, &sample::tcp(1000, 80, tcp_flag::ACK, &[], b"data"));
-            assert_eq!(deliver(&mut local, family, &ack), Ok(None));
-            let [(facts, bytes)] = &answers(&mut local)[..] else { panic!("one answer") };
-            assert_eq!(facts.tcp_flags, tcp_flag::RST);
-            assert_eq!(bytes[l4 + 4..l4 + 8], [0x55, 0x66, 0x77, 0x88]);
-
-            let rst = packet(family, proto::TCP, &sample::tcp(1000, 80, tcp_flag::RST, &[], b""));
-            assert_eq!(deliver(&mut local, family, &rst), Ok(None));
+            let syn = packet(family, proto::TCP, &sample::tcp(1000, 80, 2, &[2, 4, 5, 0xb4], b""));
+            assert_eq!(deliver(&mut local, family, &syn), Ok(Some(Refusal::Reset)));
+            let mut facts = parse::ip(family, &syn).unwrap();
+            facts.pkt_type = PacketType::Broadcast;
+            assert_eq!(local.input(&syn, &facts, own(family)), Err(DropReason::NoListener));
             assert!(answers(&mut local).is_empty());
         }
     }
@@ -385,13 +385,16 @@ mod tests {
         let mut local = Local::new(1);
         for family in Family::ALL {
             let udp = packet(family, proto::UDP, &sample::udp(1, 2, b"x"));
-            assert_eq!(deliver(&mut local, family, &udp), Ok(Some(icmp::Error::PortUnreachable)));
+            assert_eq!(deliver(&mut local, family, &udp), Ok(Some(Refusal::Error(icmp::Error::PortUnreachable))));
             let mut wrong = udp.clone();
             *wrong.last_mut().unwrap() ^= 1;
             assert_eq!(deliver(&mut local, family, &wrong), Err(DropReason::NoListener));
             let other = packet(family, 99, b"x");
-            assert_eq!(deliver(&mut local, family, &other), Ok(Some(icmp::Error::ProtoUnreachable)));
+            assert_eq!(deliver(&mut local, family, &other), Ok(Some(Refusal::Error(icmp::Error::ProtoUnreachable))));
         }
+        let mut unsummed = v6(proto::UDP, &sample::udp(1, 2, b"x"));
+        unsummed[46..48].fill(0);
+        assert_eq!(deliver(&mut local, Family::V6, &unsummed), Err(DropReason::NoListener));
         assert_eq!(deliver(&mut local, Family::V6, &v6(proto::NONE, &[])), Err(DropReason::NoListener));
         assert!(answers(&mut local).is_empty());
     }

@@ -4,7 +4,7 @@ use crate::conntrack::{FlowView, Side};
 use crate::engine::{Engine, Router};
 use crate::log::LogRing;
 use crate::log::writer::Writer;
-use crate::port::af_xdp::{self, Mode, Plan};
+use crate::port::af_xdp::{self, Mode, Plan, Sending};
 use crate::process::Machine;
 use crate::protocol::{Counter, Counters, FlowRow, FlowTuple, NeighbourRow, PortStatus};
 use crate::reason::DropReason;
@@ -34,7 +34,13 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
     });
     let workers = worker::start(members.collect(), appliance.idle)?;
     let control = workers.control();
-    let service = Arc::new(Answers { router, appliance: appliance.clone(), modes: opened.modes, control });
+    let service = Arc::new(Answers {
+        router,
+        appliance: appliance.clone(),
+        modes: opened.modes,
+        sending: opened.sending,
+        control,
+    });
     let names = appliance.interfaces.iter().map(|i| i.name.clone()).collect();
     let log = Log { writer: Writer::new(&appliance.log), names, lost: 0 };
     Ok(Box::new(Running { service, workers, log }))
@@ -78,6 +84,7 @@ impl Machine for Running {
 
     fn housekeep(&mut self) -> Result<(), String> {
         self.log.write(&self.service.router.log);
+        self.service.router.settle();
         if self.service.control.is_stopping() {
             return Err("a worker has ended: see above".to_string());
         }
@@ -99,6 +106,7 @@ struct Answers {
     router: Arc<Router>,
     appliance: Appliance,
     modes: Vec<Mode>,
+    sending: Vec<Sending>,
     control: Control,
 }
 
@@ -135,12 +143,13 @@ impl Service for Answers {
     }
 
     fn ports(&self) -> Vec<PortStatus> {
-        let links = self.router.links.iter().zip(&self.modes).zip(&self.appliance.interfaces);
+        let modes = self.modes.iter().zip(&self.sending);
+        let links = self.router.links.iter().zip(modes).zip(&self.appliance.interfaces);
         let rows = links.zip(self.router.port_traffic());
-        rows.map(|(((link, mode), interface), (rx, tx))| PortStatus {
+        rows.map(|(((link, (mode, sending)), interface), (rx, tx))| PortStatus {
             name: link.name.clone(),
             device: interface.device.clone(),
-            mode: describe(mode),
+            mode: describe(mode, sending),
             mac: link.mac,
             mtu: link.mtu,
             rx_packets: rx.packets,
@@ -174,11 +183,11 @@ impl Service for Answers {
     }
 }
 
-fn describe(mode: &Mode) -> String {
+fn describe(mode: &Mode, sending: &Sending) -> String {
     let attach = if mode.native { "native" } else { "generic" };
     let copy = if mode.zero_copy { "zero-copy" } else { "copy" };
     let queues = if mode.queues == 1 { "queue" } else { "queues" };
-    format!("{attach}, {copy}, {} {queues}", mode.queues)
+    format!("{attach}, {copy}, {} {queues}, tx {sending}", mode.queues)
 }
 
 fn row(flow: &FlowView) -> FlowRow {
@@ -193,7 +202,7 @@ fn row(flow: &FlowView) -> FlowRow {
         family: flow.original.tuple.family,
         proto: flow.original.tuple.proto,
         timeout: u64::from(flow.seconds_left()),
-        state: flow.state.map(|state| state.name().to_string()),
+        state: flow.state.map(str::to_string),
         original: tuple(&flow.original),
         reply: tuple(&flow.reply),
         status: flow.status,

@@ -105,6 +105,8 @@ reasons! {
     NatExhausted "nat-exhausted" Overload,
     /// A rewrite was impossible (truncated header).
     NatFailed "nat-failed" Error,
+    /// The route of a masqueraded flow leads out of another port now; the flow was forgotten.
+    MasqueradeMoved "masquerade-moved" Policy,
     /// The TCPMSS target met a TCP header that it could not parse.
     MalformedTcp "malformed-tcp" Error,
     /// Another first packet of the same flow was confirmed before this one.

@@ -1,7 +1,7 @@
 //! The poll loop: one thread on each configured core moves bursts between ports and engine.
 //!
 //! ```text
-//! turn:  rx burst of each port → process → tick → tx of each port (or hand over) → inbox → flush
+//! turn:  rx bursts of each port → process → tick → tx of each port (or hand over) → inbox → flush
 //! ```
 //! Below this loop the engine neither waits nor calls the system; here is the only place that sleeps. A worker that has had
 //! nothing to do for a while sleeps in ppoll(2) on its sockets and its bell, so an idle router uses no core; it wakes for a
@@ -37,7 +37,11 @@ pub const BURST: usize = 64;
 /// Frames that wait to be handed to one worker.
 pub const INBOX: usize = 1024;
 
-/// Tries to place a burst in a tx ring before the rest is dropped. Each try wakes the kernel until it does not get on.
+/// Most bursts taken from a port in one turn: while a port has more, what a turn sends grows to what devices take best.
+const BURSTS: usize = 4;
+
+/// Tries to place frames in a tx ring, without one being taken, before they are dropped. Each try wakes the kernel until it
+/// does not get on.
 const TRIES: usize = 4;
 
 /// Longest sleep. Nothing needs it: a bound on what a lost wake-up could do.
@@ -158,6 +162,7 @@ struct Counts {
     strays: AtomicU64,
     failures: AtomicU64,
     unsendable: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl Shared {
@@ -213,6 +218,7 @@ impl Control {
                 strays: read(&counts.strays),
                 failures: read(&counts.failures),
                 unsendable: read(&counts.unsendable),
+                refused: read(&counts.refused),
             })
             .collect()
     }
@@ -358,7 +364,7 @@ impl<F: Forwarder> Worker<F> {
             seats,
             shared,
             rx: Vec::with_capacity(BURST),
-            tx: Vec::with_capacity(4 * BURST),
+            tx: Vec::with_capacity(BURSTS * BURST),
             sending_sleep: SENDING_SLEEP.0,
         }
     }
@@ -390,13 +396,20 @@ impl<F: Forwarder> Worker<F> {
     /// One turn of the loop. Whether there was anything to do.
     fn turn(&mut self, now: u64) -> bool {
         let mut busy = false;
-        for (number, seat) in self.seats.iter_mut().enumerate() {
-            if let Seat::Own(port) = seat {
-                port.receive(self.engine.pool(), &mut self.rx, BURST);
-                if !self.rx.is_empty() {
-                    busy = true;
-                    self.engine.process(now, PortId(number as u16), &mut self.rx);
+        for _ in 0..BURSTS {
+            let mut more = false;
+            for (number, seat) in self.seats.iter_mut().enumerate() {
+                if let Seat::Own(port) = seat {
+                    port.receive(self.engine.pool(), &mut self.rx, BURST);
+                    more |= self.rx.len() >= BURST;
+                    if !self.rx.is_empty() {
+                        busy = true;
+                        self.engine.process(now, PortId(number as u16), &mut self.rx);
+                    }
                 }
+            }
+            if !more {
+                break;
             }
         }
         self.engine.tick(now);
@@ -490,6 +503,7 @@ impl<F: Forwarder> Worker<F> {
                 counts.strays.fetch_add(new.strays, Ordering::Relaxed);
                 counts.failures.fetch_add(new.failures, Ordering::Relaxed);
                 counts.unsendable.fetch_add(new.unsendable, Ordering::Relaxed);
+                counts.refused.fetch_add(new.refused, Ordering::Relaxed);
             }
         }
     }
@@ -497,11 +511,14 @@ impl<F: Forwarder> Worker<F> {
 
 /// Places a burst in the port's ring; what does not fit after some tries is dropped. Leaves `tx` empty.
 fn send<F: Forwarder>(port: &mut dyn Port, engine: &mut F, tx: &mut Vec<Frame>) {
-    for _ in 0..TRIES {
+    let mut fruitless = 0;
+    while fruitless < TRIES {
         if tx.is_empty() {
             return;
         }
+        let before = tx.len();
         port.transmit(tx);
+        fruitless = if tx.len() < before { 0 } else { fruitless + 1 };
         if !tx.is_empty() {
             port.flush(engine.pool());
         }

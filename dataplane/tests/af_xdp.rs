@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use sumun_config::facts::PortId;
-use sumun_config::model::{Attach, CopyMode, Idle, Interface};
-use sumun_dataplane::port::af_xdp::{self, Mode, OpenError, Opened, Plan};
+use sumun_config::model::{Attach, CopyMode, Idle, Interface, Transmit};
+use sumun_dataplane::port::af_xdp::{self, Mode, OpenError, Opened, Plan, Sending};
 use sumun_dataplane::reason::DropReason;
 use sumun_dataplane::umem::{Frame, Pool};
 use sumun_dataplane::worker::{self, Census, Control, Forwarder, Member, WorkerError};
@@ -168,7 +168,13 @@ impl Site {
 
     /// Runs the bridge on one thread for each worker.
     fn bridge(&self, attach: Attach, workers: usize) -> Running {
-        let Opened { modes, workers, .. } = self.open(attach, workers).expect("the ports open");
+        self.bridge_of(&ports(attach), 2048, workers)
+    }
+
+    /// The same of ports that differ from the usual.
+    fn bridge_of(&self, interfaces: &[Interface], frame_size: u32, workers: usize) -> Running {
+        let plan = Plan { interfaces, workers, frames_per_worker: 4096, frame_size };
+        let Opened { modes, sending, workers, .. } = self.within("r", || af_xdp::open(plan)).expect("the ports open");
         let seen = Arc::new(Seen::default());
         let cores = core_affinity::get_core_ids().expect("cores");
         let members = workers.into_iter().enumerate().map(|(number, share)| Member {
@@ -179,7 +185,7 @@ impl Site {
         let workers = worker::start(members.collect(), Idle::Sleep { after_us: 50 }).expect("workers start");
         let control = workers.control();
         let thread = std::thread::spawn(move || workers.join().map(|(census, _)| census));
-        Running { modes, seen, control, thread }
+        Running { modes, sending, seen, control, thread }
     }
 
     /// Sends `count` datagrams from a to b and back, a window at a time. Returns how many came back as they were sent.
@@ -246,6 +252,86 @@ impl Site {
     }
 }
 
+impl Site {
+    /// Makes both ends take XDP frames, which a veth does when its peer has NAPI, or no longer.
+    fn set_gro(&self, state: &str) {
+        for (end, device) in [("a", "a0"), ("b", "b0")] {
+            run(&["ip", "netns", "exec", &self.name(end), "ethtool", "-K", device, "gro", state]);
+        }
+    }
+
+    /// A counter of a router's device.
+    fn counter(&self, device: &str, name: &str) -> u64 {
+        let all = run(&["ip", "netns", "exec", &self.name("r"), "ethtool", "-S", device]);
+        let value = all.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(": "));
+        value.unwrap_or_else(|| panic!("no {name} in {all}")).parse().expect("a number")
+    }
+
+    /// Sends datagrams from a to b in windows: each is sent at once, when all before it have arrived. They must arrive
+    /// unchanged, in order, and all.
+    fn stream(&self, windows: impl Iterator<Item = u64> + Send, length: impl Fn(u64) -> usize + Sync) {
+        let (arrived, ready) = (AtomicU64::new(0), AtomicBool::new(false));
+        let done = AtomicBool::new(false);
+        let bytes = |number: u64| -> Vec<u8> {
+            let length = length(number).max(8);
+            number
+                .to_be_bytes()
+                .iter()
+                .copied()
+                .chain((0..).map(|i: u64| (i * 7 + number) as u8))
+                .take(length)
+                .collect()
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                self.within("b", || {
+                    let socket = UdpSocket::bind("10.9.0.2:7").expect("a socket");
+                    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+                    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::RcvBufForce, &(64 << 20))
+                        .expect("set");
+                    ready.store(true, Ordering::Release);
+                    let mut datagram = [0; 4096];
+                    while !done.load(Ordering::Relaxed) {
+                        let Ok(length) = socket.recv(&mut datagram) else { continue };
+                        let number = arrived.load(Ordering::Relaxed);
+                        if datagram[..length] != bytes(number) {
+                            done.store(true, Ordering::Relaxed);
+                            panic!("in place of datagram {number}: {:?}", &datagram[..length.min(8)]);
+                        }
+                        arrived.store(number + 1, Ordering::Release);
+                    }
+                })
+            });
+            self.within("a", || {
+                let socket = UdpSocket::bind("10.9.0.1:0").expect("a socket");
+                socket.connect("10.9.0.2:7").expect("an address");
+                let ended = |what: u64| {
+                    let started = Instant::now();
+                    while arrived.load(Ordering::Acquire) < what && !done.load(Ordering::Relaxed) {
+                        if started.elapsed() > Duration::from_secs(3) {
+                            done.store(true, Ordering::Relaxed);
+                            panic!("{} of {what} datagrams arrived", arrived.load(Ordering::Acquire));
+                        }
+                        std::hint::spin_loop();
+                    }
+                };
+                while !ready.load(Ordering::Acquire) {
+                    std::hint::spin_loop();
+                }
+                let mut sent = 0;
+                for window in windows {
+                    for number in sent..sent + window {
+                        socket.send(&bytes(number)).expect("sent");
+                    }
+                    sent += window;
+                    ended(sent);
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+        });
+    }
+}
+
 impl Drop for Site {
     fn drop(&mut self) {
         self.remove();
@@ -255,6 +341,7 @@ impl Drop for Site {
 /// A running bridge.
 struct Running {
     modes: Vec<Mode>,
+    sending: Vec<Sending>,
     seen: Arc<Seen>,
     control: Control,
     thread: JoinHandle<Result<Census, WorkerError>>,
@@ -279,7 +366,15 @@ fn payload(number: u64) -> Vec<u8> {
 }
 
 fn interface(device: &str, attach: Attach) -> Interface {
-    Interface { name: device.into(), device: device.into(), attach, copy: CopyMode::Auto, mtu: None, ring: 512 }
+    Interface {
+        name: device.into(),
+        device: device.into(),
+        attach,
+        copy: CopyMode::Auto,
+        mtu: None,
+        ring: 512,
+        tx: Transmit::Auto,
+    }
 }
 
 fn ports(attach: Attach) -> Vec<Interface> {
@@ -313,6 +408,121 @@ fn ten_thousand_frames_pass_each_way_and_all_frames_are_found_again() {
     assert!(seen.frames.iter().all(|frames| frames.load(Ordering::Relaxed) >= 10_000));
     assert_eq!(seen.drops.load(Ordering::Relaxed), 0);
     assert_eq!(census.made, 4096);
+}
+
+/// The usual ports, which send as told.
+fn sending(tx: Transmit) -> Vec<Interface> {
+    ports(Attach::Auto).into_iter().map(|interface| Interface { tx, ..interface }).collect()
+}
+
+#[test]
+fn a_hundred_thousand_frames_leave_through_xdp_complete_and_in_order() {
+    let site = Site::new("xmit", 1);
+    site.set_gro("on");
+    let running = site.bridge_of(&sending(Transmit::Xdp), 2048, 1);
+    assert_eq!(running.sending[1].to_string(), "xdp");
+    // Now and then all lengths, else the shortest that a datagram here can have and the one that is copied by itself.
+    let length =
+        |number: u64| if number % 8 == 0 { (number * 37 % 1472) as usize } else { 18 - (number % 3 * 5) as usize };
+    site.stream(std::iter::repeat_n(200, 500), length);
+    assert!(site.counter("r1", "tx_queue_0_xdp_xmit") >= 100_000);
+    assert_eq!(site.counter("r1", "tx_queue_0_xdp_xmit_errors"), 0);
+    assert_eq!(running.stop().made, 4096);
+}
+
+#[test]
+fn few_frames_take_the_ring_and_many_xdp_and_none_overtakes() {
+    let site = Site::new("mixed", 1);
+    site.set_gro("on");
+    let running = site.bridge_of(&sending(Transmit::Auto), 2048, 1);
+    assert_eq!(running.sending[1].to_string(), "ring and xdp");
+    site.stream((0..3_000).map(|i: u64| if i % 5 < 2 { 1 + i % 24 } else { 100 }), |number| (number % 1400) as usize);
+    let by_xdp = site.counter("r1", "tx_queue_0_xdp_xmit");
+    let all = running.seen.frames[0].load(Ordering::Relaxed);
+    println!("{by_xdp} of {all} through XDP");
+    assert!(by_xdp > all / 100 && by_xdp < all, "{by_xdp} of {all} through XDP");
+    running.stop();
+}
+
+#[test]
+fn frames_that_no_page_holds_take_the_ring() {
+    let site = Site::new("long", 1);
+    for (end, device) in [("a", "a0"), ("b", "b0"), ("r", "r0"), ("r", "r1")] {
+        site.ip(end, &["link", "set", device, "mtu", "3400"]);
+    }
+    site.set_gro("on");
+    let running = site.bridge_of(&sending(Transmit::Xdp), 4096, 1);
+    // 3072 bytes of frame are the limit: 42 are headers.
+    site.stream(
+        std::iter::repeat_n(20, 200),
+        |number| if number % 100 < 60 { 3030 } else { 3031 + number as usize % 300 },
+    );
+    let by_xdp = site.counter("r1", "tx_queue_0_xdp_xmit");
+    assert!((2_000..4_000).contains(&by_xdp), "{by_xdp} through XDP");
+    running.stop();
+}
+
+#[test]
+fn the_ring_steps_in_while_the_peer_takes_no_xdp_frames() {
+    let site = Site::new("nonapi", 1);
+    let running = site.bridge_of(&sending(Transmit::Xdp), 2048, 1);
+    let turns = |wanted: bool| {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while running.sending[1].now() != (Transmit::Xdp, wanted) {
+            assert!(Instant::now() < deadline, "not noticed: {}", running.sending[1]);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let mut before = 0;
+    for gro in ["off", "on", "off", "on"] {
+        site.set_gro(gro);
+        turns(gro == "on");
+        site.stream(std::iter::repeat_n(50, 40), |_| 100);
+        let by_xdp = site.counter("r1", "tx_queue_0_xdp_xmit");
+        assert_eq!(by_xdp - before >= 2_000, gro == "on", "gro {gro}: {by_xdp} after {before}");
+        before = by_xdp;
+    }
+    running.stop();
+}
+
+#[test]
+fn auto_takes_the_ring_where_two_ways_might_be_two_orders() {
+    let site = Site::new("orders", 2);
+    site.set_gro("on");
+    let chosen = |tx| site.within("r", || open(&sending(tx), 1)).expect("opens").sending[0].to_string();
+    assert_eq!([chosen(Transmit::Auto), chosen(Transmit::Ring), chosen(Transmit::Xdp)], ["ring", "ring", "xdp"]);
+}
+
+#[test]
+fn a_killed_router_leaves_no_program_to_send_with() {
+    let site = Site::new("killtx", 1);
+    let mut holder = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "hold_the_ports_until_killed", "--nocapture"])
+        .env("SUMUN_PORTS_HOLD", site.name("r"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a second process");
+    let mut lines = BufReader::new(holder.stdout.take().expect("its output")).lines();
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("holding"))), "it holds the ports");
+    let mut programs = Vec::new();
+    for file in std::fs::read_dir(format!("/proc/{}/fdinfo", holder.id())).expect("its files").flatten() {
+        let text = std::fs::read_to_string(file.path()).unwrap_or_default();
+        programs.extend(text.lines().filter_map(|line| line.strip_prefix("prog_id:")?.trim().parse::<u32>().ok()));
+    }
+    let alive = || -> Vec<String> {
+        let all = libbpf_rs::query::ProgInfoIter::default().filter(|program| programs.contains(&program.id));
+        all.map(|program| program.name.to_string_lossy().into_owned()).collect()
+    };
+    assert!(alive().iter().any(|name| name == "sumun_xmit"), "{:?}", alive());
+    assert!(!site.ip("r", &["link", "show", "lo"]).contains("xdp"), "nothing is on the loopback device");
+    kill(Pid::from_raw(holder.id() as i32), Signal::SIGKILL).expect("killed");
+    holder.wait().expect("ended");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !alive().is_empty() {
+        assert!(Instant::now() < deadline, "{:?} stays", alive());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

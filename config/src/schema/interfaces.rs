@@ -4,7 +4,7 @@ use super::reader::{Field, Fields};
 use super::report::{Sink, suggest_quoted};
 use super::values::{bad_device_name, family_of_net, interface_address, is_link_local};
 use crate::facts::{Family, LOOPBACK, PortId};
-use crate::model::{Attach, CopyMode, IPV6_MIN_MTU, Interface, PortSettings, RpFilter};
+use crate::model::{Attach, CopyMode, IPV6_MIN_MTU, Interface, PortSettings, RpFilter, Transmit};
 use ipnet::IpNet;
 use std::ops::Range;
 
@@ -86,6 +86,9 @@ pub(super) fn read(field: Option<Field>, frame_size: u32, sink: &mut Sink) -> In
             field.choice(&[("auto", CopyMode::Auto), ("zero-copy", CopyMode::ZeroCopy), ("copy", CopyMode::Copy)], sink)
         });
         let ring = ring(&mut fields, sink);
+        let tx = fields.take("tx").and_then(|field| {
+            field.choice(&[("auto", Transmit::Auto), ("ring", Transmit::Ring), ("xdp", Transmit::Xdp)], sink)
+        });
         fields.finish(sink);
         all.settings.push(PortSettings { addresses, rp_filter: rp_filter.unwrap_or_default() });
         all.interfaces.push(Interface {
@@ -95,6 +98,7 @@ pub(super) fn read(field: Option<Field>, frame_size: u32, sink: &mut Sink) -> In
             copy: copy.unwrap_or(CopyMode::Auto),
             mtu,
             ring: ring.unwrap_or(2048),
+            tx: tx.unwrap_or(Transmit::Auto),
         });
     }
     all

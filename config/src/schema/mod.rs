@@ -30,6 +30,7 @@
 //! ring = 2048                          # a power of two
 //! attach = "auto"                      # "native", "generic": how the XDP program is attached
 //! copy = "auto"                        # "zero-copy", "copy"
+//! tx = "auto"                          # "ring", "xdp": how many frames at once are sent where there is no zero-copy
 //!
 //! [interfaces.wan0]
 //! addresses = ["203.0.113.2/24", "2001:db8:2::2/64"]

@@ -56,6 +56,17 @@ const SETTINGS: &[Setting] = settings! {
     nf_conntrack_tcp_timeout_max_retrans 1000 ["net.netfilter.nf_conntrack_tcp_timeout_max_retrans" 1000] Time;
     nf_conntrack_tcp_timeout_unacknowledged 1000 ["net.netfilter.nf_conntrack_tcp_timeout_unacknowledged" 1000] Time;
     nf_conntrack_tcp_loose 0 ["net.netfilter.nf_conntrack_tcp_loose" 0] Flag;
+    nf_conntrack_tcp_be_liberal 0 ["net.netfilter.nf_conntrack_tcp_be_liberal" 0] Flag;
+    nf_conntrack_tcp_max_retrans 0 ["net.netfilter.nf_conntrack_tcp_max_retrans" 0] Byte(0..=255);
+    nf_conntrack_tcp_ignore_invalid_rst 0 ["net.netfilter.nf_conntrack_tcp_ignore_invalid_rst" 0] Flag;
+    nf_conntrack_sctp_timeout_closed 1000 ["net.netfilter.nf_conntrack_sctp_timeout_closed" 1000] Time;
+    nf_conntrack_sctp_timeout_cookie_wait 1000 ["net.netfilter.nf_conntrack_sctp_timeout_cookie_wait" 1000] Time;
+    nf_conntrack_sctp_timeout_cookie_echoed 1000 ["net.netfilter.nf_conntrack_sctp_timeout_cookie_echoed" 1000] Time;
+    nf_conntrack_sctp_timeout_established 1000 ["net.netfilter.nf_conntrack_sctp_timeout_established" 1000] Time;
+    nf_conntrack_sctp_timeout_shutdown_sent 1000 ["net.netfilter.nf_conntrack_sctp_timeout_shutdown_sent" 1000] Time;
+    nf_conntrack_sctp_timeout_shutdown_recd 1000 ["net.netfilter.nf_conntrack_sctp_timeout_shutdown_recd" 1000] Time;
+    nf_conntrack_sctp_timeout_shutdown_ack_sent 1000 ["net.netfilter.nf_conntrack_sctp_timeout_shutdown_ack_sent" 1000] Time;
+    nf_conntrack_sctp_timeout_heartbeat_sent 1000 ["net.netfilter.nf_conntrack_sctp_timeout_heartbeat_sent" 1000] Time;
     nf_conntrack_udp_timeout 1000 ["net.netfilter.nf_conntrack_udp_timeout" 1000] Time;
     nf_conntrack_udp_timeout_stream 1000 ["net.netfilter.nf_conntrack_udp_timeout_stream" 1000] Time;
     nf_conntrack_icmp_timeout 1000 ["net.netfilter.nf_conntrack_icmp_timeout" 1000] Time;
@@ -127,13 +138,11 @@ pub(crate) fn verify(sysctl: &Sysctl) -> Result<(), String> {
 }
 
 /// Sysctls that people look for: set elsewhere in the file, or of something that the router does not do.
-const ELSEWHERE: [(&str, &str); 7] = [
+const ELSEWHERE: [(&str, &str); 5] = [
     ("nf_conntrack_max", "this is `max-flows` in [dataplane]"),
     ("rp_filter", "this is `rp-filter` of an interface"),
     ("mtu", "this is `mtu` of an interface"),
     ("gc_thresh3", "this is `max-neighbours` in [dataplane]"),
-    ("nf_conntrack_tcp_be_liberal", "TCP windows are not tracked yet: every flow is treated liberally"),
-    ("nf_conntrack_tcp_max_retrans", "TCP windows are not tracked yet: retransmissions are not counted"),
     ("send_redirects", "redirects are never sent"),
 ];
 

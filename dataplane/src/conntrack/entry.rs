@@ -1,7 +1,8 @@
 //! One flow in memory: two cache lines of atomic words, and how they are read and written.
 //!
-//! What every packet of a flow touches is in the 128 bytes of an [`Entry`]; what few packets touch is in its [`Cold`]
-//! twin of the same number, so that the hot array stays dense. Both are safe to read at any time by any thread:
+//! What every packet of a flow touches is in the 128 bytes of an [`Entry`]; what TCP and SCTP need beyond that is in the
+//! line of the same number in [`super::private`], and what few packets touch is in its [`Cold`] twin, so that the hot
+//! array stays dense. All are safe to read at any time by any thread:
 //!
 //! - Tuples are written only while the entry is unconfirmed, when one worker owns it. They stay as they are until the
 //!   entry is reused, and it is reused only after every worker has passed a quiescent state (see `reclaim`).
@@ -103,10 +104,10 @@ pub(crate) struct Entry {
 /// The part of a flow that few packets touch.
 #[derive(Default)]
 pub(crate) struct Cold {
-    /// End of the sequence space of the SYN that was last ignored ([`super::tcp`]).
-    pub syn_end: AtomicU32,
     /// Next in the list of one NAT source ([`crate::nat`]).
     pub source_next: AtomicU32,
+    /// One more than the port whose address MASQUERADE took; zero is none ([`crate::nat`]).
+    pub masquerade: AtomicU32,
 }
 
 impl Entry {
@@ -120,6 +121,23 @@ impl Entry {
     #[inline]
     pub fn swap(&self, old: Word, new: Word) -> Result<(), Word> {
         self.word.compare_exchange(old.0, new.0, Ordering::AcqRel, Ordering::Acquire).map(|_| ()).map_err(Word)
+    }
+
+    /// Moves to a protocol state and sets status bits, of an entry that is in this life; false where it no longer is.
+    #[inline]
+    pub fn advance(&self, mut word: Word, protocol: u32, bits: u32) -> bool {
+        let life = word.life();
+        loop {
+            let new = word.with_protocol(protocol).with_status(bits);
+            if new == word {
+                return true;
+            }
+            match self.swap(word, new) {
+                Ok(()) => return true,
+                Err(now) if now.life() == life => word = now,
+                Err(_) => return false,
+            }
+        }
     }
 
     /// Sets status bits; the word after that.
@@ -272,13 +290,14 @@ pub(crate) fn clamp(timeout: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::private::Private;
     use super::*;
     use sumun_config::facts::Family;
 
     #[test]
     fn the_hot_part_is_two_cache_lines() {
         assert_eq!(size_of::<Entry>(), 128);
-        assert!(size_of::<Entry>() + size_of::<Cold>() <= 256);
+        assert!(size_of::<Entry>() + size_of::<Private>() + size_of::<Cold>() <= 256);
     }
 
     #[test]

@@ -25,10 +25,14 @@ struct Bucket {
     passed: AtomicU64,
 }
 
+/// A spin flag.
+#[derive(Default)]
+pub(crate) struct Spin(AtomicBool);
+
 /// A spin flag in a cache line of its own.
 #[derive(Default)]
 #[repr(align(64))]
-pub(crate) struct Flag(AtomicBool);
+pub(crate) struct Flag(Spin);
 
 /// The index of all tuples of a table.
 pub(crate) struct Index {
@@ -42,8 +46,8 @@ pub(crate) struct Index {
 
 /// The flags of one or two shards, held until dropped.
 pub(crate) struct Held<'a> {
-    first: &'a Flag,
-    second: Option<&'a Flag>,
+    first: &'a Spin,
+    second: Option<&'a Spin>,
 }
 
 impl Drop for Held<'_> {
@@ -58,10 +62,19 @@ impl Drop for Held<'_> {
 impl Flag {
     /// Takes the flag until the guard is dropped.
     pub fn hold(&self) -> Held<'_> {
+        self.0.hold()
+    }
+}
+
+impl Spin {
+    /// Takes the flag until the guard is dropped.
+    #[inline]
+    pub fn hold(&self) -> Held<'_> {
         self.take();
         Held { first: self, second: None }
     }
 
+    #[inline]
     fn take(&self) {
         let mut spins = 0u32;
         while self.0.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
@@ -107,12 +120,12 @@ impl Index {
         let per_shard = self.within + 1;
         let (a, b) = (self.home(a) / per_shard, self.home(b) / per_shard);
         let (low, high) = (a.min(b), a.max(b));
-        self.shards[low].take();
-        let second = (low != high).then(|| &self.shards[high]);
+        self.shards[low].0.take();
+        let second = (low != high).then(|| &self.shards[high].0);
         if let Some(flag) = second {
             flag.take();
         }
-        Held { first: &self.shards[low], second }
+        Held { first: &self.shards[low].0, second }
     }
 
     /// The first entry under this hash that `is` says yes to.

@@ -5,10 +5,10 @@
 //! operators never wait for workers, nor workers for them.
 
 use super::tuple::Tuple;
-use super::{Conntrack, Entry, Life, Word, left, millis, tcp};
+use super::{Conntrack, Entry, Life, Word, left, millis, sctp, tcp};
 use std::fmt;
 use std::sync::atomic::Ordering;
-use sumun_config::facts::{Dir, Facts, proto, status};
+use sumun_config::facts::{Dir, Facts, Family, PortId, proto, status};
 
 /// One direction of a listed flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,8 +32,8 @@ pub struct FlowView {
     pub status: u32,
     /// The flow's mark.
     pub mark: u32,
-    /// State of a TCP connection.
-    pub state: Option<tcp::State>,
+    /// Name of the state, of a TCP connection or an SCTP association.
+    pub state: Option<&'static str>,
     /// Milliseconds that it has left.
     pub left: u32,
 }
@@ -49,7 +49,11 @@ impl FlowView {
             Side { tuple: entry.tuple(dir), packets, bytes }
         };
         let (original, reply) = (side(Dir::Original), side(Dir::Reply));
-        let state = (original.tuple.proto == proto::TCP).then(|| tcp::Connection::from_bits(word.protocol()).state);
+        let state = match original.tuple.proto {
+            proto::TCP => Some(tcp::State::from_bits(word.protocol()).name()),
+            proto::SCTP => Some(sctp::State::from_bits(word.protocol()).name()),
+            _ => None,
+        };
         let left = left(entry.deadline.load(Ordering::Relaxed), now);
         let mark = entry.mark.load(Ordering::Relaxed);
         let there = entry.is_same_use(word) && word.status() & status::DYING == 0 && left > 0;
@@ -83,7 +87,7 @@ impl fmt::Display for Side {
         write!(f, "src={} dst={} ", t.family.address(t.src), t.family.address(t.dst))?;
         match t.proto {
             _ if t.is_icmp() => write!(f, "type={} code={} id={} ", t.dport >> 8, t.dport & 0xff, t.sport)?,
-            proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP | proto::DCCP => {
+            proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP => {
                 write!(f, "sport={} dport={} ", t.sport, t.dport)?
             }
             proto::GRE => write!(f, "srckey={:#x} dstkey={:#x} ", t.sport, t.dport)?,
@@ -98,7 +102,7 @@ impl fmt::Display for FlowView {
         let protocol = self.original.tuple.proto;
         write!(f, "{:<8} {protocol} {} ", name(protocol), self.seconds_left())?;
         if let Some(state) = self.state {
-            write!(f, "{} ", state.name())?;
+            write!(f, "{state} ")?;
         }
         let counted = self.original.packets | self.reply.packets != 0;
         let side = |f: &mut fmt::Formatter, side: &Side| {
@@ -156,6 +160,22 @@ impl Conntrack {
         self.delete(now, |_| true)
     }
 
+    /// Deletes the flows to which MASQUERADE gave an address that is `gone` (`nf_nat_masquerade_inet`); how many. The
+    /// ends would wait for packets that never come back, and another host may get the address.
+    pub fn forget_masqueraded(&self, gone: impl Fn(PortId, Family, u128) -> bool) -> usize {
+        let mut deleted = 0;
+        for id in 0..self.depot.used() {
+            let entry = self.entry(id);
+            let word = entry.word();
+            let Some(port) = self.masqueraded_on(id).filter(|_| word.life() == Life::Live) else { continue };
+            let reply = entry.tuple(Dir::Reply);
+            if entry.is_same_use(word) && gone(port, reply.family, reply.dst) && self.doom(entry, word) {
+                deleted += 1;
+            }
+        }
+        deleted
+    }
+
     /// Sets DYING on the flow that had this word, if it still lives and nobody did before.
     fn doom(&self, entry: &Entry, mut word: Word) -> bool {
         while word.life() == Life::Live && word.status() & status::DYING == 0 {
@@ -186,9 +206,8 @@ impl Conntrack {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sumun_config::facts::Family;
 
-    fn view(proto: u8, state: Option<tcp::State>, status: u32) -> FlowView {
+    fn view(proto: u8, state: Option<&'static str>, status: u32) -> FlowView {
         let dport = if proto == proto::ICMP { 8 << 8 } else { 80 };
         let t = Tuple { src: 0x0a000002, dst: 0x0a000102, sport: 5000, dport, proto, family: Family::V4, zone: 0 };
         let side = |tuple| Side { tuple, packets: 0, bytes: 0 };
@@ -202,7 +221,7 @@ mod tests {
         (counted.original.packets, counted.original.bytes) = (2, 56);
         for (view, line) in [
             (
-                view(proto::TCP, Some(tcp::State::Established), assured),
+                view(proto::TCP, Some("ESTABLISHED"), assured),
                 "tcp      6 431999 ESTABLISHED src=10.0.0.2 dst=10.0.1.2 sport=5000 dport=80 src=10.0.1.2 dst=10.0.0.2 sport=80 dport=5000 [ASSURED] mark=7 use=1",
             ),
             (

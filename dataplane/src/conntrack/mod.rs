@@ -19,22 +19,27 @@
 //! - At most one live flow has a given tuple, in either direction.
 //! - The same seed, times and packets give the same answers.
 //!
-//! Protocols: TCP by its state table (windows are not tracked), UDP and UDP-Lite, ICMP and ICMPv6 queries and errors, GRE
-//! without keys, SCTP and DCCP by ports with the generic time-out (not by chunk or packet type), everything else by
-//! addresses. Zones are part of tuples and always zero.
+//! Protocols: TCP with its windows ([`tcp`]), SCTP by its chunks ([`sctp`]), UDP and UDP-Lite, ICMP and ICMPv6 queries and
+//! errors, GRE (by call where it is enhanced), everything else by addresses: DCCP too, as kernels do since 6.16. Zones are
+//! part of tuples and always zero. A packet that cannot be placed is INVALID, and [`Tracker::why_invalid`] says why.
 
 mod confirm;
 mod entry;
 mod index;
+mod invalid;
 mod list;
+mod private;
 mod protocol;
 mod reclaim;
 mod tracker;
 
+pub mod sctp;
 pub mod tcp;
 pub mod tuple;
 
+pub use invalid::Invalid;
 pub use list::{FlowView, Side};
+pub use private::Step;
 pub use tracker::Tracker;
 pub use tuple::Tuple;
 
@@ -45,9 +50,10 @@ pub(crate) use reclaim::NONE;
 use crate::nat::Sources;
 use entry::Cold;
 use index::Index;
+use private::Private;
 use reclaim::Depot;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
-use sumun_config::facts::{Dir, Facts};
+use sumun_config::facts::{Dir, Facts, PortId};
 use tuple::{Hasher, WORDS};
 
 /// What a packet has to do with connection tracking.
@@ -135,6 +141,11 @@ impl Count {
     }
 }
 
+/// Packets that a worker could not place, by reason.
+#[derive(Default)]
+#[repr(align(64))]
+struct InvalidCounts([Count; Invalid::ALL.len()]);
+
 /// Entries that one step of a sweep looks at.
 const SWEEP_STEP: u32 = 64;
 /// Nanoseconds in which the sweep passes the whole table once.
@@ -144,11 +155,13 @@ const SWEEP_PERIOD: u64 = 8_000_000_000;
 pub struct Conntrack {
     pub(crate) hasher: Hasher,
     entries: Box<[Entry]>,
+    private: Box<[Private]>,
     cold: Box<[Cold]>,
     index: Index,
     pub(crate) sources: Sources,
     depot: Depot,
     counts: Box<[Counts]>,
+    invalid: Box<[InvalidCounts]>,
     max_flows: u32,
     /// Flows that operators deleted and no worker has removed yet.
     deleted: AtomicI64,
@@ -160,7 +173,7 @@ impl Conntrack {
     /// A table for `max_flows` flows (at least one) and `workers` workers (at least one). `seed` keys the hash: to be random
     /// where packets come from strangers.
     ///
-    /// Takes about 190 bytes for each flow. Some entries more than flows are made, to have free ones while removed ones wait.
+    /// Takes about 260 bytes for each flow. Some entries more than flows are made, to have free ones while removed ones wait.
     pub fn new(max_flows: u32, workers: usize, seed: u64) -> Conntrack {
         let max_flows = max_flows.clamp(1, 1 << 30);
         let workers = workers.max(1);
@@ -168,11 +181,13 @@ impl Conntrack {
         Conntrack {
             hasher: Hasher::new(seed),
             entries: (0..entries).map(|_| Entry::default()).collect(),
+            private: (0..entries).map(|_| Private::default()).collect(),
             cold: (0..entries).map(|_| Cold::default()).collect(),
             index: Index::new(max_flows as usize),
             sources: Sources::new(max_flows as usize),
             depot: Depot::new(entries, max_flows, workers),
             counts: (0..workers).map(|_| Counts::default()).collect(),
+            invalid: (0..workers).map(|_| InvalidCounts::default()).collect(),
             max_flows,
             deleted: AtomicI64::new(0),
             sweep_due: AtomicU64::new(0),
@@ -199,6 +214,12 @@ impl Conntrack {
         stats
     }
 
+    /// Packets that could not be placed, by reason, of all workers together. Their sum is [`Stats::invalid`], but for
+    /// packets that were dropped because their flow was just being removed.
+    pub fn invalid(&self) -> impl Iterator<Item = (Invalid, u64)> {
+        Invalid::ALL.iter().map(|why| (*why, self.invalid.iter().map(|c| c.0[*why as usize].get()).sum()))
+    }
+
     /// The hash of the flow that a packet with these facts would be looked up as. For [`Tracker::warm`].
     #[inline]
     pub fn hash_of(&self, facts: &Facts) -> u64 {
@@ -217,8 +238,20 @@ impl Conntrack {
     }
 
     #[inline]
+    fn private(&self, id: u32) -> &Private {
+        &self.private[id as usize]
+    }
+
+    #[inline]
     pub(crate) fn cold(&self, id: u32) -> &Cold {
         &self.cold[id as usize]
+    }
+
+    /// The port whose address MASQUERADE gave to the flow, if it did.
+    #[inline]
+    pub(crate) fn masqueraded_on(&self, id: u32) -> Option<PortId> {
+        let port = self.cold(id).masquerade.load(Ordering::Relaxed);
+        (port != 0).then(|| PortId((port - 1) as u16))
     }
 
     /// Whether no tuple is in the index.
@@ -242,3 +275,6 @@ impl Conntrack {
 
 #[cfg(test)]
 pub(crate) mod tests;
+
+#[cfg(test)]
+mod recorded_tests;

@@ -1,8 +1,9 @@
-//! What each protocol but TCP makes of a packet of its flow: is it part of it, is the flow ASSURED, how long does it live?
+//! What each protocol but TCP and SCTP makes of a packet of its flow: is it part of it, is the flow ASSURED, how long does it live?
 
 use super::entry::{Entry, Life, Word, left};
-use super::tcp;
-use crate::packet::view::{Tcp, Udp};
+use super::tuple::has_ports;
+use super::{Invalid, Tuple};
+use crate::packet::view::Udp;
 use sumun_config::facts::{Facts, Family, proto, status};
 use sumun_config::model::Sysctl;
 
@@ -12,7 +13,7 @@ pub(super) enum Verdict {
     /// It is part of the flow.
     Accept,
     /// It is not part of the flow.
-    Invalid,
+    Invalid(Invalid),
     /// It is, and the flow ends with it.
     Refused,
     /// The flow is over, and this packet begins another.
@@ -59,38 +60,56 @@ fn redirect(facts: &Facts, l3: &[u8]) -> Icmp {
     }
 }
 
-/// The TCP segment of a packet; none where its header or its flags are malformed (`tcp_error`).
+/// The tuple of a packet, with what only its bytes tell: the key of enhanced GRE (`gre_pkt_to_tuple`). Other GRE is told
+/// apart by addresses only.
+///
+/// # Errors
+/// Why the packet has none.
 #[inline]
-pub(super) fn segment(facts: &Facts, l3: &[u8]) -> Option<tcp::Segment> {
-    let l4 = l3.get(usize::from(facts.l4_off)..usize::from(facts.len))?;
-    let header = Tcp::new(l4)?;
-    let flags = header.flags();
-    let payload = l4.len().checked_sub(header.header_len())?;
-    if header.header_len() < Tcp::LEN || !tcp::has_valid_flags(flags) {
-        return None;
+pub(super) fn tuple(facts: &Facts, l3: &[u8]) -> Result<Tuple, Invalid> {
+    // Later fragments have no ports to be placed by (`ipv4_get_l4proto`); defragmentation comes before us.
+    if facts.is_later_fragment() {
+        return Err(Invalid::Fragment);
     }
-    let occupies = payload as u32 + u32::from(flags & 1) + u32::from(flags >> 1 & 1);
-    Some(tcp::Segment {
-        kind: tcp::Kind::of(flags),
-        ack: header.acknowledgement(),
-        end: header.sequence().wrapping_add(occupies),
-        window: header.window(),
-    })
+    if has_ports(facts.proto) && !facts.has_l4 {
+        return Err(Invalid::Truncated);
+    }
+    let tuple = Tuple::of(facts);
+    if facts.proto == proto::GRE {
+        keyed(tuple, l3.get(usize::from(facts.l4_off)..).unwrap_or_default())
+    } else {
+        Ok(tuple)
+    }
 }
 
-/// Milliseconds that the flow lives from this packet on; none where the packet is not part of it.
+/// RFC 2637 4.1: version 1 carries PPP and has a call identifier.
+#[cold]
+fn keyed(tuple: Tuple, l4: &[u8]) -> Result<Tuple, Invalid> {
+    const PPP: [u8; 2] = [0x88, 0x0b];
+    let Some(header) = l4.first_chunk::<8>() else { return Ok(tuple) };
+    match (header[1] & 7, [header[2], header[3]]) {
+        (1, PPP) => Ok(Tuple { dport: u16::from_be_bytes([header[6], header[7]]), ..tuple }),
+        (1, _) => Err(Invalid::GreVersion),
+        _ => Ok(tuple),
+    }
+}
+
+/// Milliseconds that the flow lives from this packet on; for protocols that keep nothing beyond the state word.
+///
+/// # Errors
+/// Why the packet is not part of it.
 #[inline]
-pub(super) fn judge(entry: &Entry, word: Word, facts: &Facts, l3: &[u8], now: u32, s: &Sysctl) -> Option<u64> {
+pub(super) fn judge(entry: &Entry, word: Word, facts: &Facts, l3: &[u8], now: u32, s: &Sysctl) -> Result<u64, Invalid> {
     match facts.proto {
         proto::UDP | proto::UDPLITE => udp(entry, word, facts, l3, now, s),
-        proto::ICMP | proto::ICMPV6 => query(word, facts, s),
-        proto::GRE => Some(if word.status() & status::SEEN_REPLY != 0 {
+        proto::ICMP | proto::ICMPV6 if facts.icmp().is_some() => query(word, facts, s),
+        proto::GRE => Ok(if word.status() & status::SEEN_REPLY != 0 {
             entry.set_status(status::ASSURED);
             s.nf_conntrack_gre_timeout_stream
         } else {
             s.nf_conntrack_gre_timeout
         }),
-        _ => Some(s.nf_conntrack_generic_timeout),
+        _ => Ok(s.nf_conntrack_generic_timeout),
     }
 }
 
@@ -99,9 +118,9 @@ const STREAM_AFTER: u32 = 2000;
 
 /// UDP and UDP-Lite. The protocol word is the millisecond from which on the flow is a stream, if it is answered.
 #[inline]
-fn udp(entry: &Entry, mut word: Word, facts: &Facts, l3: &[u8], now: u32, s: &Sysctl) -> Option<u64> {
-    let l4 = l3.get(usize::from(facts.l4_off)..usize::from(facts.len))?;
-    let header = Udp::new(l4)?;
+fn udp(entry: &Entry, mut word: Word, facts: &Facts, l3: &[u8], now: u32, s: &Sysctl) -> Result<u64, Invalid> {
+    let l4 = l3.get(usize::from(facts.l4_off)..usize::from(facts.len)).ok_or(Invalid::Truncated)?;
+    let header = Udp::new(l4).ok_or(Invalid::Truncated)?;
     let length = usize::from(header.length());
     let whole = !facts.is_fragment();
     let malformed = if facts.proto == proto::UDP {
@@ -111,7 +130,7 @@ fn udp(entry: &Entry, mut word: Word, facts: &Facts, l3: &[u8], now: u32, s: &Sy
         (length != 0 && length < Udp::LEN) || (whole && length > l4.len()) || header.checksum() == 0
     };
     if malformed {
-        return None;
+        return Err(Invalid::UdpLength);
     }
     if word.life() == Life::Unconfirmed {
         let stream = now.wrapping_add(STREAM_AFTER);
@@ -120,18 +139,18 @@ fn udp(entry: &Entry, mut word: Word, facts: &Facts, l3: &[u8], now: u32, s: &Sy
         }
     }
     if word.status() & status::SEEN_REPLY == 0 {
-        return Some(s.nf_conntrack_udp_timeout);
+        return Ok(s.nf_conntrack_udp_timeout);
     }
     if left(word.protocol(), now) < 0 {
         entry.set_status(status::ASSURED);
-        return Some(s.nf_conntrack_udp_timeout_stream);
+        return Ok(s.nf_conntrack_udp_timeout_stream);
     }
-    Some(s.nf_conntrack_udp_timeout)
+    Ok(s.nf_conntrack_udp_timeout)
 }
 
 /// ICMP and ICMPv6 queries and their answers; only a query may begin a flow.
-fn query(word: Word, facts: &Facts, s: &Sysctl) -> Option<u64> {
-    let (kind, _) = facts.icmp()?;
+fn query(word: Word, facts: &Facts, s: &Sysctl) -> Result<u64, Invalid> {
+    let (kind, _) = facts.icmp().ok_or(Invalid::Truncated)?;
     let begins = match facts.family {
         // Echo, timestamp, information, address mask.
         Family::V4 => matches!(kind, 8 | 13 | 15 | 17),
@@ -139,9 +158,9 @@ fn query(word: Word, facts: &Facts, s: &Sysctl) -> Option<u64> {
         Family::V6 => matches!(kind, 128 | 139),
     };
     if word.life() == Life::Unconfirmed && !begins {
-        return None;
+        return Err(Invalid::NoQuery);
     }
-    Some(match facts.family {
+    Ok(match facts.family {
         Family::V4 => s.nf_conntrack_icmp_timeout,
         Family::V6 => s.nf_conntrack_icmpv6_timeout,
     })

@@ -4,11 +4,11 @@
 //! [`Tracker::confirm`] or [`Tracker::abandon`]; until then its worker holds the flow. Packets of one burst that start
 //! the same flow share its unconfirmed entry.
 
-use super::entry::{clamp, millis};
+use super::entry::{clamp, left, millis};
 use super::protocol::{self, Verdict};
 use super::reclaim::Store;
-use super::tuple::{Tuple, WORDS, has_ports};
-use super::{Conntrack, Counts, Ct, Entry, Flow, Life, SWEEP_PERIOD, SWEEP_STEP, Word, tcp};
+use super::tuple::{Tuple, WORDS};
+use super::{Conntrack, Counts, Ct, Entry, Flow, Invalid, Life, SWEEP_PERIOD, SWEEP_STEP, Step, Word, sctp, tcp};
 use crate::packet::parse;
 use crate::reason::DropReason;
 use std::hint::black_box;
@@ -32,11 +32,20 @@ pub(super) struct Pending {
     pub hashes: [u64; 2],
 }
 
+/// Milliseconds that are too long for a connection that both sides have tried to end (`nf_tcp_handle_invalid`).
+const LONG: i32 = 120_000;
+
+/// A packet of a protocol that has private words.
+enum Heard<'a> {
+    Tcp(tcp::Segment<'a>),
+    Sctp(sctp::Packet<'a>),
+}
+
 /// Where a packet was placed.
 enum Placed {
     Flow(Flow, CtState),
     Untracked,
-    Invalid,
+    Invalid(Invalid),
 }
 
 /// One worker's access to the flow table. Made and owned by its engine; there is one for each worker number at a time.
@@ -48,6 +57,8 @@ pub struct Tracker {
     /// Time of the last packet or burst, in the clock of deadlines.
     pub(crate) now: u32,
     alone: bool,
+    /// Why the last packet is INVALID.
+    why: Option<Invalid>,
 }
 
 impl Drop for Tracker {
@@ -64,7 +75,7 @@ impl Tracker {
         assert!(worker < shared.depot.workers(), "worker {worker} of a table made for fewer");
         let store = Store::new(&shared.depot, worker);
         let alone = shared.depot.workers() == 1;
-        Tracker { shared, worker, store, pending: Vec::with_capacity(PENDING), now: 0, alone }
+        Tracker { shared, worker, store, pending: Vec::with_capacity(PENDING), now: 0, alone, why: None }
     }
 
     /// The table.
@@ -88,7 +99,7 @@ impl Tracker {
             let mut sum = 0u64;
             for id in found.iter().flatten() {
                 let entry = self.shared.entry(*id);
-                sum ^= entry.word().0 ^ entry.counters(Dir::Reply).1;
+                sum ^= entry.word().0 ^ entry.counters(Dir::Reply).1 ^ self.shared.private(*id).warm();
             }
             black_box(sum);
         }
@@ -106,6 +117,7 @@ impl Tracker {
         facts.ct_dir = Dir::Original;
         facts.ct_status = 0;
         facts.ct_mark = 0;
+        self.why = None;
         let placed = self.place(facts, l3, s).inspect_err(|_| self.counts().drop.bump())?;
         Ok(match placed {
             Placed::Flow(flow, state) => {
@@ -116,12 +128,19 @@ impl Tracker {
                 facts.ct_state = CtState::Untracked;
                 Ct::Untracked
             }
-            Placed::Invalid => {
+            Placed::Invalid(why) => {
                 self.counts().invalid.bump();
+                self.shared.invalid[self.worker].0[why as usize].bump();
+                self.why = Some(why);
                 facts.ct_state = CtState::Invalid;
                 Ct::None
             }
         })
+    }
+
+    /// Why the packet that was tracked last is INVALID, if it is.
+    pub fn why_invalid(&self) -> Option<Invalid> {
+        self.why
     }
 
     #[inline]
@@ -130,22 +149,23 @@ impl Tracker {
         facts.has_ct = true;
         facts.ct_state = state;
         facts.ct_dir = flow.dir;
+        facts.ct_proto = if flow.related { entry.tuple(Dir::Original).proto } else { facts.proto };
         facts.ct_status = entry.word().status();
         facts.ct_mark = entry.mark.load(Ordering::Relaxed);
     }
 
     #[inline]
     fn place(&mut self, facts: &Facts, l3: &[u8], s: &Sysctl) -> Result<Placed, DropReason> {
-        // Later fragments have no ports to be placed by (`ipv4_get_l4proto`); defragmentation comes before us.
-        if facts.is_later_fragment() || (has_ports(facts.proto) && !facts.has_l4) {
-            return Ok(Placed::Invalid);
-        }
+        let tuple = match protocol::tuple(facts, l3) {
+            Ok(tuple) => tuple,
+            Err(why) => return Ok(Placed::Invalid(why)),
+        };
         // Only what came in on a port is checked: what the router makes itself has no other chance to be wrong.
         if s.nf_conntrack_checksum && facts.iif != PortId::NONE && !parse::l4_checksum_ok(facts, l3) {
             if facts.icmp().is_some() {
                 self.counts().error.bump();
             }
-            return Ok(Placed::Invalid);
+            return Ok(Placed::Invalid(Invalid::Checksum));
         }
         if let Some((kind, _)) = facts.icmp() {
             match protocol::icmp(facts, kind, l3) {
@@ -153,12 +173,11 @@ impl Tracker {
                 protocol::Icmp::Untracked => return Ok(Placed::Untracked),
                 protocol::Icmp::Invalid => {
                     self.counts().error.bump();
-                    return Ok(Placed::Invalid);
+                    return Ok(Placed::Invalid(Invalid::IcmpType));
                 }
                 protocol::Icmp::Error { quote } => return Ok(self.place_error(facts, l3, quote)),
             }
         }
-        let tuple = Tuple::of(facts);
         let words = tuple.words();
         let hash = self.shared.hasher.hash(&words);
         // Twice: the protocol may end the flow that was found, and the packet begins another.
@@ -167,7 +186,7 @@ impl Tracker {
                 Some((id, dir, word)) => (Flow { id, dir, related: false }, word),
                 None => match self.begin(&tuple, hash)? {
                     Some(found) => found,
-                    None => return Ok(Placed::Invalid),
+                    None => return Ok(Placed::Invalid(Invalid::NoQuery)),
                 },
             };
             let state = match flow.dir {
@@ -183,14 +202,16 @@ impl Tracker {
                     return Ok(Placed::Flow(flow, state));
                 }
                 Verdict::Refused => {
+                    // The refusal is an answer too, and its rules see so.
+                    self.shared.entry(flow.id).set_status(status::SEEN_REPLY);
                     self.remove(flow.id);
                     return Ok(Placed::Flow(flow, state));
                 }
-                Verdict::Invalid => {
+                Verdict::Invalid(why) => {
                     if held {
                         self.let_go(flow.id);
                     }
-                    return Ok(Placed::Invalid);
+                    return Ok(Placed::Invalid(why));
                 }
                 Verdict::Reopen => {
                     if held || !self.remove(flow.id) {
@@ -211,17 +232,15 @@ impl Tracker {
             Some(flow) => Placed::Flow(flow, CtState::Related),
             None => {
                 self.counts().error.bump();
-                Placed::Invalid
+                Placed::Invalid(Invalid::IcmpError)
             }
         }
     }
 
     fn find_quoted(&mut self, facts: &Facts, l3: &[u8], quote: usize) -> Option<Flow> {
-        let quoted = parse::embedded(facts.family, l3.get(quote..usize::from(facts.len))?)?;
-        if quoted.is_later_fragment() || (has_ports(quoted.proto) && !quoted.has_l4) {
-            return None;
-        }
-        let tuple = Tuple::of(&quoted).inverted()?;
+        let packet = l3.get(quote..usize::from(facts.len))?;
+        let quoted = parse::embedded(facts.family, packet)?;
+        let tuple = protocol::tuple(&quoted, packet).ok()?.inverted()?;
         let words = tuple.words();
         let (id, dir, _) = self.lookup_known(self.shared.hasher.hash(&words), &words)?;
         // The error must go to the end whose packet it quotes, else anybody could make packets RELATED.
@@ -274,6 +293,10 @@ impl Tracker {
         };
         let entry = self.shared.entry(id);
         entry.start(tuple, &reply);
+        let masquerade = &self.shared.cold(id).masquerade;
+        if masquerade.load(Ordering::Relaxed) != 0 {
+            masquerade.store(0, Ordering::Relaxed);
+        }
         self.pending.push(Pending { id, holders: 1, hashes: [hash, self.shared.hash(&reply)] });
         Ok(Some((Flow { id, dir: Dir::Original, related: false }, entry.word())))
     }
@@ -303,45 +326,17 @@ impl Tracker {
 
     /// Tells the protocol's tracker of a packet, and carries out what it says of state and time.
     #[inline]
-    fn tell(&mut self, flow: Flow, mut word: Word, facts: &Facts, l3: &[u8], s: &Sysctl) -> Verdict {
+    fn tell(&mut self, flow: Flow, word: Word, facts: &Facts, l3: &[u8], s: &Sysctl) -> Verdict {
         let entry = self.shared.entry(flow.id);
-        let timeout = if facts.proto == proto::TCP {
-            let Some(segment) = protocol::segment(facts, l3) else { return Verdict::Invalid };
-            loop {
-                let c = tcp::Connection::from_bits(word.protocol());
-                let syn_end = &self.shared.cold(flow.id).syn_end;
-                let last_end = syn_end.load(Ordering::Relaxed);
-                let (new, timeout) = match tcp::judge(c, flow.dir, &segment, word.status(), last_end, s) {
-                    tcp::Step::Invalid => return Verdict::Invalid,
-                    tcp::Step::Reopen => return Verdict::Reopen,
-                    tcp::Step::Refused => {
-                        self.account(entry, flow.dir, facts, s);
-                        return Verdict::Refused;
-                    }
-                    tcp::Step::Ignored(to, end) => {
-                        if let Some(end) = end {
-                            syn_end.store(end, Ordering::Relaxed);
-                        }
-                        (word.with_protocol(to.bits()), None)
-                    }
-                    tcp::Step::Moved { to, status, timeout } => {
-                        (word.with_protocol(to.bits()).with_status(status), timeout)
-                    }
-                };
-                if new == word {
-                    break timeout;
-                }
-                match entry.swap(word, new) {
-                    Ok(()) => break timeout,
-                    Err(now) if now.life() == word.life() => word = now,
-                    // Removed by another worker at this moment.
-                    Err(_) => return Verdict::Reopen,
-                }
+        let timeout = if matches!(facts.proto, proto::TCP | proto::SCTP) {
+            match self.tell_privately(flow, word, facts, l3, s) {
+                Ok(timeout) => timeout,
+                Err(verdict) => return verdict,
             }
         } else {
             match protocol::judge(entry, word, facts, l3, self.now, s) {
-                Some(timeout) => Some(timeout),
-                None => return Verdict::Invalid,
+                Ok(timeout) => Some(timeout),
+                Err(why) => return Verdict::Invalid(why),
             }
         };
         if let Some(timeout) = timeout {
@@ -353,6 +348,69 @@ impl Tracker {
             self.account(entry, flow.dir, facts, s);
         }
         Verdict::Accept
+    }
+
+    /// The same for protocols with private words: milliseconds that the flow has from now, or none for as it was.
+    #[inline]
+    fn tell_privately(
+        &self,
+        flow: Flow,
+        mut word: Word,
+        facts: &Facts,
+        l3: &[u8],
+        s: &Sysctl,
+    ) -> Result<Option<u64>, Verdict> {
+        let (entry, private) = (self.shared.entry(flow.id), self.shared.private(flow.id));
+        let l4 = l3.get(usize::from(facts.l4_off)..usize::from(facts.len)).unwrap_or_default();
+        let heard = match facts.proto {
+            proto::TCP => tcp::Segment::of(l4).map(Heard::Tcp),
+            _ => sctp::Packet::of(l4).map(Heard::Sctp),
+        };
+        let heard = heard.map_err(Verdict::Invalid)?;
+        let _held = (!self.alone).then(|| private.hold());
+        if !self.alone {
+            let life = word.life();
+            word = entry.word();
+            if word.life() != life {
+                // Removed by another worker at this moment.
+                return Err(Verdict::Reopen);
+            }
+        }
+        let old = private.words();
+        let mut bits = word.status();
+        let (step, new, state) = match heard {
+            Heard::Tcp(segment) => {
+                let mut c = tcp::Connection::from_words(word.protocol(), &old);
+                let step = c.judge(flow.dir, &segment, &mut bits, s);
+                (step, c.words(), c.state as u32)
+            }
+            Heard::Sctp(packet) => {
+                let mut a = sctp::Association::from_words(word.protocol(), &old);
+                let step = a.judge(flow.dir, &packet, &mut bits, s);
+                (step, a.words(), a.state as u32)
+            }
+        };
+        private.change(&old, &new);
+        if !entry.advance(word, state, bits & !word.status()) {
+            return Err(Verdict::Reopen);
+        }
+        match step {
+            Step::Moved { timeout } => Ok(timeout),
+            Step::Ignored => Ok(None),
+            Step::Invalid { why, ends } => {
+                let short = s.nf_conntrack_tcp_timeout_unacknowledged;
+                let now_left = left(entry.deadline.load(Ordering::Relaxed), self.now);
+                if ends && now_left >= LONG && now_left as u64 > short {
+                    entry.set_deadline(self.now.wrapping_add(clamp(short)));
+                }
+                Err(Verdict::Invalid(why))
+            }
+            Step::Reopen => Err(Verdict::Reopen),
+            Step::Refused => {
+                self.account(entry, flow.dir, facts, s);
+                Err(Verdict::Refused)
+            }
+        }
     }
 
     #[inline]
@@ -415,12 +473,10 @@ impl Tracker {
             return;
         }
         while word.life() == Life::Live {
-            let before = tcp::Connection::from_bits(word.protocol());
-            let mut closed = before;
-            closed.state = tcp::State::Close;
-            match entry.swap(word, word.with_protocol(closed.bits())) {
+            let before = tcp::State::from_bits(word.protocol());
+            match entry.swap(word, word.with_protocol(tcp::State::Close as u32)) {
                 Ok(()) => {
-                    if before.state != tcp::State::Close && word.status() & status::FIXED_TIMEOUT == 0 {
+                    if before != tcp::State::Close && word.status() & status::FIXED_TIMEOUT == 0 {
                         let timeout = clamp(tcp::State::Close.timeout(s));
                         entry.set_deadline(self.now.wrapping_add(timeout));
                     }
@@ -557,6 +613,10 @@ impl Tracker {
 
 /// Whether a flow may go when the table is nearly full: it is not ASSURED, or closing.
 fn is_expendable(entry: &Entry, word: Word) -> bool {
-    let tcp = entry.tuple(Dir::Original).proto == proto::TCP;
-    word.status() & status::ASSURED == 0 || (tcp && tcp::Connection::from_bits(word.protocol()).state.is_closing())
+    word.status() & status::ASSURED == 0
+        || match entry.tuple(Dir::Original).proto {
+            proto::TCP => tcp::State::from_bits(word.protocol()).is_closing(),
+            proto::SCTP => sctp::State::from_bits(word.protocol()).is_closing(),
+            _ => false,
+        }
 }

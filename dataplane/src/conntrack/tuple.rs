@@ -8,7 +8,8 @@ use sumun_config::facts::{Facts, Family, proto};
 
 /// One direction of a flow, as `struct nf_conntrack_tuple`.
 ///
-/// For ICMP and ICMPv6 queries `sport` is the identifier and `dport` is type and code (high and low byte). Protocols that
+/// For ICMP and ICMPv6 queries `sport` is the identifier and `dport` is type and code (high and low byte); for enhanced GRE
+/// `dport` is the call's identifier. Protocols that
 /// have no ports, or whose ports are not known, have zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Tuple {
@@ -121,10 +122,7 @@ fn answer_v6(kind: u8) -> Option<u16> {
 /// Whether tuples of the protocol carry ports (or what stands for them).
 #[inline]
 pub fn has_ports(protocol: u8) -> bool {
-    matches!(
-        protocol,
-        proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP | proto::DCCP | proto::ICMP | proto::ICMPV6
-    )
+    matches!(protocol, proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP | proto::ICMP | proto::ICMPV6)
 }
 
 /// A keyed hash of tuples.

@@ -9,14 +9,16 @@ use super::fate::{ETHERNET, Fate};
 use super::generation::Generation;
 use super::packet::{Hop, Packet};
 use super::trace::End;
+use crate::conntrack::Ct;
 use crate::fib::{Key, Route, is_link_local};
 use crate::icmp::{self, Error};
+use crate::local::Refusal;
 use crate::nat::NatRange;
 use crate::neigh::{arp, ndp};
-use crate::packet::parse;
+use crate::packet::{edit, parse};
 use crate::reason::DropReason;
 use crate::umem::Frame;
-use sumun_config::facts::{AddrType, Facts, Family, PacketType, PortId};
+use sumun_config::facts::{AddrType, Facts, Family, PacketType, PortId, proto};
 use sumun_config::rule::Hook;
 use sumun_config::rule::targets::nat::{Kind, Nat};
 use sumun_config::rule::targets::reject::With;
@@ -83,15 +85,26 @@ impl Engine {
             Some(_) => {}
             None if is_to_all(g, &p.facts) => {}
             None => {
-                let hop_limit = match p.facts.family {
-                    Family::V4 => g.policy.sysctl.ip_default_ttl,
-                    Family::V6 => g.policy.sysctl.ipv6_hop_limit,
-                };
-                if self.say(p, |facts, l3, frame| icmp::build_tcp_reset(facts, l3, hop_limit, frame)) {
+                if self.reset(g, p, 0) {
                     self.tracker.set_closing(p.ct, &g.policy.sysctl);
                 }
             }
         }
+    }
+
+    /// A TCP reset as the answer to a packet, with this TOS byte.
+    fn reset(&mut self, g: &Generation, p: &Packet, tos: u8) -> bool {
+        let hop_limit = match p.facts.family {
+            Family::V4 => g.policy.sysctl.ip_default_ttl,
+            Family::V6 => g.policy.sysctl.ipv6_hop_limit,
+        };
+        self.say(p, |facts, l3, frame| {
+            let built = icmp::build_tcp_reset(facts, l3, hop_limit, frame);
+            if built {
+                edit::set_tos(frame.bytes_mut(), &mut facts.clone(), tos);
+            }
+            built
+        })
     }
 
     /// Puts a packet of the router's own, built about `cause`, in line for local output. False where none is due or there is
@@ -157,7 +170,19 @@ impl Engine {
         let l3 = p.frame.bytes().get(start..start + p.facts.len as usize).unwrap_or_default();
         match self.local.input(l3, &p.facts, own)? {
             None => Ok(Fate::Delivered),
-            Some(error) => {
+            Some(Refusal::Reset) => {
+                p.ct = Ct::None;
+                // `tcp_v4_send_reset` leaves ECN out.
+                let tos = p.facts.tos & !3;
+                self.reset(g, p, tos);
+                Ok(Fate::Delivered)
+            }
+            Some(Refusal::Error(error)) => {
+                // UDP forgets a packet's flow before it looks for a socket (`nf_reset_ct` in `udp_rcv`): conntrack places the
+                // error by what it quotes, and raw may say that it shall not.
+                if matches!(p.facts.proto, proto::UDP | proto::UDPLITE) {
+                    p.ct = Ct::None;
+                }
                 self.answer(g, p, error);
                 Err(DropReason::NoListener)
             }

@@ -22,6 +22,7 @@ use crate::nat::Manip;
 use crate::packet::{edit, parse};
 use crate::reason::DropReason;
 use sumun_config::facts::{Facts, Family, PacketType, PortId, proto};
+use sumun_config::rule::targets::nat::Kind;
 use sumun_config::rule::{Hook, Table};
 
 impl Engine {
@@ -165,12 +166,15 @@ impl Engine {
         // ICMP errors have their flow's mapping. A reset in the name of a flow that is still new asks for one, as the kernel's.
         let is_error = flow.related && matches!(p.facts.proto, proto::ICMP | proto::ICMPV6);
         if !is_error && self.tracker.is_unmapped(flow, manip) {
-            let range = match self.judge(g, hook, Table::Nat, p)? {
-                Some(nat) => Some(self.resolve_range(g, hook, p, *nat)?),
-                None => None,
-            };
+            let nat = self.judge(g, hook, Table::Nat, p)?.copied();
+            let range = nat.map(|nat| self.resolve_range(g, hook, p, nat)).transpose()?;
             let random = self.rng.next();
             self.tracker.map(flow, manip, range.as_ref(), &p.facts, random)?;
+            if nat.is_some_and(|nat| nat.kind == Kind::Masquerade) {
+                self.tracker.set_masqueraded(flow, p.facts.oif);
+            }
+        } else if !is_error && hook == Hook::Postrouting {
+            self.tracker.stay_masqueraded(flow, p.facts.ct_status, p.facts.oif)?;
         }
         let start = p.l3 as usize;
         let end = start + p.facts.len as usize;

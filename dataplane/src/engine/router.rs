@@ -14,9 +14,10 @@ use crate::port::Link;
 use crate::protocol::{ChainCounters, Counter, Counters};
 use crate::reason::DropReason;
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use sumun_config::facts::Family;
+use sumun_config::facts::{Family, PortId};
 use sumun_config::model::{Appliance, Policy, PortSettings, RoutingRule, Sysctl};
 use sumun_config::rule;
 use sumun_config::ruleset::Ruleset;
@@ -42,12 +43,17 @@ pub struct Router {
     publications: Mutex<Publications>,
 }
 
+/// An address of a port.
+type Own = (PortId, Family, u128);
+
 struct Publications {
     /// The newest generation and those before it that some worker may not have reached; never empty.
     alive: VecDeque<Arc<Generation>>,
     cells: CellPool,
     /// Cells that no generation after this one uses.
     retired: Vec<(u64, Vec<u32>)>,
+    /// Addresses that ports no longer have from this generation on.
+    gone: Vec<(u64, Vec<Own>)>,
 }
 
 impl Router {
@@ -66,7 +72,12 @@ impl Router {
             cells: (0..MAX_CELLS).map(|_| AtomicU64::new(0)).collect(),
             seed,
             newest: AtomicU64::new(0),
-            publications: Mutex::new(Publications { alive: [Arc::new(first)].into(), cells, retired: Vec::new() }),
+            publications: Mutex::new(Publications {
+                alive: [Arc::new(first)].into(),
+                cells,
+                retired: Vec::new(),
+                gone: Vec::new(),
+            }),
             links,
         })
     }
@@ -113,12 +124,35 @@ impl Router {
         }
         let left = before.cells_left_by(&next);
         publications.retired.push((number, left));
+        let gone = gone(&before.policy, &next.policy);
         self.neighbours.set_static(&next.policy.neighbours, crate::worker::now());
         publications.alive.push_back(Arc::new(next));
         // Release: a worker that sees the number finds the generation in the list (which the lock orders anyway) and the
         // zeroed cells.
         self.newest.store(number, Ordering::Release);
+        if !gone.is_empty() {
+            self.conntrack.forget_masqueraded(|port, family, addr| gone.contains(&(port, family, addr)));
+            publications.gone.push((number, gone));
+        }
         Ok(number)
+    }
+
+    /// Work that waits for the workers to reach a generation; for a thread with time, now and then. Until then a worker
+    /// may have masqueraded flows with addresses that are gone.
+    pub fn settle(&self) {
+        let mut publications = self.publications();
+        if publications.gone.is_empty() {
+            return;
+        }
+        let reached = self.reached();
+        let (due, waiting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut publications.gone).into_iter().partition(|(number, _)| *number <= reached);
+        publications.gone = waiting;
+        let present = &publications.alive.back().expect("never empty").policy;
+        let gone: Vec<Own> = due.into_iter().flat_map(|(_, gone)| gone).filter(|own| !has(present, own)).collect();
+        if !gone.is_empty() {
+            self.conntrack.forget_masqueraded(|port, family, addr| gone.contains(&(port, family, addr)));
+        }
     }
 
     /// Frees what no worker can see any more.
@@ -196,6 +230,28 @@ impl Router {
         let of = |i: usize| (total(self.stats.iter().map(|s| &s.rx[i])), total(self.stats.iter().map(|s| &s.tx[i])));
         (0..self.links.len()).map(of).collect()
     }
+}
+
+/// The addresses of ports.
+fn own(policy: &Policy) -> impl Iterator<Item = Own> {
+    policy.port_settings.iter().enumerate().flat_map(|(port, settings)| {
+        settings.addresses.iter().map(move |net| {
+            let (family, addr) = match net.addr() {
+                IpAddr::V4(addr) => (Family::V4, u128::from(addr.to_bits())),
+                IpAddr::V6(addr) => (Family::V6, addr.to_bits()),
+            };
+            (PortId(port as u16), family, addr)
+        })
+    })
+}
+
+fn has(policy: &Policy, address: &Own) -> bool {
+    own(policy).any(|other| other == *address)
+}
+
+/// What ports had before and have no longer.
+fn gone(before: &Policy, after: &Policy) -> Vec<Own> {
+    own(before).filter(|address| !has(after, address)).collect()
 }
 
 fn total<'a>(parts: impl Iterator<Item = &'a Traffic>) -> Counter {

@@ -46,11 +46,7 @@ pub const fn is_on_no_link(family: Family, src: u128, dst: u128) -> bool {
         Family::V4 => false,
         Family::V6 => {
             let scope = dst >> 112 & 0xf;
-            src == LOOPBACK
-                || dst == LOOPBACK
-                || src >> 120 == 0xff
-                || (dst >> 120 == 0xff && scope <= 1)
-                || src >> 32 == 0xffff
+            src == LOOPBACK || dst == LOOPBACK || src >> 120 == 0xff || (dst >> 120 == 0xff && scope <= 1)
         }
     }
 }

@@ -398,7 +398,7 @@ fn sources_are_judged_as_ip_route_input_does() {
         ("2001:db8::5", "2001:db8::1", LAN, Ok(())),
         ("::1", "2001:db8::1", LAN, martian),
         ("ff02::1", "2001:db8::1", LAN, martian),
-        ("::ffff:1.2.3.4", "2001:db8::1", LAN, martian),
+        ("::ffff:1.2.3.4", "2001:db8::1", WAN, Ok(())),
         ("2001:db8::5", "ff01::1", LAN, martian),
     ] {
         let key = Key { iif, ..from_to(src, dst) };

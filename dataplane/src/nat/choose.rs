@@ -185,7 +185,7 @@ impl Search<'_> {
         };
         let mut offset = match self.range.port_base {
             Some(base) => u32::from(key.wrapping_sub(base)),
-            None if self.range.is_random() || self.manip == Manip::Src || t.is_icmp() => self.next_random(),
+            None if self.range.is_random() || self.manip == Manip::Src => self.next_random(),
             None => 0,
         };
         let mut attempts = size.min(ATTEMPTS);
@@ -220,7 +220,7 @@ impl Search<'_> {
 /// Whether the protocol has a port or identifier that can be changed.
 fn has_key(t: &Tuple) -> bool {
     match t.proto {
-        proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP | proto::DCCP => true,
+        proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP => true,
         _ => t.is_icmp() && icmp_has_id(t.family, (t.dport >> 8) as u8),
     }
 }

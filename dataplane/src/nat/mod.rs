@@ -12,6 +12,7 @@
 //! [`Tracker::translate`]: crate::conntrack::Tracker::translate
 
 mod choose;
+mod masquerade;
 mod rewrite;
 mod source;
 

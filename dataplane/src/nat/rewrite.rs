@@ -6,6 +6,7 @@
 //! error's own address is written like any packet's.
 
 use super::Manip;
+use crate::conntrack::tuple::has_ports;
 use crate::conntrack::{Flow, Tracker, Tuple};
 use crate::packet::checksum::Sum;
 use crate::packet::edit;
@@ -60,7 +61,7 @@ fn apply(target: &Tuple, manip: Manip, l3: &mut [u8], facts: &mut Facts) {
         if facts.sport != target.sport {
             edit::set_icmp_id(l3, facts, target.sport);
         }
-    } else if facts.has_l4 {
+    } else if facts.has_l4 && has_ports(facts.proto) {
         match manip {
             Manip::Src if facts.sport != target.sport => edit::set_sport(l3, facts, target.sport),
             Manip::Dst if facts.dport != target.dport => edit::set_dport(l3, facts, target.dport),
@@ -94,6 +95,11 @@ fn rewrite_quote(tuple: &Tuple, manip: Manip, l3: &mut [u8], facts: &Facts) -> R
     }
     let quote = message.get_mut(HEADER..).ok_or(DropReason::NatFailed)?;
     let mut quoted = parse::embedded(facts.family, quote).ok_or(DropReason::NatFailed)?;
+    // The ports are enough to find the flow, but not to write in (`nf_nat_proto.c`).
+    let quoted_l4 = quote.len().saturating_sub(usize::from(quoted.l4_off));
+    if quoted.has_l4 && quoted_l4 < HEADER {
+        return Err(DropReason::NatFailed);
+    }
     apply(tuple, manip, quote, &mut quoted);
     message[2..4].fill(0);
     let checksum = pseudo.bytes(message).checksum();

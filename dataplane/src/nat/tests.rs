@@ -7,7 +7,7 @@ use crate::packet::{parse, sample as bytes};
 use crate::reason::DropReason;
 use proptest::prelude::*;
 use std::sync::Arc;
-use sumun_config::facts::{CtState, Facts, Family, proto};
+use sumun_config::facts::{CtState, Facts, Family, PortId, proto};
 use sumun_config::model::Sysctl;
 
 /// The router's outer address.
@@ -297,9 +297,12 @@ fn workers_that_map_into_one_small_range_never_share_answers() {
 /// A flow mapped at both ends, in both families, and the error about each of its directions.
 fn errors(quoted_len: Option<usize>) {
     for family in Family::ALL {
+        let (syn, mut syn_ack) = (bytes::tcp(1000, 80, 2, &[], b""), bytes::tcp(8080, 7000, 0x12, &[], b""));
+        let seq: [u8; 4] = syn[4..8].try_into().unwrap();
+        syn_ack[8..12].copy_from_slice(&(u32::from_be_bytes(seq) + 1).to_be_bytes());
         for (proto, there, back) in [
             (proto::UDP, bytes::udp(1000, 80, b"question"), bytes::udp(8080, 7000, b"answer")),
-            (proto::TCP, bytes::tcp(1000, 80, 2, &[], b""), bytes::tcp(8080, 7000, 0x12, &[], b"")),
+            (proto::TCP, syn, syn_ack),
         ] {
             let (server, far) = (0xc0a8_0005, 0x0a63_0001);
             let dnat = NatRange { ports: Some((8080, 8080)), ..range(server) };
@@ -425,4 +428,42 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn masqueraded_flows_are_forgotten_with_their_address_and_with_their_port() {
+    const WAN: PortId = PortId(1);
+    let mut r = Router::new(None, Some(range(OUTER)));
+    let masqueraded = |r: &mut Router, port: u16| {
+        let mut p = udp(A, port, B, 53);
+        let ct = r.t.track(&mut p.facts, &p.l3, r.now, &Sysctl::default()).unwrap();
+        r.hooks(ct, &mut p).unwrap();
+        let Ct::Flow(flow) = ct else { panic!("{ct:?}") };
+        r.t.set_masqueraded(flow, WAN);
+        r.t.quiescent(r.now);
+    };
+    masqueraded(&mut r, 1000);
+    masqueraded(&mut r, 1001);
+    r.sent(udp(A, 1002, B, 53));
+    assert_eq!(r.shared.count(), 3);
+
+    // The route of a flow changes: it ends, and its next packet begins it anew.
+    let leave = |r: &mut Router, port: u16, out: PortId| {
+        let mut p = udp(A, port, B, 53);
+        let ct = r.t.track(&mut p.facts, &p.l3, r.now, &Sysctl::default()).unwrap();
+        let Ct::Flow(flow) = ct else { panic!("{ct:?}") };
+        r.t.stay_masqueraded(flow, p.facts.ct_status, out)
+    };
+    assert_eq!(leave(&mut r, 1000, WAN), Ok(()));
+    assert_eq!(leave(&mut r, 1002, PortId(2)), Ok(()), "a mapping to a fixed address may go anywhere");
+    assert_eq!(leave(&mut r, 1000, PortId(2)), Err(DropReason::MasqueradeMoved));
+    assert_eq!(r.shared.count(), 2);
+    r.sent(udp(A, 1000, B, 53));
+
+    // The address goes, of another port and of this one.
+    assert_eq!(r.shared.forget_masqueraded(|port, _, addr| port == PortId(2) && addr == OUTER), 0);
+    assert_eq!(r.shared.forget_masqueraded(|port, _, addr| port == WAN && addr == OUTER + 1), 0);
+    assert_eq!(r.shared.forget_masqueraded(|port, _, addr| port == WAN && addr == OUTER), 1);
+    assert_eq!(r.shared.forget_masqueraded(|_, _, _| true), 0, "new flows remember nothing of old ones");
+    assert_eq!(r.shared.count(), 2);
 }

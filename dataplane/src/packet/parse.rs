@@ -349,8 +349,8 @@ fn quoted_ports(l4: &[u8]) -> Upper {
 /// and neither its lengths nor its header checksum are held against it. None where not even the addresses can be read,
 /// or its IPv6 headers are cut off.
 ///
-/// `has_l4` means here that the first eight bytes are there, which is all that any quote must have (RFC 792); TCP flags
-/// are there only where quoted.
+/// `has_l4` means here that the first eight bytes are there, which is all that any quote must have (RFC 792), or at least the
+/// ports, which is all that conntrack asks for; TCP flags are there only where quoted.
 pub fn embedded(family: Family, bytes: &[u8]) -> Option<Facts> {
     let network = match family {
         Family::V4 => {
@@ -370,9 +370,10 @@ pub fn embedded(family: Family, bytes: &[u8]) -> Option<Facts> {
     };
     let l4 = bytes.get(usize::from(network.l4_off)..)?;
     let upper = match network.proto {
-        _ if network.frag_off != 0 || l4.len() < 8 => Upper::NONE,
-        proto::TCP => Upper { tcp_flags: Tcp::new(l4).map_or(0, Tcp::flags), ..quoted_ports(l4) },
-        proto::SCTP | proto::DCCP => quoted_ports(l4),
+        _ if network.frag_off != 0 => Upper::NONE,
+        proto::TCP if l4.len() >= 4 => Upper { tcp_flags: Tcp::new(l4).map_or(0, Tcp::flags), ..quoted_ports(l4) },
+        proto::UDP | proto::UDPLITE | proto::SCTP | proto::DCCP if l4.len() >= 4 => quoted_ports(l4),
+        _ if l4.len() < 8 => Upper::NONE,
         protocol => upper_layer(family, protocol, l4),
     };
     Some(facts_of(family, Link::NONE, network, upper))
@@ -551,13 +552,14 @@ mod tests {
     }
 
     #[test]
-    fn quoted_packets_need_only_eight_bytes() {
+    fn quoted_packets_need_only_their_ports() {
         let whole = v4(proto::TCP, &sample::tcp(1234, 80, 0x12, &[], &[0; 100]));
         let quoted = embedded(Family::V4, &whole[..28]).unwrap();
         assert_eq!((quoted.sport, quoted.dport, quoted.has_l4, quoted.tcp_flags), (1234, 80, true, 0));
         assert_eq!(quoted.len, 140);
         assert_eq!(embedded(Family::V4, &whole[..40]).unwrap().tcp_flags, 0x12);
-        assert!(!embedded(Family::V4, &whole[..27]).unwrap().has_l4);
+        assert_eq!(embedded(Family::V4, &whole[..24]).unwrap().sport, 1234, "the ports are enough to find a flow");
+        assert!(!embedded(Family::V4, &whole[..23]).unwrap().has_l4);
         assert!(embedded(Family::V4, &whole[..19]).is_none());
         let mut wrong = whole.clone();
         wrong[10] ^= 1;

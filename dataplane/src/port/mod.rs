@@ -55,8 +55,10 @@ pub enum Seat {
 pub struct PortCounts {
     /// Frames given back by the device that it was never lent.
     pub strays: u64,
-    /// Times that the device could not be woken.
+    /// Times that the device could not be woken, or that frames could not be sent through XDP and went to its ring.
     pub failures: u64,
     /// Packets that were empty or longer than the device takes.
     pub unsendable: u64,
+    /// Frames given to the kernel to be sent through XDP that it had no device for: they are lost.
+    pub refused: u64,
 }

@@ -235,13 +235,14 @@ pub fn udp(family: Family, src: u128, dst: u128, ports: (u16, u16), payload: &[u
     frame
 }
 
-/// A TCP frame with one flag or two: `S`, `A`, `F`, `R`, `P`.
+/// A TCP frame with one flag or two: `S`, `A`, `F`, `R`, `P`. Both ends begin at 1000 and have said nothing before.
 pub fn tcp(family: Family, src: u128, dst: u128, ports: (u16, u16), flags: &str, payload: &[u8]) -> Vec<u8> {
-    let mut step = ip(family, src, dst, 64).tcp(ports.0, ports.1, 1000, 65_000);
+    let sequence = if flags.contains('S') { 1000 } else { 1001 };
+    let mut step = ip(family, src, dst, 64).tcp(ports.0, ports.1, sequence, 65_000);
     for flag in flags.chars() {
         step = match flag {
             'S' => step.syn(),
-            'A' => step.ack(2000),
+            'A' => step.ack(1001),
             'F' => step.fin(),
             'R' => step.rst(),
             'P' => step.psh(),

@@ -21,6 +21,8 @@ pub(super) struct Device {
     pub(super) mtu: u32,
     /// Receive queues, where the driver tells.
     pub(super) queues: Option<u32>,
+    /// Whether it is one end of a veth pair.
+    pub(super) veth: bool,
 }
 
 /// `ETHTOOL_GCHANNELS` of linux/ethtool.h, and its answer.
@@ -35,6 +37,16 @@ struct Channels {
     tx: u32,
     other: u32,
     combined: u32,
+}
+
+/// `ETHTOOL_GDRVINFO`, and its answer.
+const ETHTOOL_GDRVINFO: u32 = 0x3;
+
+#[repr(C)]
+struct Driver {
+    cmd: u32,
+    name: [u8; 32],
+    rest: [u8; 160],
 }
 
 impl Device {
@@ -78,7 +90,10 @@ impl Device {
             Ok(()) => Some((channels.rx + channels.combined).max(1)),
             Err(_) => None,
         };
-        Ok(Device { name: name.into(), index, mac, mtu, queues })
+        let mut driver = Driver { cmd: ETHTOOL_GDRVINFO, name: [0; 32], rest: [0; 160] };
+        request.ifr_ifru.ifru_data = (&raw mut driver).cast();
+        let veth = ask(&fd, libc::SIOCETHTOOL, &mut request).is_ok() && driver.name.starts_with(b"veth\0");
+        Ok(Device { name: name.into(), index, mac, mtu, queues, veth })
     }
 
     /// Makes the device receive all multicast, which neighbour discovery needs (a router listens to a solicited-node group

@@ -8,6 +8,9 @@
 //! One UMEM serves all ports and all workers, so a frame goes from any port to any other without a copy. The price: the
 //! kernel wants all sockets of a UMEM in the same copy mode, so zero-copy is used when every port can, else none does.
 //!
+//! Frames leave through the tx ring of the queue, or, many at once and where the device has no zero-copy, through XDP: see
+//! [`sending`].
+//!
 //! Opening goes in this order: look at the devices; attach the programs (their maps are empty, so all goes to the kernel
 //! still); bind the sockets; put them into the maps. Whatever fails takes back all that was done. Closing is dropping: the
 //! program of a device goes with the last worker's end of its port.
@@ -18,8 +21,12 @@ mod device;
 mod error;
 mod program;
 mod queue;
+mod sending;
+mod watch;
+mod xmit;
 
 pub use error::OpenError;
+pub use sending::Sending;
 
 use super::{Link, Port, PortCounts, Seat};
 use crate::umem::{Frame, HEADROOM, Pool, Region};
@@ -28,6 +35,7 @@ use nix::libc;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use program::Program;
 use queue::{Queue, Sizes, Slots};
+use sending::{Express, Outlets};
 use std::error::Error;
 use std::io;
 use std::num::NonZeroU32;
@@ -44,6 +52,9 @@ const LINK_HEADER: u32 = 18;
 
 /// Entries of the program's map where the driver does not tell how many receive queues there are.
 const MOST_UNTOLD_QUEUES: u32 = 64;
+
+/// Frames that wait for a flush.
+const MOST_WAITING: usize = 512;
 
 /// How long the kernel may take to free the queue of a closed socket: a moment, and longer where many devices come and go.
 const LETTING_GO: Duration = Duration::from_secs(5);
@@ -67,6 +78,8 @@ pub struct Opened {
     pub links: Vec<Link>,
     /// How each runs, by port number.
     pub modes: Vec<Mode>,
+    /// How each sends, by port number.
+    pub sending: Vec<Sending>,
     /// What each worker gets.
     pub workers: Vec<Share>,
 }
@@ -102,6 +115,10 @@ pub struct AfXdpPort {
     queues: Vec<Queue>,
     slots: Slots,
     descriptors: Arc<[FrameDesc]>,
+    /// The way past the tx ring, where there is one.
+    express: Option<Express>,
+    /// With such a way: frames to send, in order, until the next flush shows how many they are.
+    waiting: Vec<Frame>,
     /// The queue that is asked first for received frames, so that none starves another.
     next: usize,
 }
@@ -119,6 +136,11 @@ impl Port for AfXdpPort {
     }
 
     fn transmit(&mut self, tx: &mut Vec<Frame>) {
+        if self.express.is_some() {
+            let room = MOST_WAITING - self.waiting.len().min(MOST_WAITING);
+            self.waiting.extend(tx.drain(..room.min(tx.len())));
+            return;
+        }
         // Always the same queue, so that packets keep their order.
         if let Some(queue) = self.queues.first_mut().filter(|_| !tx.is_empty()) {
             queue.send(&mut self.slots, &self.descriptors, tx);
@@ -126,13 +148,16 @@ impl Port for AfXdpPort {
     }
 
     fn flush(&mut self, pool: &mut Pool) {
+        if !self.waiting.is_empty() {
+            self.send_waiting(pool);
+        }
         for queue in &mut self.queues {
             queue.flush(&mut self.slots, pool);
         }
     }
 
     fn lent(&self) -> usize {
-        self.slots.lent() + self.queues.iter().map(Queue::refused).sum::<usize>()
+        self.slots.lent() + self.queues.iter().map(Queue::refused).sum::<usize>() + self.waiting.len()
     }
 
     fn wait_on(&self) -> Vec<BorrowedFd<'_>> {
@@ -140,7 +165,7 @@ impl Port for AfXdpPort {
     }
 
     fn is_sending(&self) -> bool {
-        self.queues.iter().any(Queue::is_sending)
+        !self.waiting.is_empty() || self.queues.iter().any(Queue::is_sending)
     }
 
     fn count(&mut self, counts: &mut PortCounts) {
@@ -148,6 +173,28 @@ impl Port for AfXdpPort {
         for queue in &mut self.queues {
             counts.failures += std::mem::take(&mut queue.failures);
             counts.unsendable += std::mem::take(&mut queue.unsendable);
+        }
+        if let Some(express) = &mut self.express {
+            counts.failures += std::mem::take(&mut express.failures);
+            counts.refused += std::mem::take(&mut express.refused);
+        }
+    }
+}
+
+impl AfXdpPort {
+    /// Sends what waits the way that suits its number, but never past frames that are still in the tx ring.
+    fn send_waiting(&mut self, pool: &mut Pool) {
+        let Some(queue) = self.queues.first_mut() else { return };
+        if let Some(express) = self.express.as_mut()
+            && express.suits(&self.waiting)
+        {
+            queue.flush(&mut self.slots, pool);
+            if !queue.is_sending() {
+                express.send(&mut self.waiting, pool);
+            }
+        }
+        if !self.waiting.is_empty() {
+            queue.send(&mut self.slots, &self.descriptors, &mut self.waiting);
         }
     }
 }
@@ -186,6 +233,7 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
             Err(error) => return Err(error),
         },
     };
+    let outlets = Outlets::open(interfaces, &devices, zero_copy, workers);
     let modes = attachments
         .iter()
         .zip(&ports)
@@ -202,7 +250,7 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
     let descriptors = pools.descriptors;
     let mut shares: Vec<Share> =
         Pool::deal(pools.frames, workers).into_iter().map(|pool| Share { pool, seats: Vec::new() }).collect();
-    for (attachment, bound) in attachments.into_iter().zip(ports) {
+    for (number, (attachment, bound)) in attachments.into_iter().zip(ports).enumerate() {
         let owners = bound.len().min(workers);
         let mut own: Vec<Vec<Queue>> = (0..owners).map(|_| Vec::new()).collect();
         for (number, queue) in bound.into_iter().enumerate() {
@@ -211,18 +259,23 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
         let mut own = own.into_iter();
         for (worker, share) in shares.iter_mut().enumerate() {
             share.seats.push(match own.next() {
-                Some(queues) => Seat::Own(Box::new(AfXdpPort {
-                    _attachment: attachment.clone(),
-                    queues,
-                    slots: Slots::new(descriptors.len() as u32, frame_size),
-                    descriptors: descriptors.clone(),
-                    next: 0,
-                })),
+                Some(queues) => {
+                    let express = outlets.express(worker, number);
+                    Seat::Own(Box::new(AfXdpPort {
+                        _attachment: attachment.clone(),
+                        queues,
+                        slots: Slots::new(descriptors.len() as u32, frame_size),
+                        descriptors: descriptors.clone(),
+                        waiting: Vec::with_capacity(if express.is_some() { MOST_WAITING } else { 0 }),
+                        express,
+                        next: 0,
+                    }))
+                }
                 None => Seat::Via(worker % owners),
             });
         }
     }
-    Ok(Opened { links, modes, workers: shares })
+    Ok(Opened { links, modes, sending: outlets.sending(), workers: shares })
 }
 
 fn check_frames(plan: Plan) -> Result<(), OpenError> {

@@ -22,7 +22,7 @@ pub(super) const NAME: &str = "sumun_redirect";
 
 /// The ELF reader of libbpf wants its headers aligned.
 #[repr(C, align(8))]
-struct Aligned<T: ?Sized>(T);
+pub(super) struct Aligned<T: ?Sized>(pub(super) T);
 
 static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o")));
 
@@ -117,7 +117,7 @@ fn is_forbidden(error: &io::Error) -> bool {
 }
 
 /// Attaches through a BPF link. libbpf's own call for XDP has no flags, so it cannot ask for generic mode.
-fn link(program: RawFd, index: u32, flags: u32) -> io::Result<OwnedFd> {
+pub(super) fn link(program: RawFd, index: u32, flags: u32) -> io::Result<OwnedFd> {
     let options = libbpf_sys::bpf_link_create_opts {
         sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,
         flags,

@@ -1,0 +1,193 @@
+//! Which way does a burst take: the tx ring of its socket, or XDP ([`super::xmit`])?
+//!
+//! | `tx` | a burst goes |
+//! |---|---|
+//! | `ring` | through the ring |
+//! | `xdp` | through XDP |
+//! | `auto`, a veth with one queue | through XDP from [`WORTHWHILE`] frames on, through the ring below: that is quicker there |
+//! | `auto`, every other device | through the ring |
+//!
+//! What would go through XDP takes the ring nevertheless while the device takes no XDP frames ([`super::watch`]), for
+//! [`PAUSE`] after a call has failed, and when one of its frames is too long for a page. Zero-copy devices have the ring only.
+//!
+//! Order is kept: a call leaves nothing in flight, and none is made before all frames have come back from the ring. On a
+//! veth both ways end in the same queue of the peer. A hardware device has queues of its own for XDP, which it serves in turn
+//! with the others: there two ways would be two orders, so `auto` takes one. With several queues the kernel chooses the
+//! peer's by the CPU on the one way and by the queue on the other, so that holds there too. For the same reason the ring of
+//! `tx = "xdp"` may overtake on such devices, when it has to step in.
+
+use super::device::Device;
+use super::watch::{Watch, Watched};
+use super::xmit::{Lane, fits};
+use crate::umem::{Frame, Pool};
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use sumun_config::model::{Interface, Transmit};
+
+/// Frames from which on a call is cheaper than the ring.
+const WORTHWHILE: usize = 20;
+
+/// How long no call is made after one has failed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How a port sends, for the status.
+#[derive(Clone, Debug)]
+pub struct Sending {
+    how: Transmit,
+    takes: Arc<AtomicBool>,
+}
+
+impl Sending {
+    /// `Auto` where both ways are used; and whether the device takes XDP frames now.
+    pub fn now(&self) -> (Transmit, bool) {
+        (self.how, self.takes.load(Ordering::Relaxed))
+    }
+}
+
+impl fmt::Display for Sending {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self.now() {
+            (Transmit::Ring, _) => "ring",
+            (Transmit::Auto, true) => "ring and xdp",
+            (Transmit::Xdp, true) => "xdp",
+            (_, false) => "ring while the device takes no xdp frames",
+        })
+    }
+}
+
+/// What was asked for, where it can be had.
+fn choose(interface: &Interface, device: &Device, zero_copy: bool) -> Transmit {
+    match interface.tx {
+        Transmit::Xdp if zero_copy => {
+            tracing::warn!("{}: tx = \"xdp\" is for devices without zero-copy: its tx ring sends", device.name);
+            Transmit::Ring
+        }
+        Transmit::Auto if zero_copy || !device.veth || device.queues != Some(1) => Transmit::Ring,
+        asked => asked,
+    }
+}
+
+/// The ways out of all workers while the ports are opened.
+pub(super) struct Outlets {
+    sending: Vec<Sending>,
+    watch: Option<Arc<Watch>>,
+    /// By worker.
+    lanes: Vec<Arc<Mutex<Lane>>>,
+}
+
+impl Outlets {
+    /// Chooses for each port. Whatever is missing for XDP leaves the rings.
+    pub(super) fn open(interfaces: &[Interface], devices: &[Device], zero_copy: bool, workers: usize) -> Outlets {
+        let sending = interfaces
+            .iter()
+            .zip(devices)
+            .map(|(interface, device)| Sending { how: choose(interface, device, zero_copy), takes: Arc::default() });
+        let mut outlets = Outlets { sending: sending.collect(), watch: None, lanes: Vec::new() };
+        if let Err(error) = outlets.equip(devices, workers) {
+            outlets.give_up(&error);
+        }
+        for (sending, device) in outlets.sending.iter().zip(devices) {
+            if sending.now() == (Transmit::Xdp, false) {
+                tracing::warn!(
+                    "{}: tx = \"xdp\", but the device takes no XDP frames: its tx ring sends until it does (a veth does \
+                     when its peer has GRO on or an XDP program in native mode)",
+                    device.name
+                );
+            }
+        }
+        outlets
+    }
+
+    /// Makes what the chosen ways need.
+    fn equip(&mut self, devices: &[Device], workers: usize) -> io::Result<()> {
+        let chosen = || self.sending.iter().zip(devices).filter(|(sending, _)| sending.how != Transmit::Ring);
+        let watched: Vec<Watched> = chosen().map(|(sending, device)| (device.index, sending.takes.clone())).collect();
+        if watched.is_empty() {
+            return Ok(());
+        }
+        // Workers beyond the number of queues hand their frames over.
+        let senders = chosen().map(|(_, device)| device.queues.map_or(workers, |queues| workers.min(queues as usize)));
+        let indices: Vec<u32> = devices.iter().map(|device| device.index).collect();
+        let lanes = (0..senders.max().unwrap_or(0)).map(|_| Ok(Arc::new(Mutex::new(Lane::open(&indices)?))));
+        self.lanes = lanes.collect::<io::Result<_>>()?;
+        self.watch = Some(Arc::new(Watch::start(watched)?));
+        Ok(())
+    }
+
+    fn give_up(&mut self, error: &io::Error) {
+        if self.sending.iter().any(|sending| sending.how == Transmit::Xdp) {
+            tracing::warn!("frames cannot be sent through XDP, the tx rings send: {error}");
+        } else {
+            tracing::info!("frames are sent through the tx rings only: {error}");
+        }
+        self.sending.iter_mut().for_each(|sending| sending.how = Transmit::Ring);
+    }
+
+    /// The way of a worker past the ring of a port.
+    pub(super) fn express(&self, worker: usize, port: usize) -> Option<Express> {
+        if self.sending[port].how == Transmit::Ring {
+            return None;
+        }
+        Some(Express {
+            lane: self.lanes.get(worker)?.clone(),
+            port: port as u32,
+            least: if self.sending[port].how == Transmit::Auto { WORTHWHILE } else { 1 },
+            takes: self.sending[port].takes.clone(),
+            paused: None,
+            failures: 0,
+            refused: 0,
+            _watch: self.watch.clone()?,
+        })
+    }
+
+    /// What was chosen.
+    pub(super) fn sending(self) -> Vec<Sending> {
+        self.sending
+    }
+}
+
+/// One worker's way past the tx ring of one port.
+pub(super) struct Express {
+    /// The worker's, for all its ports: nobody waits for it ever.
+    lane: Arc<Mutex<Lane>>,
+    port: u32,
+    /// Fewer frames take the ring.
+    least: usize,
+    takes: Arc<AtomicBool>,
+    /// No call before this.
+    paused: Option<Instant>,
+    /// Calls that failed.
+    pub(super) failures: u64,
+    /// Frames that were lost because there is no such device any more.
+    pub(super) refused: u64,
+    _watch: Arc<Watch>,
+}
+
+impl Express {
+    /// Whether these frames should not go through the ring.
+    pub(super) fn suits(&mut self, frames: &[Frame]) -> bool {
+        if frames.len() < self.least || !self.takes.load(Ordering::Relaxed) {
+            return false;
+        }
+        if self.paused.is_some_and(|until| Instant::now() < until) {
+            return false;
+        }
+        self.paused = None;
+        frames.iter().all(fits)
+    }
+
+    /// Sends frames from the front of `frames`, and gives them back to the pool. What could not be sent stays.
+    pub(super) fn send(&mut self, frames: &mut Vec<Frame>, pool: &mut Pool) {
+        let sent = self.lane.lock().unwrap_or_else(PoisonError::into_inner).send(self.port, frames);
+        frames.drain(..sent.frames).for_each(|frame| pool.give(frame));
+        self.refused += sent.refused;
+        if let Some(error) = sent.error {
+            tracing::warn!("sending through XDP failed, the tx ring steps in for {PAUSE:?}: {error}");
+            self.failures += 1;
+            self.paused = Some(Instant::now() + PAUSE);
+        }
+    }
+}

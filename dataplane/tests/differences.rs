@@ -1,0 +1,59 @@
+//! What the differential tester (testbed/differential) found, each as small as it became.
+
+mod common;
+
+use common::*;
+use sumun_config::facts::Family;
+use sumun_config::rule::Table;
+
+#[test]
+fn ctproto_is_the_protocol_of_the_flow() {
+    for family in Family::ALL {
+        let (client, server) = ends(family);
+        let mut rig = Rig::new("[mangle.FORWARD]\nrules = [\"-m conntrack --ctproto 17 -j DROP\"]\n");
+        assert!(rig.send(LAN, &udp(family, client, server, (5, 7), b"x")).is_empty());
+        assert_eq!(rig.send(LAN, &tcp(family, client, server, (5, 7), "S", b"")).len(), 1);
+    }
+}
+
+#[test]
+fn an_error_of_the_local_udp_is_placed_by_conntrack_like_any_packet() {
+    for family in Family::ALL {
+        let (client, _) = ends(family);
+        let own = if family == Family::V4 { 0xc0a8_0101 } else { 0xfd00_0001 << 96 | 1 };
+        let rules = "[raw.OUTPUT]\nrules = [\"-j NOTRACK\"]\n[mangle.OUTPUT]\nrules = [\"-j CONNMARK --set-xmark 0x20/0xf0\"]\n";
+        let mut rig = Rig::new(rules);
+        assert_eq!(rig.send(LAN, &udp(family, client, own, (5, 7), b"x")).len(), 1);
+        let mut marks = Vec::new();
+        rig.router.conntrack.list(rig.now, |flow| marks.push(flow.mark));
+        assert_eq!(marks, [0]);
+    }
+}
+
+#[test]
+fn a_reset_that_ends_an_unanswered_flow_is_an_answer_to_rules() {
+    for family in Family::ALL {
+        let (client, server) = ends(family);
+        let mut rig = Rig::new("[mangle.POSTROUTING]\nrules = [\"-m conntrack --ctstatus SEEN_REPLY\"]\n");
+        rig.send(LAN, &tcp(family, client, server, (5, 7), "S", b""));
+        assert_eq!(rig.send(WAN, &tcp(family, server, client, (7, 5), "RA", b"")).len(), 1);
+        assert_eq!(rig.counters(family, Table::Mangle as usize, 4)[0].0, 1);
+        assert_eq!(rig.router.conntrack.count(), 0);
+    }
+}
+
+#[test]
+fn a_segment_without_ack_to_a_closed_port_is_reset_with_one() {
+    for family in Family::ALL {
+        let (client, _) = ends(family);
+        let own = if family == Family::V4 { 0xc0a8_0101 } else { 0xfd00_0001 << 96 | 1 };
+        let mut rig = Rig::new("");
+        let sent = rig.send(LAN, &tcp(family, client, own, (5, 7), "P", b"12345"));
+        let [(_, frame)] = &sent[..] else { panic!("one answer") };
+        let l4 = if family == Family::V4 { 34 } else { 54 };
+        assert_eq!(frame[l4 + 4..l4 + 14], [0, 0, 0, 0, 0, 0, 3, 0xed, 0x50, 0x14], "RST and ACK of 1005");
+        let mut to_all = tcp(family, client, own, (5, 7), "S", b"");
+        to_all[..6].fill(0xff);
+        assert!(rig.send(LAN, &to_all).is_empty(), "not for a frame to the whole link");
+    }
+}

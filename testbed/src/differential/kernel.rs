@@ -1,0 +1,188 @@
+//! The kernel's router: a namespace with two devices, whose other ends are packet sockets of ours.
+//!
+//! A frame that is sent into a veth device is worked on before the system call returns, as a rule. To be sure of it a marker
+//! follows each frame, an ARP request, which no rule sees: what came out before its answer belongs to the frame. That holds
+//! because the queue that veth devices share on a CPU is first in, first out; so the sender stays on one CPU.
+
+use super::net::{ADDRESSES, HOST, MARKER, MTU, NEIGHBOURS, PORTS, ROUTER, ROUTES, SYSCTLS, mac_text};
+use super::wire::arp_request;
+use crate::Host;
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::sys::socket::{self, AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType};
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use sumun_config::facts::{Family, PortId};
+
+/// Most time that a marker takes.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The kernel's router. One for a run.
+pub struct Kernel {
+    router: Host,
+    /// The far ends of the router's devices; holds them in being.
+    _outside: Host,
+    sockets: [OwnedFd; 2],
+    marker: Vec<u8>,
+    buffer: Vec<u8>,
+}
+
+impl Kernel {
+    /// Makes the network and waits until the kernel has no more to say of its own.
+    pub fn new(tag: &str) -> Result<Kernel> {
+        let router = Host::new(&format!("{tag}-kernel"))?;
+        let outside = Host::new(&format!("{tag}-outside"))?;
+        outside.run(&["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"])?;
+        for (i, port) in PORTS.iter().enumerate() {
+            let outer = format!("out{i}");
+            let (mac, peer) = (mac_text(ROUTER[i]), mac_text(HOST[i]));
+            let pair = ["link", "add", port, "netns", router.name(), "address", &mac, "type", "veth"];
+            crate::host::ip(
+                &[&pair[..], &["peer", "name", &outer, "netns", outside.name(), "address", &peer]].concat(),
+            )?;
+            for (host, device) in [(&router, *port), (&outside, outer.as_str())] {
+                host.run(&[
+                    "ethtool", "-K", device, "rx", "off", "tx", "off", "gso", "off", "tso", "off", "gro", "off",
+                ])?;
+                host.ip(&format!("link set {device} arp {} up", if device == *port { "on" } else { "off" }))?;
+            }
+            router.ip(&format!("link set {port} mtu {} allmulticast on", MTU[i]))?;
+        }
+        let mut kernel = Kernel {
+            sockets: outside.inside(|| Ok([packet_socket("out0")?, packet_socket("out1")?]))?,
+            router,
+            _outside: outside,
+            marker: arp_request(HOST[0], MARKER.0, MARKER.1),
+            buffer: vec![0; 65_536],
+        };
+        kernel.configure()?;
+        std::thread::sleep(Duration::from_millis(2500));
+        while kernel.receive(0)?.is_some() || kernel.receive(1)?.is_some() {}
+        Ok(kernel)
+    }
+
+    fn configure(&self) -> Result<()> {
+        for (port, address) in ADDRESSES {
+            self.router.ip(&format!("addr add {address} dev {} {}", PORTS[port], broadcast(address)))?;
+        }
+        for (port, address) in NEIGHBOURS {
+            self.router.ip(&format!("neigh replace {address} lladdr {} dev {}", mac_text(HOST[port]), PORTS[port]))?;
+        }
+        for (to, kind, via) in ROUTES {
+            let via = if via.is_empty() { String::new() } else { format!("via {via}") };
+            let flag = if to.contains(':') { "-6" } else { "-4" };
+            self.router.ip(&format!("{flag} route add {kind} {to} {via}"))?;
+        }
+        // Conntrack watches a namespace from the first rule that asks it; the security table is nobody else's here.
+        for program in ["iptables-legacy", "ip6tables-legacy"] {
+            self.router.run(&[program, "-w", "-t", "security", "-N", "watch"])?;
+            let rule = ["-A", "watch", "-m", "conntrack", "--ctstate", "NEW"];
+            self.router.run(&[&[program, "-w", "-t", "security"], &rule[..]].concat())?;
+        }
+        for setting in SYSCTLS {
+            self.router.run(&["sysctl", "-qw", setting])?;
+        }
+        // Of the whole machine where the kernel is older; then its default has to do.
+        for setting in ["net.ipv4.icmp_msgs_per_sec=1000000", "net.ipv4.icmp_msgs_burst=100000"] {
+            let _ = self.router.run(&["sysctl", "-qw", setting]);
+        }
+        Ok(())
+    }
+
+    /// Puts a ruleset in force, as text of iptables-save with counters, and forgets all flows and what was learned of paths.
+    pub fn load(&self, family: Family, rules: &str) -> Result<Result<(), String>> {
+        let mut command = self.router.command(program(family, "restore"));
+        let mut child =
+            command.arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        child.stdin.take().context("no standard input")?.write_all(rules.as_bytes())?;
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            return Ok(Err(String::from_utf8_lossy(&output.stderr).into_owned()));
+        }
+        self.router.output(&["conntrack", "-F"])?;
+        self.router.ip(family_flag(family, "-4 route flush cache", "-6 route flush cache"))?;
+        Ok(Ok(()))
+    }
+
+    /// The ruleset with its counters, as iptables-save prints it.
+    pub fn rules(&self, family: Family) -> Result<String> {
+        self.router.run(&[program(family, "save"), "-c"])
+    }
+
+    /// The flow table, as `conntrack -L` prints it.
+    pub fn flows(&self, family: Family) -> Result<String> {
+        self.router.run(&["conntrack", "-L", "-f", family_flag(family, "ipv4", "ipv6")])
+    }
+
+    /// One frame in; all frames that come out of it.
+    pub fn send(&mut self, port: PortId, frame: &[u8]) -> Result<Vec<(PortId, Vec<u8>)>> {
+        self.transmit(port.0 as usize, frame)?;
+        let marker = std::mem::take(&mut self.marker);
+        let sent = self.transmit(0, &marker);
+        self.marker = marker;
+        sent?;
+        let mut out = Vec::new();
+        let began = Instant::now();
+        loop {
+            match self.receive(0)? {
+                Some(frame) if is_answer(&frame) => break,
+                Some(frame) => out.push((PortId(0), frame)),
+                None if began.elapsed() > PATIENCE => bail!("the kernel's router did not answer the marker"),
+                None => std::thread::yield_now(),
+            }
+        }
+        while let Some(frame) = self.receive(1)? {
+            out.push((PortId(1), frame));
+        }
+        Ok(out)
+    }
+
+    fn transmit(&self, port: usize, frame: &[u8]) -> Result<()> {
+        let sent = socket::send(self.sockets[port].as_raw_fd(), frame, MsgFlags::empty())
+            .with_context(|| format!("sending {} bytes", frame.len()))?;
+        ensure!(sent == frame.len());
+        Ok(())
+    }
+
+    fn receive(&mut self, port: usize) -> Result<Option<Vec<u8>>> {
+        match socket::recv(self.sockets[port].as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(n) => Ok(Some(self.buffer[..n].to_vec())),
+            Err(Errno::EAGAIN) => Ok(None),
+            Err(error) => Err(error).context("receiving"),
+        }
+    }
+}
+
+fn packet_socket(device: &str) -> Result<OwnedFd> {
+    let fd = socket::socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
+    let of_device = |a: nix::ifaddrs::InterfaceAddress| {
+        if a.interface_name == device { a.address?.as_link_addr().copied() } else { None }
+    };
+    let address: LinkAddr = nix::ifaddrs::getifaddrs()?.find_map(of_device).context("the device has no address")?;
+    socket::bind(fd.as_raw_fd(), &address)?;
+    Ok(fd)
+}
+
+/// The marker's answer: an ARP reply to whom no packet is ever sent.
+fn is_answer(frame: &[u8]) -> bool {
+    frame.len() >= 42 && frame[12..14] == [8, 6] && frame[38..42] == MARKER.0.to_be_bytes()
+}
+
+fn program(family: Family, verb: &str) -> &'static str {
+    match (family, verb) {
+        (Family::V4, "save") => "iptables-legacy-save",
+        (Family::V4, _) => "iptables-legacy-restore",
+        (Family::V6, "save") => "ip6tables-legacy-save",
+        (Family::V6, _) => "ip6tables-legacy-restore",
+    }
+}
+
+fn family_flag(family: Family, v4: &'static str, v6: &'static str) -> &'static str {
+    super::net::of(family, v4, v6)
+}
+
+fn broadcast(address: &str) -> &'static str {
+    if address.contains(':') { "nodad" } else { "broadcast +" }
+}

@@ -1,0 +1,241 @@
+//! The differential tester: the same frames through the kernel's netfilter and through Sumun's engine, one by one.
+//!
+//! | file | thought |
+//! |---|---|
+//! | [`net`] | the network that both stand in |
+//! | [`kernel`] | the kernel's router, in a namespace |
+//! | [`subject`] | Sumun's engine, in memory |
+//! | [`rules`] | random rulesets |
+//! | [`traffic`], [`wire`] | traffic aimed at them |
+//! | [`compare`] | what counts as equal, and what differs on purpose |
+//! | [`rng`] | chance from a seed |
+//!
+//! A case is a ruleset and its traffic, both fixed by seed, family and number. What comes out is compared after each frame;
+//! counters of all rules and the flow table at the end. A case that differs is shrunk, by leaving out rules and frames.
+
+pub mod compare;
+pub mod kernel;
+pub mod net;
+pub mod rng;
+pub mod rules;
+pub mod subject;
+pub mod traffic;
+pub mod wire;
+
+use anyhow::{Context, Result};
+use compare::Choices;
+use kernel::Kernel;
+use net::{HOST, ROUTER};
+use rng::Rng;
+use rules::Rules;
+use std::fmt::Write;
+use subject::Subject;
+use sumun_config::facts::{Family, PortId};
+use traffic::Step;
+use wire::ETHERNET;
+
+/// A ruleset and its traffic.
+#[derive(Clone)]
+pub struct Case {
+    /// The ruleset.
+    pub rules: Rules,
+    /// What happens; a step that was left out keeps its number.
+    pub steps: Vec<Option<Step>>,
+}
+
+/// The end of a case.
+pub enum Outcome {
+    /// Both did the same; so many packets came in.
+    Same(usize),
+    /// Both refuse the ruleset.
+    Refused,
+    /// They differ: in what, for people.
+    Differs(String),
+}
+
+impl Case {
+    /// Case number `n` of a seed.
+    pub fn new(seed: u64, family: Family, n: u64, packets: usize) -> Case {
+        let n = n * 4 + family.index() as u64 * 2;
+        let rules = rules::rules(family, Rng::stream(seed, n));
+        let steps = traffic::traffic(family, packets, Rng::stream(seed, n + 1));
+        Case { rules, steps: steps.into_iter().map(Some).collect() }
+    }
+
+    /// Runs it on both.
+    pub fn run(&self, kernel: &mut Kernel) -> Result<Outcome> {
+        let family = self.rules.family;
+        let mut subject = match (kernel.load(family, &self.rules.restore())?, Subject::new(&self.rules.toml())) {
+            (Ok(()), Ok(subject)) => subject,
+            (Err(_), Err(_)) => return Ok(Outcome::Refused),
+            (Err(why), Ok(_)) => return Ok(Outcome::Differs(format!("the kernel refuses the rules: {why}"))),
+            (Ok(()), Err(why)) => return Ok(Outcome::Differs(format!("Sumun refuses the rules: {why}"))),
+        };
+        let mut choices = Choices::default();
+        let mut earlier: Vec<[Option<(PortId, Vec<u8>)>; 2]> = vec![[None, None]; self.steps.len()];
+        let (mut packets, mut redirected) = (0, false);
+        for (n, step) in self.steps.iter().enumerate() {
+            let [Some(k), Some(e)] = [0, 1].map(|side| input(step.as_ref(), &earlier, side)) else { continue };
+            packets += 1;
+            let drops = subject.drops();
+            let mut from_kernel = kernel.send(k.0, &k.1)?;
+            let from_engine = subject.send(e.0, &e.1)?;
+            redirected |= from_kernel.iter().any(|(_, frame)| compare::is_redirect(frame));
+            from_kernel.retain(|(_, frame)| !compare::is_redirect(frame));
+            if !choices.equal(&e.1, &from_kernel, &from_engine) {
+                let mut text = format!("step {n}: {}\n", wire::describe(&k.1));
+                show(&mut text, "kernel", &from_kernel);
+                show(&mut text, "sumun", &from_engine);
+                for (after, before) in subject.drops().iter().zip(drops).filter(|(a, b)| a.1 != b.1) {
+                    let _ = writeln!(text, "    dropped: {} {}", after.0, after.1 - before.1);
+                }
+                return Ok(Outcome::Differs(text));
+            }
+            earlier[n] = [from_kernel.into_iter().next(), from_engine.into_iter().next()];
+        }
+        subject.census()?;
+        let mut differences = compare::rules(&kernel.rules(family)?, &subject.rules(family));
+        if redirected {
+            differences.clear();
+        }
+        differences.extend(choices.flows(&kernel.flows(family)?, &subject.flows()));
+        Ok(match differences.is_empty() {
+            true => Outcome::Same(packets),
+            false => Outcome::Differs(format!("at the end:\n    {}\n", differences.join("\n    "))),
+        })
+    }
+
+    /// A smaller case that differs too, and in what.
+    pub fn shrink(&self, kernel: &mut Kernel, why: String) -> Result<(Case, String)> {
+        let (mut best, mut why) = (self.clone(), why);
+        let mut tries = 600;
+        let mut worse = |case: &Case| -> Result<Option<String>> {
+            tries -= 1;
+            match tries > 0 {
+                true => Ok(match case.run(kernel)? {
+                    Outcome::Differs(why) if !why.contains("refuses") => Some(why),
+                    _ => None,
+                }),
+                false => Ok(None),
+            }
+        };
+        let mut chunk = best.steps.len();
+        while chunk > 0 {
+            let mut from = 0;
+            while from < best.steps.len() {
+                let to = (from + chunk).min(best.steps.len());
+                let mut case = best.clone();
+                case.steps[from..to].fill(None);
+                if best.steps[from..to].iter().any(Option::is_some)
+                    && let Some(now) = worse(&case)?
+                {
+                    (best, why) = (case, now);
+                }
+                from = to;
+            }
+            chunk /= 2;
+        }
+        loop {
+            let before = best.rules.len();
+            for n in (0..before).rev() {
+                let case = Case { rules: best.rules.without(n), steps: best.steps.clone() };
+                if let Some(now) = worse(&case)? {
+                    (best, why) = (case, now);
+                }
+            }
+            if best.rules.len() == before {
+                return Ok((best, why));
+            }
+        }
+    }
+
+    /// For people: what is left of it.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for chain in self.rules.chains.iter().filter(|c| !c.rules.is_empty() || c.policy == Some("DROP")) {
+            let _ = writeln!(text, "    {} {} {}", chain.table, chain.name, chain.policy.unwrap_or("-"));
+            for rule in &chain.rules {
+                let _ = writeln!(text, "      {rule}");
+            }
+        }
+        for (n, step) in self.steps.iter().enumerate() {
+            if let Some(step) = step {
+                let _ = writeln!(text, "    {n}: {step}");
+            }
+        }
+        text
+    }
+}
+
+/// What a step sends into one side's router; nothing if it answers to what never came.
+fn input(step: Option<&Step>, earlier: &[[Option<(PortId, Vec<u8>)>; 2]], side: usize) -> Option<(PortId, Vec<u8>)> {
+    match step? {
+        Step::Fresh { port, frame } => Some((*port, frame.clone())),
+        Step::Answer { to, with } => {
+            let (port, frame) = earlier[*to][side].as_ref()?;
+            let packet = with.packet(&frame[ETHERNET..])?;
+            let p = port.0 as usize;
+            Some((*port, wire::frame(wire::family(&packet), HOST[p], ROUTER[p], &packet)))
+        }
+    }
+}
+
+fn show(text: &mut String, who: &str, frames: &[(PortId, Vec<u8>)]) {
+    if frames.is_empty() {
+        let _ = writeln!(text, "    {who}: nothing");
+    }
+    for (port, frame) in frames {
+        let _ = writeln!(text, "    {who}: port {} {}\n      {}", port.0, wire::describe(frame), wire::hex(frame));
+    }
+}
+
+/// What a run found.
+#[derive(Default)]
+pub struct Summary {
+    /// Rulesets compared.
+    pub rulesets: usize,
+    /// Rulesets that neither takes.
+    pub refused: usize,
+    /// Packets that came in.
+    pub packets: usize,
+    /// Differences.
+    pub differences: usize,
+}
+
+/// Runs cases of a family; says each difference, shrunk, to `say`. Stops after `most` of them.
+pub fn run(
+    kernel: &mut Kernel,
+    seed: u64,
+    family: Family,
+    cases: std::ops::Range<u64>,
+    packets: usize,
+    most: usize,
+    say: &mut dyn FnMut(&str),
+) -> Result<Summary> {
+    let mut summary = Summary::default();
+    for n in cases {
+        let case = Case::new(seed, family, n, packets);
+        match case.run(kernel).with_context(|| format!("case {n} of {} of seed {seed}", family.name()))? {
+            Outcome::Same(packets) => {
+                summary.rulesets += 1;
+                summary.packets += packets;
+            }
+            Outcome::Refused => summary.refused += 1,
+            Outcome::Differs(why) => {
+                summary.differences += 1;
+                let text = match why.contains("refuses") {
+                    true => why,
+                    false => {
+                        let (case, why) = case.shrink(kernel, why)?;
+                        why + &case.text()
+                    }
+                };
+                say(&format!("seed {seed}, {}, case {n}: {text}", family.name()));
+                if summary.differences >= most {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(summary)
+}

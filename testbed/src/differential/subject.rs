@@ -1,0 +1,117 @@
+//! Sumun's engine over memory frames, in the same network.
+
+use super::net::{ADDRESSES, HOST, MTU, NEIGHBOURS, PORTS, ROUTER, ROUTES, SETTINGS, mac_text};
+use anyhow::{Result, ensure};
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Instant;
+use sumun_config::diag::{Source, render};
+use sumun_config::facts::{Family, PortId};
+use sumun_config::rule::Table;
+use sumun_dataplane::engine::{Engine, Router};
+use sumun_dataplane::port::Link;
+use sumun_dataplane::umem::Pool;
+
+/// Frames that the engine has.
+const FRAMES: u32 = 128;
+
+/// The engine with one ruleset; made anew for each.
+pub struct Subject {
+    router: Arc<Router>,
+    engine: Engine,
+    began: Instant,
+}
+
+impl Subject {
+    /// A router with these rules (tables of chains, as TOML) in force, or why they are refused.
+    pub fn new(rules: &str) -> Result<Subject, String> {
+        let source = Source::new("differential.toml", &format!("{}{rules}", base()));
+        let (config, _) = sumun_config::schema::load(&source).map_err(|mistakes| render(&source, &mistakes, false))?;
+        let links = (0..2).map(|i| Link { name: PORTS[i].into(), mac: ROUTER[i], mtu: MTU[i] }).collect();
+        let router = Router::new(&config.appliance, links, 7);
+        let engine = router.engine(0, Pool::fresh(FRAMES, 2048));
+        router.publish(config.policy)?;
+        let mut subject = Subject { router, engine, began: Instant::now() };
+        subject.engine.tick(subject.now());
+        Ok(subject)
+    }
+
+    fn now(&self) -> u64 {
+        1_000_000_000 + self.began.elapsed().as_nanos() as u64
+    }
+
+    /// One frame in; all frames that come out of it.
+    pub fn send(&mut self, port: PortId, bytes: &[u8]) -> Result<Vec<(PortId, Vec<u8>)>> {
+        let now = self.now();
+        let Some(mut frame) = self.engine.pool().take() else { anyhow::bail!("no free frame: some were lost") };
+        ensure!(frame.set(bytes), "{} bytes do not fit a frame", bytes.len());
+        self.engine.process(now, port, &mut vec![frame]);
+        self.engine.tick(now);
+        let mut out = Vec::new();
+        for i in 0..PORTS.len() {
+            let port = PortId(i as u16);
+            let frames: Vec<_> = self.engine.take_tx(port).drain(..).collect();
+            for frame in frames {
+                out.push((port, frame.bytes().to_vec()));
+                self.engine.pool().give(frame);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Every frame must be free again.
+    pub fn census(&mut self) -> Result<()> {
+        let held = self.engine.held();
+        let pool = self.engine.pool();
+        ensure!(pool.free() + held == pool.made(), "{} frames of {} are free", pool.free(), pool.made());
+        Ok(())
+    }
+
+    /// The ruleset with its counters, as iptables-save prints it.
+    pub fn rules(&self, family: Family) -> String {
+        let counters = self.router.counters();
+        let of = |table: Table, chain: usize, rule: Option<usize>| {
+            let chain = &counters.families[family.index()][table as usize][chain];
+            let counter = rule.map_or(chain.policy, |rule| chain.rules[rule]);
+            (counter.packets, counter.bytes)
+        };
+        self.router.current().policy.ruleset.print(family, Some(&of))
+    }
+
+    /// The flow table, as `conntrack -L` prints it.
+    pub fn flows(&self) -> String {
+        let mut text = String::new();
+        self.router.conntrack.list(self.now(), |flow| {
+            let _ = writeln!(text, "{flow}");
+        });
+        text
+    }
+
+    /// Drops so far, by reason.
+    pub fn drops(&self) -> Vec<(&'static str, u64)> {
+        self.router.drops().into_iter().map(|(reason, n)| (reason.name(), n)).collect()
+    }
+}
+
+/// The network as configuration.
+fn base() -> String {
+    let mut text = "[dataplane]\ncores = [0]\nmax-flows = 4096\nmax-neighbours = 64\n".to_string();
+    for (i, port) in PORTS.iter().enumerate() {
+        let own: Vec<_> = ADDRESSES.iter().filter(|a| a.0 == i).map(|a| format!("\"{}\"", a.1)).collect();
+        let _ = writeln!(
+            text,
+            "[interfaces.{port}]\naddresses = [{}]\nmtu = {}\nrp-filter = \"off\"",
+            own.join(","),
+            MTU[i]
+        );
+    }
+    for (port, address) in NEIGHBOURS {
+        let (interface, mac) = (PORTS[port], mac_text(HOST[port]));
+        let _ = writeln!(text, "[[neighbours]]\ninterface = \"{interface}\"\naddress = \"{address}\"\nmac = \"{mac}\"");
+    }
+    for (to, kind, via) in ROUTES {
+        let how = if via.is_empty() { format!("type = \"{kind}\"") } else { format!("via = \"{via}\"") };
+        let _ = writeln!(text, "[[routes]]\nto = \"{to}\"\n{how}");
+    }
+    text + "[sysctl]\n" + SETTINGS
+}

@@ -1,0 +1,205 @@
+//! Packets as bytes: made with every length and checksum right, turned round, quoted in errors, shown to people.
+
+use std::fmt::Write;
+use sumun_config::facts::{Family, proto};
+use sumun_dataplane::packet::checksum::Sum;
+use sumun_dataplane::packet::parse;
+
+/// Bytes of an Ethernet header.
+pub const ETHERNET: usize = 14;
+
+/// What an IP packet is made of.
+#[derive(Clone)]
+pub struct Ip {
+    /// Its family.
+    pub family: Family,
+    /// Source address.
+    pub src: u128,
+    /// Destination address.
+    pub dst: u128,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// TOS or traffic class.
+    pub tos: u8,
+    /// Don't Fragment; IPv4 only.
+    pub df: bool,
+    /// IPv4 options, or IPv6 extension headers without the first one's number.
+    pub options: Vec<u8>,
+    /// Number of the first IPv6 extension header, where `options` are given.
+    pub extension: u8,
+}
+
+impl Ip {
+    /// A plain header.
+    pub fn new(family: Family, src: u128, dst: u128) -> Ip {
+        Ip { family, src, dst, ttl: 64, tos: 0, df: false, options: Vec::new(), extension: 0 }
+    }
+
+    /// The packet with this payload; `id` is IPv4's.
+    pub fn packet(&self, protocol: u8, l4: &[u8], id: u16) -> Vec<u8> {
+        let mut packet = Vec::new();
+        let len = self.options.len() + l4.len();
+        match self.family {
+            Family::V4 => {
+                packet.extend([0x45 + (self.options.len() / 4) as u8, self.tos]);
+                packet.extend(((20 + len) as u16).to_be_bytes());
+                packet.extend(id.to_be_bytes());
+                packet.extend([if self.df { 0x40 } else { 0 }, 0, self.ttl, protocol, 0, 0]);
+                packet.extend((self.src as u32).to_be_bytes());
+                packet.extend((self.dst as u32).to_be_bytes());
+            }
+            Family::V6 => {
+                packet.extend([0x60 | self.tos >> 4, self.tos << 4, 0, 0]);
+                packet.extend((len as u16).to_be_bytes());
+                packet.push(if self.options.is_empty() { protocol } else { self.extension });
+                packet.push(self.ttl);
+                packet.extend(self.src.to_be_bytes());
+                packet.extend(self.dst.to_be_bytes());
+            }
+        }
+        packet.extend(&self.options);
+        packet.extend(l4);
+        fix(&mut packet);
+        packet
+    }
+}
+
+/// A TCP segment, checksum to be filled in.
+pub fn tcp(ports: (u16, u16), seq: u32, ack: u32, flags: u8, options: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut l4 = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
+    l4.extend(seq.to_be_bytes());
+    l4.extend(if flags & 0x10 != 0 { ack } else { 0 }.to_be_bytes());
+    l4.extend([(5 + options.len() / 4) as u8 * 16, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    l4.extend(options);
+    l4.extend(payload);
+    l4
+}
+
+/// A UDP datagram, checksum to be filled in.
+pub fn udp(ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let mut l4 = [ports.0, ports.1, 8 + payload.len() as u16, 0].map(u16::to_be_bytes).concat();
+    l4.extend(payload);
+    l4
+}
+
+/// An ICMP or ICMPv6 message, checksum to be filled in.
+pub fn icmp(kind: u8, code: u8, rest: u32, payload: &[u8]) -> Vec<u8> {
+    [&[kind, code, 0, 0][..], &rest.to_be_bytes(), payload].concat()
+}
+
+/// The family of an IP packet.
+pub fn family(l3: &[u8]) -> Family {
+    if l3.first().is_some_and(|b| b >> 4 == 6) { Family::V6 } else { Family::V4 }
+}
+
+/// Computes the checksums of a packet anew.
+pub fn fix(packet: &mut [u8]) {
+    let family = family(packet);
+    if family == Family::V4 {
+        let len = usize::from(packet[0] & 15) * 4;
+        packet[10..12].fill(0);
+        let check = Sum::new().bytes(&packet[..len]).checksum();
+        packet[10..12].copy_from_slice(&check.to_be_bytes());
+    }
+    let Ok(facts) = parse::ip(family, packet) else { return };
+    if !facts.has_l4 {
+        return;
+    }
+    let l4 = &mut packet[usize::from(facts.l4_off)..usize::from(facts.len)];
+    let (at, pseudo) = match facts.proto {
+        proto::TCP => (16, true),
+        proto::UDP => (6, true),
+        proto::ICMP => (2, false),
+        proto::ICMPV6 => (2, true),
+        _ => return,
+    };
+    l4[at..at + 2].fill(0);
+    let sum = if pseudo { Sum::new().pseudo(facts.src, facts.dst, facts.proto, l4.len()) } else { Sum::new() };
+    let check = match sum.bytes(l4).checksum() {
+        0 if facts.proto == proto::UDP => 0xffff,
+        check => check,
+    };
+    l4[at..at + 2].copy_from_slice(&check.to_be_bytes());
+}
+
+/// A frame of a packet, which may be damaged.
+pub fn frame(family: Family, from: [u8; 6], to: [u8; 6], packet: &[u8]) -> Vec<u8> {
+    let kind: u16 = if family == Family::V6 { 0x86dd } else { 0x0800 };
+    let mut frame = [to, from].concat();
+    frame.extend(kind.to_be_bytes());
+    frame.extend(packet);
+    frame
+}
+
+/// An ARP request.
+pub fn arp_request(mac: [u8; 6], sender: u32, target: u32) -> Vec<u8> {
+    let mut frame = [0xff; 6].to_vec();
+    frame.extend(mac);
+    frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend(mac);
+    frame.extend(sender.to_be_bytes());
+    frame.extend([0; 6]);
+    frame.extend(target.to_be_bytes());
+    frame
+}
+
+/// What a frame is, for people.
+pub fn describe(frame: &[u8]) -> String {
+    let Some(l3) = frame.get(ETHERNET..) else { return format!("{} bytes", frame.len()) };
+    if frame[12..14] == [8, 6] {
+        return "ARP".into();
+    }
+    let mut text = describe_packet(l3);
+    if frame[0] & 1 != 0 {
+        text += " (link multicast)";
+    }
+    text
+}
+
+fn describe_packet(l3: &[u8]) -> String {
+    let family = family(l3);
+    let Ok(f) = parse::ip(family, l3) else { return format!("malformed {}", hex(&l3[..l3.len().min(40)])) };
+    let mut text = format!("{} > {} proto {}", family.address(f.src), family.address(f.dst), f.proto);
+    let l4 = &l3[usize::from(f.l4_off)..usize::from(f.len)];
+    match f.proto {
+        _ if !f.has_l4 => text += " (no L4)",
+        proto::TCP => {
+            let word = |at: usize| u32::from_be_bytes([l4[at], l4[at + 1], l4[at + 2], l4[at + 3]]);
+            let flags: String = (0..8).filter(|i| l4[13] & 1 << i != 0).map(|i| b"FSRPAUEC"[i] as char).collect();
+            let _ = write!(text, " tcp {}>{} {flags} seq {} ack {}", f.sport, f.dport, word(4), word(8));
+        }
+        proto::UDP => {
+            let _ = write!(text, " udp {}>{}", f.sport, f.dport);
+        }
+        proto::ICMP | proto::ICMPV6 => {
+            let _ = write!(text, " icmp {}/{} {}", l4[0], l4[1], hex(&l4[4..8]));
+            let error = if family == Family::V4 { matches!(l4[0], 3 | 4 | 5 | 11 | 12) } else { l4[0] < 128 };
+            if error && l4.len() > 28 {
+                let _ = write!(text, " [{}]", describe_packet(&l4[8..]));
+            }
+        }
+        _ => {}
+    }
+    if !parse::l4_checksum_ok(&f, l3) {
+        text += " BAD-CHECKSUM";
+    }
+    let _ = write!(text, " ttl {} tos {:#x} len {}", f.ttl, f.tos, f.len);
+    if f.has_options {
+        text += " options";
+    }
+    if f.dont_frag {
+        text += " DF";
+    }
+    if f.frag_off != 0 || f.more_frags {
+        let _ = write!(text, " frag {}", f.frag_off);
+    }
+    text
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, b| {
+        let _ = write!(text, "{b:02x}");
+        text
+    })
+}
