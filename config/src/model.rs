@@ -385,6 +385,16 @@ pub struct Sysctl {
     pub icmp_echo_ignore_all: bool,
     pub icmp_echo_ignore_broadcasts: bool,
     pub accept_source_route: bool,
+    /// How long an incomplete IPv4 packet waits for its fragments.
+    pub ipfrag_time: u64,
+    /// Bytes of packet memory that IPv4 fragments may hold, for each worker.
+    pub ipfrag_high_thresh: u32,
+    /// Fragments that a sender may send beyond an incomplete packet; 0 is any number.
+    pub ipfrag_max_dist: u32,
+    /// How long an incomplete IPv6 packet waits.
+    pub nf_conntrack_frag6_timeout: u64,
+    /// Bytes of packet memory that IPv6 fragments may hold, for each worker.
+    pub nf_conntrack_frag6_high_thresh: u32,
     /// 0: hash of addresses; 1: of addresses, protocol and ports.
     pub fib_multipath_hash_policy: u8,
     pub neigh_base_reachable_time: u64,
@@ -441,6 +451,11 @@ impl Default for Sysctl {
             icmp_echo_ignore_all: false,
             icmp_echo_ignore_broadcasts: true,
             accept_source_route: false,
+            ipfrag_time: 30 * S,
+            ipfrag_high_thresh: 4 << 20,
+            ipfrag_max_dist: 64,
+            nf_conntrack_frag6_timeout: 60 * S,
+            nf_conntrack_frag6_high_thresh: 4 << 20,
             fib_multipath_hash_policy: 0,
             neigh_base_reachable_time: 30 * S,
             neigh_delay_first_probe_time: 5 * S,

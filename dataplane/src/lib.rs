@@ -22,6 +22,7 @@
 //! published policy; a *fate* is how a packet ends, and if that is a drop, a [`reason`] says why.
 
 pub mod conntrack;
+pub mod defrag;
 pub mod engine;
 pub mod fib;
 pub mod handover;

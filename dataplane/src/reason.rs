@@ -91,6 +91,14 @@ reasons! {
     NoListener "no-listener" Error,
     /// A fragment to the router itself: its local stack takes whole packets only.
     LocalFragment "local-fragment" Error,
+    /// Overlaps another fragment of its packet, which ends with all its fragments (RFC 5722).
+    FragmentOverlap "fragment-overlap" Error,
+    /// All of this fragment was there already.
+    FragmentDuplicate "fragment-duplicate" Error,
+    /// Without data, beyond its packet's end, or of a packet whose fragments do not go together.
+    FragmentMalformed "fragment-malformed" Error,
+    /// Its packet did not come together in time, or its sender sent too many others meanwhile.
+    FragmentTimeout "fragment-timeout" Error,
     /// A broadcast or multicast packet that the router does not forward.
     NotForwarded "not-forwarded" Error,
     /// A mapping could not be chosen: no address on the port, or the range is full.
@@ -107,6 +115,8 @@ reasons! {
     ConntrackDrop "conntrack-drop" Error,
     /// The flow table is full and nothing in it could be dropped early.
     ConntrackFull "conntrack-full" Overload,
+    /// Too many fragments wait for the rest of their packets, or too many for one packet.
+    FragmentQueue "fragment-queue" Overload,
     /// The queue of packets that wait for a neighbour is full.
     NeighbourQueue "neighbour-queue" Overload,
     /// The neighbour table is full.

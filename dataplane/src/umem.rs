@@ -19,6 +19,9 @@ use std::sync::Arc;
 /// Bytes kept free in front of a received or built packet, for tags and longer headers.
 pub const HEADROOM: usize = 256;
 
+/// Size of a large frame: room for the longest IP packet. No device is ever given one.
+pub const LARGE: u32 = HEADROOM as u32 + (1 << 16);
+
 /// The memory that all frames are cut from. Lives as long as any of its frames.
 pub struct Region {
     base: NonNull<u8>,
@@ -138,7 +141,19 @@ impl Frame {
 
     /// Most bytes that the packet can have when it starts where it does now.
     pub fn capacity(&self) -> usize {
-        self.region.frame_size as usize - self.start as usize
+        (self.region.frame_size as usize - self.start as usize).min(u16::MAX as usize)
+    }
+
+    /// Bytes of memory that the frame is.
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.region.frame_size as usize
+    }
+
+    /// Whether it is longer than any device takes.
+    #[inline]
+    pub fn is_large(&self) -> bool {
+        self.region.frame_size >= LARGE
     }
 
     /// Where in the frame the packet starts.
@@ -151,6 +166,7 @@ impl Frame {
     #[must_use]
     pub fn place(&mut self, start: usize, len: usize) -> bool {
         let fits = start.checked_add(len).is_some_and(|end| end <= self.region.frame_size as usize);
+        let fits = fits && start.max(len) <= u16::MAX as usize;
         if fits {
             self.start = start as u16;
             self.len = len as u16;
@@ -167,7 +183,7 @@ impl Frame {
         }
         let (start, len) = (self.start as usize, self.len as usize);
         let fits = HEADROOM + len <= self.region.frame_size as usize;
-        if fits && self.place(0, self.region.frame_size as usize) {
+        if fits && self.place(0, (start + len).max(HEADROOM + len)) {
             self.bytes_mut().copy_within(start..start + len, HEADROOM);
             self.start = HEADROOM as u16;
             self.len = len as u16;
@@ -188,7 +204,7 @@ impl Frame {
     /// Grows the packet at its front by `n` bytes. False and unchanged where there is no headroom.
     #[must_use]
     pub fn push_front(&mut self, n: usize) -> bool {
-        let fits = n <= self.start as usize;
+        let fits = n <= self.start as usize && n + self.len as usize <= u16::MAX as usize;
         if fits {
             self.start -= n as u16;
             self.len += n as u16;
@@ -225,6 +241,8 @@ impl Frame {
 #[derive(Debug)]
 pub struct Pool {
     free: Vec<Frame>,
+    /// Free large frames, of memory of their own.
+    large: Vec<Frame>,
     made: usize,
     home: Option<Home>,
 }
@@ -249,7 +267,7 @@ impl Pool {
     /// A pool that owns these frames.
     pub fn new(frames: Vec<Frame>) -> Pool {
         let made = frames.len();
-        Pool { free: frames, made, home: None }
+        Pool { free: frames, large: Vec::new(), made, home: None }
     }
 
     /// A pool of fresh memory, for tests, benches and simulation.
@@ -268,9 +286,30 @@ impl Pool {
             .map(|worker| {
                 let mut free: Vec<Frame> = Vec::with_capacity(all);
                 free.extend(frames.drain(..share(worker)));
-                Pool { made: free.len(), free, home: Some(Home { worker, each, returns: returns.clone() }) }
+                Pool {
+                    made: free.len(),
+                    free,
+                    large: Vec::new(),
+                    home: Some(Home { worker, each, returns: returns.clone() }),
+                }
             })
             .collect()
+    }
+
+    /// Adds so many large frames. They never leave the worker.
+    pub fn add_large(&mut self, frames: u32) {
+        self.large.extend(Region::cut(frames, LARGE));
+        self.made += frames as usize;
+    }
+
+    /// An empty frame for a packet of `len` bytes, large only where it must be.
+    pub fn take_for(&mut self, len: usize) -> Option<Frame> {
+        let frame = self.take()?;
+        if frame.capacity() >= len {
+            return Some(frame);
+        }
+        self.give(frame);
+        self.large.pop()
     }
 
     /// An empty frame with headroom, where one is free.
@@ -296,6 +335,9 @@ impl Pool {
     #[inline]
     pub fn give(&mut self, mut frame: Frame) {
         frame.reset();
+        if frame.is_large() {
+            return self.large.push(frame);
+        }
         let Some(home) = &self.home else { return self.free.push(frame) };
         let owner = home.of(&frame);
         if owner == home.worker {
@@ -308,7 +350,7 @@ impl Pool {
 
     /// Frames free now, with those that lie in the ring home.
     pub fn free(&self) -> usize {
-        self.free.len() + self.home.as_ref().map_or(0, |home| home.returns[home.worker].len())
+        self.free.len() + self.large.len() + self.home.as_ref().map_or(0, |home| home.returns[home.worker].len())
     }
 
     /// Frames that the pool started with: the sum that a census must find.
@@ -335,6 +377,24 @@ mod tests {
         }
         assert_eq!(pools.iter().map(Pool::free).collect::<Vec<_>>(), [2, 2, 3]);
         assert!(pools[2].take().is_some_and(|frame| frame.index() >= 4));
+    }
+
+    #[test]
+    fn a_packet_gets_a_large_frame_only_where_it_must_and_that_comes_back_apart() {
+        let mut pool = Pool::fresh(1, 2048);
+        pool.add_large(1);
+        let small = pool.take_for(2048 - HEADROOM).expect("a frame");
+        assert!(!small.is_large());
+        assert!(pool.take_for(1).is_none(), "large frames are for large packets");
+        pool.give(small);
+        let mut large = pool.take_for(65_535).expect("a large frame");
+        assert!(large.is_large() && large.resize(65_535) && !large.resize(65_536));
+        assert!(!large.push_front(1), "lengths have 16 bits");
+        assert_eq!((pool.free(), pool.made()), (1, 2));
+        pool.give(large);
+        assert_eq!(pool.free(), 2);
+        assert!(pool.take().is_some_and(|frame| !frame.is_large()));
+        assert!(pool.take().is_none());
     }
 
     #[test]

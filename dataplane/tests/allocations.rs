@@ -83,6 +83,15 @@ fn traffic(n: u16) -> Vec<(PortId, Vec<u8>)> {
         let mut expired = Vec::new();
         ip(family, client, server, 1).udp(1, 5).write(&mut expired, b"ttl").expect("a frame");
         all.push((LAN, expired));
+        let large = udp(family, client, server, (fresh, 53), &[9; 2000]);
+        all.extend(halves(&large).map(|half| (LAN, half)));
+        all.extend(halves(&ping(family, client, own, n, &[9; 2000])).map(|half| (LAN, half)));
+        if family == Family::V6 {
+            // One that stays incomplete.
+            let [mut lonely, _] = halves(&large);
+            lonely[58..60].copy_from_slice(&fresh.to_be_bytes());
+            all.push((LAN, lonely));
+        }
     }
     all.push((LAN, arp_request(0xc0a8_0109, 0xc0a8_0101)));
     all.push((LAN, vec![0; 20]));

@@ -51,6 +51,11 @@ proptest! {
         for _ in 0..40 {
             rig.wait(500_000_000);
         }
+        // And the fragments that waited for others.
+        rig.wait(60_000_000_000);
+        for _ in 0..40 {
+            rig.wait(500_000_000);
+        }
         rig.assert_census();
         prop_assert_eq!(rig.engine.held(), 0);
     }

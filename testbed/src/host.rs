@@ -104,6 +104,13 @@ impl Host {
         let count = count.to_string();
         self.run(&["ping", "-n", "-q", "-i", "0.05", "-W", "2", "-c", &count, address]).is_ok()
     }
+
+    /// Whether an address answers all of so many pings with this many bytes of data.
+    pub fn pings_with(&self, address: &str, count: u32, bytes: usize) -> bool {
+        let (count, bytes) = (count.to_string(), bytes.to_string());
+        let ping = ["ping", "-n", "-q", "-i", "0.05", "-W", "2", "-M", "dont", "-c", &count, "-s", &bytes, address];
+        self.run(&ping).is_ok_and(|report| report.contains(" 0% packet loss"))
+    }
 }
 
 impl Drop for Host {

@@ -96,7 +96,7 @@ pub fn udp_echo(host: &Host, address: &str, count: usize) -> Result<JoinHandle<R
     socket.set_read_timeout(Some(PATIENCE))?;
     Ok(host.spawn(move || {
         let mut peers = Vec::new();
-        let mut buffer = [0; 2048];
+        let mut buffer = vec![0; 65_536];
         for _ in 0..count {
             let (n, peer) = socket.recv_from(&mut buffer)?;
             socket.send_to(&buffer[..n], peer)?;
@@ -121,8 +121,8 @@ pub fn udp_connect(host: &Host, local: &str, to: &str) -> Result<UdpSocket> {
 /// Sends a datagram and expects the same back.
 pub fn udp_ask(socket: &UdpSocket, text: &[u8]) -> Result<()> {
     socket.send(text)?;
-    let mut buffer = [0; 2048];
+    let mut buffer = vec![0; 65_536];
     let n = socket.recv(&mut buffer)?;
-    ensure!(&buffer[..n] == text);
+    ensure!(&buffer[..n] == text, "{n} other bytes came back");
     Ok(())
 }

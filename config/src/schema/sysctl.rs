@@ -18,6 +18,7 @@ enum Place {
     Flag(fn(&mut Sysctl) -> &mut bool),
     Byte(RangeInclusive<u64>, fn(&mut Sysctl) -> &mut u8),
     Count(RangeInclusive<u64>, fn(&mut Sysctl) -> &mut u16),
+    Number(RangeInclusive<u64>, fn(&mut Sysctl) -> &mut u32),
 }
 
 /// A setting: its short name, its whole names with the milliseconds that a bare number counts in there, and its place.
@@ -84,6 +85,11 @@ const SETTINGS: &[Setting] = settings! {
     icmp_echo_ignore_all 0 ["net.ipv4.icmp_echo_ignore_all" 0] Flag;
     icmp_echo_ignore_broadcasts 0 ["net.ipv4.icmp_echo_ignore_broadcasts" 0] Flag;
     accept_source_route 0 ["net.ipv4.conf.all.accept_source_route" 0] Flag;
+    ipfrag_time 1000 ["net.ipv4.ipfrag_time" 1000] Time;
+    ipfrag_high_thresh 0 ["net.ipv4.ipfrag_high_thresh" 0] Number(0..=u32::MAX as u64);
+    ipfrag_max_dist 0 ["net.ipv4.ipfrag_max_dist" 0] Number(0..=i32::MAX as u64);
+    nf_conntrack_frag6_timeout 1000 ["net.netfilter.nf_conntrack_frag6_timeout" 1000] Time;
+    nf_conntrack_frag6_high_thresh 0 ["net.netfilter.nf_conntrack_frag6_high_thresh" 0] Number(0..=u32::MAX as u64);
     fib_multipath_hash_policy 0 ["net.ipv4.fib_multipath_hash_policy" 0] Byte(0..=1);
     neigh_base_reachable_time 1000 [
         "net.ipv4.neigh.default.base_reachable_time" 1000, "net.ipv4.neigh.default.base_reachable_time_ms" 1,
@@ -121,6 +127,7 @@ pub(crate) fn verify(sysctl: &Sysctl) -> Result<(), String> {
             Place::Interval(place) => (u64::from(*place(&mut sysctl)), 0..=LONGEST_INTERVAL),
             Place::Byte(range, place) => (u64::from(*place(&mut sysctl)), range.clone()),
             Place::Count(range, place) => (u64::from(*place(&mut sysctl)), range.clone()),
+            Place::Number(range, place) => (u64::from(*place(&mut sysctl)), range.clone()),
             Place::Flag(_) => continue,
         };
         if !range.contains(&value) {
@@ -222,6 +229,11 @@ fn set(sysctl: &mut Sysctl, setting: &Setting, unit: u64, field: &Field, sink: &
             }
         }
         Place::Byte(range, place) => {
+            if let Some(value) = field.integer(range.clone(), sink) {
+                *place(sysctl) = value;
+            }
+        }
+        Place::Number(range, place) => {
             if let Some(value) = field.integer(range.clone(), sink) {
                 *place(sysctl) = value;
             }

@@ -5,11 +5,12 @@ use super::generation::Generation;
 use super::packet::{Hop, Packet};
 use super::trace::End;
 use crate::conntrack::Ct;
+use crate::defrag::Ticket;
 use crate::neigh::{Hop as Next, NeighId};
 use crate::packet::fragment;
 use crate::reason::DropReason;
 use crate::umem::Frame;
-use sumun_config::facts::{Family, PortId};
+use sumun_config::facts::{Facts, Family, PortId};
 
 /// The end of a packet that was not dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +19,8 @@ pub(super) enum Fate {
     Send { mac: [u8; 6] },
     /// Held until the neighbour's address is known.
     Wait(NeighId),
+    /// A fragment, held for the rest of its packet.
+    Gather(Ticket),
     /// The local stack has it.
     Delivered,
     /// The engine itself was meant (neighbour discovery).
@@ -60,7 +63,7 @@ impl Engine {
         if let Some(trace) = &mut self.trace {
             trace.end.get_or_insert(match end {
                 Ok(Fate::Send { .. }) => End::Forwarded,
-                Ok(Fate::Wait(_)) => End::Waiting,
+                Ok(Fate::Wait(_) | Fate::Gather(_)) => End::Waiting,
                 Ok(Fate::Delivered) => End::Delivered,
                 Ok(Fate::Consumed) => End::Consumed,
                 Err(reason) => End::Dropped(reason),
@@ -75,6 +78,7 @@ impl Engine {
                     self.discard(DropReason::NeighbourQueue, displaced.frame);
                 }
             }
+            Ok(Fate::Gather(ticket)) => self.defrag.hold(ticket, p.frame, p.l3),
             Ok(Fate::Delivered) => {
                 self.stats.delivered.add(1);
                 if let Some(trace) = &mut self.trace {
@@ -102,29 +106,37 @@ impl Engine {
     /// Writes the link header and puts the frame, or its fragments, in line for its port.
     #[inline(always)]
     pub(super) fn send(&mut self, _: &Generation, p: Packet, mac: [u8; 6]) {
-        let Packet { mut frame, facts, l3, hop, .. } = p;
-        if facts.len <= hop.mtu {
+        let cut = p.cut_to();
+        let Packet { mut frame, facts, l3, hop, largest, .. } = p;
+        let Some(most) = cut else {
             // What the link padded, and any tag, stays behind.
             let whole = frame.resize(l3 as usize + facts.len as usize);
             frame.pull_front(l3 as usize);
             debug_assert!(whole);
             self.transmit(hop.port, facts.family, mac, frame);
             return;
-        }
-        self.send_pieces(frame, l3, facts.family, hop, mac);
+        };
+        self.send_pieces(frame, l3, &facts, hop, mac, (most, largest.is_some()));
     }
 
-    /// Sends a packet that is too large as fragments.
+    /// Sends a packet that is too large, or came in fragments, as fragments.
     #[cold]
-    fn send_pieces(&mut self, frame: Frame, l3: u16, family: Family, hop: Hop, mac: [u8; 6]) {
+    fn send_pieces(&mut self, mut frame: Frame, l3: u16, facts: &Facts, hop: Hop, mac: [u8; 6], cut: (u16, bool)) {
+        let (most, came_in_pieces) = cut;
+        let sizes = match came_in_pieces {
+            true => fragment::noted_sizes(&mut frame),
+            false => fragment::Sizes::default(),
+        };
+        let cut = fragment::Cut { most, sizes: &sizes, id: self.rng.next().max(1) };
         let mut pieces = std::mem::take(&mut self.pieces);
-        let whole = fragment::split(&frame.bytes()[l3 as usize..], hop.mtu, || self.pool.take(), &mut pieces);
+        let packet = frame.bytes().get(l3 as usize..l3 as usize + facts.len as usize).unwrap_or_default();
+        let whole = fragment::split(facts.family, packet, &cut, || self.pool.take(), &mut pieces);
         if whole {
             self.stats.pieces.add(pieces.len().saturating_sub(1) as u64);
         }
         for piece in pieces.drain(..) {
             match whole {
-                true => self.transmit(hop.port, family, mac, piece),
+                true => self.transmit(hop.port, facts.family, mac, piece),
                 false => self.pool.give(piece),
             }
         }

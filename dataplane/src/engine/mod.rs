@@ -7,15 +7,18 @@
 //! | `judge` | a packet before a chain |
 //! | [`program`], `classify` | chains as flat arrays; which rules of a long one to ask |
 //! | `own` | what the router says and hears itself |
+//! | `gather` | fragments on their way to a packet |
 //! | `fate` | how packets end and frames leave |
 //! | [`router`], [`generation`] | what workers share; publishing without stopping |
 //! | [`stats`], [`trace`] | what is counted and recorded |
 
 use crate::conntrack::Tracker;
+use crate::defrag::Defrag;
 use crate::fib::is_on_no_link;
 use crate::icmp::RateLimit;
 use crate::local::Local;
 use crate::neigh::{Event, Resolver};
+use crate::packet::fragment;
 use crate::packet::parse::{self, NotIp};
 use crate::reason::DropReason;
 use crate::umem::{Frame, Pool};
@@ -34,6 +37,7 @@ mod classify;
 #[cfg(test)]
 mod classify_tests;
 mod fate;
+mod gather;
 pub mod generation;
 mod judge;
 pub mod order;
@@ -52,6 +56,10 @@ pub use trace::Trace;
 pub const BURST: usize = 64;
 /// Flow entries looked at for expiry in one slice.
 const SWEEP: usize = 64;
+/// Packets that came in fragments and are longer than a frame, at a time.
+const LARGE_FRAMES: u32 = 32;
+/// Share of a worker's frames that fragments may hold.
+const FRAGMENT_SHARE: usize = 4;
 
 /// One worker's engine. Owned by its thread from start to end; everything shared is behind [`Router`].
 pub struct Engine {
@@ -63,6 +71,7 @@ pub struct Engine {
     tx: Vec<Vec<Frame>>,
     tracker: Tracker,
     resolver: Resolver<Packet>,
+    defrag: Defrag,
     local: Local,
     icmp_limit: RateLimit,
     stats: Arc<WorkerStats>,
@@ -91,7 +100,9 @@ pub struct Engine {
 
 impl Router {
     /// The engine of a worker, with the frames that it may use.
-    pub fn engine(self: &Arc<Self>, worker: usize, pool: Pool) -> Engine {
+    pub fn engine(self: &Arc<Self>, worker: usize, mut pool: Pool) -> Engine {
+        let defrag = Defrag::new(pool.made() / FRAGMENT_SHARE);
+        pool.add_large(LARGE_FRAMES);
         let generation = self.oldest();
         let seed = self.seed.wrapping_add(worker as u64);
         let mut engine = Engine {
@@ -100,6 +111,7 @@ impl Router {
             tx: self.links.iter().map(|_| Vec::with_capacity(4 * BURST)).collect(),
             tracker: Tracker::new(self.conntrack.clone(), worker),
             resolver: Resolver::new(self.neighbours.clone(), worker),
+            defrag,
             local: Local::new(seed),
             icmp_limit: RateLimit::new(),
             stats: self.stats[worker].clone(),
@@ -111,7 +123,7 @@ impl Router {
             returns: Vec::new(),
             own: VecDeque::with_capacity(BURST),
             messages: VecDeque::with_capacity(BURST),
-            pieces: Vec::with_capacity(BURST),
+            pieces: Vec::with_capacity(fragment::MOST_PIECES),
             events: Vec::with_capacity(BURST),
             trace: None,
             assumes_neighbours: false,
@@ -197,6 +209,7 @@ impl Engine {
             self.neighbour_event(&g, event);
         }
         self.events = events;
+        self.give_up_fragments(&g);
         self.tracker.sweep(now, SWEEP);
         self.poll_local(&g);
         self.tracker.quiescent(now);
@@ -252,12 +265,13 @@ impl Engine {
 
     /// When [`Engine::tick`] has something to do again, if nothing comes in.
     pub fn next_deadline(&self, now: u64) -> Option<u64> {
-        Some(self.resolver.next_deadline(now))
+        let neighbour = self.resolver.next_deadline(now);
+        Some(self.defrag.next_deadline().map_or(neighbour, |fragment| fragment.min(neighbour)))
     }
 
-    /// Frames held inside the engine, for the census: those that wait for a neighbour.
+    /// Frames held inside the engine, for the census: those that wait for a neighbour or for other fragments.
     pub fn held(&self) -> usize {
-        self.resolver.held()
+        self.resolver.held() + self.defrag.held()
     }
 
     /// Sets the wall clock: nanoseconds since 1970 when the monotonic clock is at zero.

@@ -1,6 +1,6 @@
 //! The order of hooks and tables, as data: the only place where it is written.
 //!
-//! Priorities are netfilter's: raw -300, conntrack -200, mangle -150, dstnat -100, filter 0, security 50, srcnat 100,
+//! Priorities are netfilter's: defragmentation -400, raw -300, conntrack -200, mangle -150, dstnat -100, filter 0, security 50, srcnat 100,
 //! confirm last (`enum nf_ip_hook_priorities`).
 
 use crate::nat::Manip;
@@ -12,6 +12,8 @@ use sumun_config::ruleset::Tables;
 pub enum Stage {
     /// The table's chain for this hook judges it.
     Chain(Table),
+    /// Fragments wait until their packet is whole (`nf_defrag_ipv4`, `nf_defrag_ipv6`).
+    Defrag,
     /// Conntrack places it (`nf_conntrack_in`).
     Track,
     /// The flow's first packet chooses the mapping, every packet is rewritten (`nf_nat_inet_fn`).
@@ -27,10 +29,11 @@ pub enum Stage {
 pub const fn stages(hook: Hook) -> &'static [Stage] {
     use Stage::*;
     match hook {
-        Hook::Prerouting => &[Chain(Table::Raw), Track, Chain(Table::Mangle), Nat(Manip::Dst)],
+        Hook::Prerouting => &[Defrag, Chain(Table::Raw), Track, Chain(Table::Mangle), Nat(Manip::Dst)],
         Hook::Input => &[Chain(Table::Mangle), Chain(Table::Filter), Chain(Table::Security), Nat(Manip::Src), Confirm],
         Hook::Forward => &[Chain(Table::Mangle), Chain(Table::Filter), Chain(Table::Security)],
         Hook::Output => &[
+            Defrag,
             Chain(Table::Raw),
             Track,
             Chain(Table::Mangle),
@@ -81,7 +84,7 @@ impl Order {
     /// [`stages`] without those that nobody needs.
     pub fn of(needs: Needs) -> Order {
         let is_needed = |stage: &Stage| match stage {
-            Stage::Track | Stage::Confirm => needs.tracking,
+            Stage::Defrag | Stage::Track | Stage::Confirm => needs.tracking,
             Stage::Nat(_) => needs.nat,
             Stage::Chain(_) | Stage::Reroute => true,
         };

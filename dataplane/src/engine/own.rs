@@ -198,7 +198,7 @@ impl Engine {
                 Some(6) => Family::V6,
                 _ => Family::V4,
             };
-            let Some(mut frame) = pool.take() else { return stats.dropped(DropReason::NoFrame) };
+            let Some(mut frame) = pool.take_for(packet.len()) else { return stats.dropped(DropReason::NoFrame) };
             match frame.set(packet).then(|| parse::ip(family, packet)) {
                 Some(Ok(facts)) => {
                     let hop = Hop { port, ..Hop::NOWHERE };

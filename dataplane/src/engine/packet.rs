@@ -2,6 +2,7 @@
 
 use crate::conntrack::Ct;
 use crate::umem::Frame;
+use std::num::NonZeroU16;
 use sumun_config::facts::{Facts, Family, PortId};
 
 /// One packet. Lives in the engine from its frame's parsing to its fate; may wait for a neighbour in between.
@@ -17,6 +18,8 @@ pub struct Packet {
     pub ct: Ct,
     /// Where it goes, once it was routed onwards.
     pub hop: Hop,
+    /// Bytes of the largest fragment that it came in, where it did; it leaves in fragments again.
+    pub largest: Option<NonZeroU16>,
 }
 
 /// Where a packet goes next: the port, the address on its link, and the largest packet for it.
@@ -39,7 +42,7 @@ impl Packet {
     /// A packet that conntrack has not seen.
     #[inline]
     pub fn new(frame: Frame, facts: Facts, l3: u16) -> Packet {
-        Packet { frame, facts, l3, ct: Ct::None, hop: Hop::NOWHERE }
+        Packet { frame, facts, l3, ct: Ct::None, hop: Hop::NOWHERE, largest: None }
     }
 
     /// The IP packet: header to the end of what its length says; what the link padded is not part of it.
@@ -49,9 +52,25 @@ impl Packet {
         self.frame.bytes().get(start..start + self.facts.len as usize).unwrap_or_default()
     }
 
-    /// Larger than its path allows, and not to be fragmented by a router.
+    /// Larger than its path allows, and not to be fragmented. IPv6 packets are fragmented where they are made, and so are
+    /// the router's own; a packet that came in fragments may leave in fragments of their size.
     pub fn must_fit(&self) -> bool {
-        self.facts.len > self.hop.mtu && (self.facts.dont_frag || self.facts.family == Family::V6)
+        let is_own = self.facts.iif == PortId::NONE;
+        self.facts.len > self.hop.mtu
+            && (self.facts.dont_frag || (self.facts.family == Family::V6 && !is_own))
+            && self.largest.is_none_or(|largest| largest.get() > self.hop.mtu)
+    }
+
+    /// What it is to be cut to on its way out, where it is (`ip_finish_output`, `ip6_finish_output`): to its path's size, and
+    /// never to more than the fragments that it came in; for IPv6 that is at least 1280.
+    pub fn cut_to(&self) -> Option<u16> {
+        let (len, mtu) = (self.facts.len, self.hop.mtu);
+        match (self.largest.map(NonZeroU16::get), self.facts.family) {
+            (Some(largest), Family::V4) => Some(largest.min(mtu)),
+            (Some(largest), Family::V6) if len > largest || len > mtu => Some(largest.max(1280)),
+            _ if len > mtu || self.frame.is_large() => Some(mtu),
+            _ => None,
+        }
     }
 
     /// Changes header bytes and facts together.

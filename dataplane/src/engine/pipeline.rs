@@ -15,6 +15,7 @@ use super::generation::Generation;
 use super::order::Stage;
 use super::packet::{Hop, Packet};
 use crate::conntrack::Ct;
+use crate::defrag::User;
 use crate::fib::{Fib, Key, Route, is_forwardable_source, is_link_local};
 use crate::icmp::Error;
 use crate::nat::Manip;
@@ -27,7 +28,9 @@ use sumun_config::rule::{Hook, Table};
 impl Engine {
     /// A packet that came in on a port.
     pub(super) fn ingress(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
-        self.hook(g, Hook::Prerouting, p)?;
+        if let Some(waits) = self.hook(g, Hook::Prerouting, p)? {
+            return Ok(waits);
+        }
         match self.route_in(g, p)? {
             Way::Host => self.input(g, p),
             Way::Onwards => self.forward(g, p),
@@ -36,7 +39,18 @@ impl Engine {
 
     /// To this host.
     fn input(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+        // IPv4 gathers before INPUT (`ip_local_deliver`), IPv6 behind it, as an extension header like any other.
+        if p.facts.family == Family::V4
+            && let Some(waits) = self.gather(g, User::Local, p)?
+        {
+            return Ok(waits);
+        }
         self.hook(g, Hook::Input, p)?;
+        if p.facts.family == Family::V6
+            && let Some(waits) = self.gather(g, User::Local, p)?
+        {
+            return Ok(waits);
+        }
         self.deliver(g, p)
     }
 
@@ -67,7 +81,9 @@ impl Engine {
         self.route_out(g, p)?;
         // What OUTPUT changes may change the way; its rules all see the port that was first found (`nf_hook_state`).
         p.facts.oif = p.hop.port;
-        self.hook(g, Hook::Output, p)?;
+        if let Some(waits) = self.hook(g, Hook::Output, p)? {
+            return Ok(waits);
+        }
         p.facts.oif = p.hop.port;
         if p.hop == Hop::NOWHERE {
             // To the router itself, and nobody there waits for anything.
@@ -100,9 +116,9 @@ impl Engine {
         Ok(Fate::Send { mac: p.facts.dmac })
     }
 
-    /// All that happens to a packet at a hook.
+    /// All that happens to a packet at a hook. A fragment may end here, to wait for the rest of its packet.
     #[inline(always)]
-    fn hook(&mut self, g: &Generation, hook: Hook, p: &mut Packet) -> Result<(), DropReason> {
+    fn hook(&mut self, g: &Generation, hook: Hook, p: &mut Packet) -> Result<Option<Fate>, DropReason> {
         let mut before = RoutedBy(0, 0, 0, 0);
         for stage in g.order(p.facts.family).at(hook) {
             if hook == Hook::Output && *stage != Stage::Reroute {
@@ -111,6 +127,12 @@ impl Engine {
             match *stage {
                 Stage::Chain(table) => {
                     self.judge(g, hook, table, p)?;
+                }
+                Stage::Defrag => {
+                    let user = if hook == Hook::Output { User::Output } else { User::Prerouting };
+                    if let Some(waits) = self.gather(g, user, p)? {
+                        return Ok(Some(waits));
+                    }
                 }
                 Stage::Track => self.track(g, p)?,
                 Stage::Nat(manip) => self.nat(g, hook, manip, p)?,
@@ -125,7 +147,7 @@ impl Engine {
                 }
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Conntrack places the packet, unless raw said not to or it is an answer that belongs to a flow already.

@@ -74,7 +74,7 @@ impl Bank {
 }
 
 /// What one worker counts apart from rules. Every packet has one fate, so at rest these are equal: received, originated and
-/// pieces together; sent, delivered, consumed, dropped and still waiting for a neighbour together.
+/// pieces together; sent, delivered, consumed, dropped and still held (for a neighbour, for other fragments) together.
 #[derive(Debug)]
 pub struct WorkerStats {
     /// By [`DropReason`] as index.
@@ -86,7 +86,7 @@ pub struct WorkerStats {
     pub tx: Box<[Traffic]>,
     /// Packets handed to the local stack.
     pub delivered: Count,
-    /// Packets that the engine itself was meant by (ARP, neighbour discovery).
+    /// Packets that the engine itself was meant by (ARP, neighbour discovery), and fragments that became part of another.
     pub consumed: Count,
     /// Packets that the router made itself (answers, errors), or would have with a free frame.
     pub originated: Count,

@@ -25,7 +25,7 @@ pub enum End {
     Forwarded,
     /// Given to the local stack.
     Delivered,
-    /// Waits for its neighbour's address.
+    /// Waits for its neighbour's address, or as a fragment for the rest of its packet.
     Waiting,
     /// Answered by the engine itself (ARP, neighbour discovery).
     Consumed,

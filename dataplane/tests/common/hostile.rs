@@ -59,6 +59,9 @@ pub fn seeds() -> Vec<Vec<u8>> {
         }
         .expect("a frame");
         all.push(error);
+        let own = if family == Family::V4 { 0xc0a8_0101 } else { 0xfd00_0001 << 96 | 1 };
+        all.extend(halves(&udp(family, client, server, (1000, 53), &[9; 2000])));
+        all.extend(halves(&ping(family, client, own, 1, &[1; 2000])));
     }
     all
 }
@@ -248,8 +251,12 @@ pub fn drive(rig: &mut Rig, input: &mut Input) {
 
 /// Lets everything that waits come to its end, and counts for the last time.
 pub fn wind_down(rig: &mut Rig) {
-    for _ in 0..40 {
-        rig.wait(500_000_000);
+    // Packets wait for neighbours, then fragments for others, then what is said of those for neighbours.
+    for patience in [0, 60_000_000_000] {
+        rig.wait(patience);
+        for _ in 0..40 {
+            rig.wait(500_000_000);
+        }
     }
     rig.assert_census();
 }

@@ -96,8 +96,18 @@ impl Rig {
 
     /// A router with this policy in force.
     pub fn of(policy: Policy) -> Rig {
+        Rig::linked(policy, 1500)
+    }
+
+    /// A router with these rules and another MTU of the WAN.
+    pub fn with_mtu(rules: &str, mtu: u16) -> Rig {
+        Rig::linked(config(rules).policy, mtu)
+    }
+
+    fn linked(policy: Policy, mtu: u16) -> Rig {
         let config = config("");
-        let links = ["lan0", "wan0"].map(|name| Link { name: name.into(), mac: ROUTER, mtu: 1500 }).to_vec();
+        let links = [("lan0", 1500), ("wan0", mtu)];
+        let links = links.map(|(name, mtu)| Link { name: name.into(), mac: ROUTER, mtu }).to_vec();
         let router = Router::new(&config.appliance, links, 7);
         let engine = router.engine(0, Pool::fresh(FRAMES, 2048));
         router.publish(policy).expect("a valid policy");
@@ -254,6 +264,34 @@ pub fn ping(family: Family, src: u128, dst: u128, id: u16, payload: &[u8]) -> Ve
     }
     .expect("a frame");
     frame
+}
+
+/// A frame of more than 1,024 bytes of data as two fragments.
+pub fn halves(frame: &[u8]) -> [Vec<u8>; 2] {
+    const CUT: usize = 1024;
+    let header = if frame[12] == 8 { 34 } else { 54 };
+    let (head, data) = frame.split_at(header);
+    [(0, CUT, true), (CUT, data.len(), false)].map(|(start, end, more)| {
+        let mut piece = head.to_vec();
+        let len = end - start;
+        if header == 34 {
+            let word = (start / 8) as u16 | if more { 0x2000 } else { 0 };
+            piece[16..18].copy_from_slice(&(20 + len as u16).to_be_bytes());
+            piece[20..22].copy_from_slice(&word.to_be_bytes());
+            piece[24..26].fill(0);
+            let sum = piece[14..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum::<u32>();
+            let sum = (sum & 0xffff) + (sum >> 16);
+            piece[24..26].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+        } else {
+            piece[18..20].copy_from_slice(&(8 + len as u16).to_be_bytes());
+            let next = std::mem::replace(&mut piece[20], 44);
+            piece.extend([next, 0]);
+            piece.extend((start as u16 | u16::from(more)).to_be_bytes());
+            piece.extend([0, 0, 0, 1]);
+        }
+        piece.extend(&data[start..end]);
+        piece
+    })
 }
 
 /// An ARP request of a host for an address of the router.
