@@ -12,7 +12,7 @@
 //!
 //! | left out | the kernel | Sumun |
 //! |---|---|---|
-//! | fragments | puts them together before any rule | not yet |
+//! | fragments | draws a new IPv6 id, and cuts at the largest size where a tap has a copy | draws another, and cuts as they came |
 //! | record route and time stamp options | are filled in, and come back in errors | pass untouched |
 //! | IPv6 jumbograms, unknown destination options that want an error, damaged extension headers | parameter problem | silence |
 //! | what the router sends to itself (REJECT in OUTPUT of its own packets, its address as a source) | comes in again on lo | is dropped |
