@@ -142,6 +142,10 @@ impl Policy {
         }
         for route in &self.routes {
             let is_v4 = route.prefix.addr().is_ipv4();
+            let least = if is_v4 { MIN_MTU } else { IPV6_MIN_MTU };
+            if route.mtu.is_some_and(|mtu| mtu < least) {
+                return Err(format!("the route to {} has an MTU below {least}", route.prefix));
+            }
             let RouteAction::Via(nexthops) = &route.action else { continue };
             if nexthops.is_empty() || nexthops.len() > MAX_NEXTHOPS {
                 return Err(format!("the route to {} has {} next hops", route.prefix, nexthops.len()));
@@ -165,10 +169,14 @@ impl Policy {
                 port(iif)?;
             }
         }
-        Ok(())
+        crate::schema::sysctl::verify(&self.sysctl)
     }
 }
 
+/// Least MTU of IPv4 (RFC 791).
+pub const MIN_MTU: u16 = 68;
+/// Least MTU of IPv6 (RFC 8200 section 5).
+pub const IPV6_MIN_MTU: u16 = 1280;
 /// Most next hops of a multipath route.
 pub const MAX_NEXTHOPS: usize = 256;
 
@@ -406,5 +414,113 @@ impl Default for Sysctl {
             neigh_unres_qlen: 101,
             neigh_gc_stale_time: 60 * S,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule;
+
+    /// Two ports, a route through each kind of next hop, a rule of each kind: all in order.
+    fn policy() -> Policy {
+        let via = |port, gateway: Option<&str>| Nexthop {
+            port: PortId(port),
+            gateway: gateway.map(|via| via.parse().expect("an address")),
+            weight: 1,
+        };
+        let route = |prefix: &str, action| Route {
+            table: table::MAIN,
+            prefix: prefix.parse().expect("a prefix"),
+            action,
+            metric: 0,
+            mtu: None,
+            source: None,
+        };
+        let from = |family, net: &str| RoutingRule {
+            from: Some(net.parse().expect("a prefix")),
+            iif: Some(RuleIif::Port(PortId(1))),
+            ..RoutingRule::bare(5, family, RuleAction::Prohibit)
+        };
+        let settings =
+            |net: &str| PortSettings { addresses: vec![net.parse().expect("an address")], rp_filter: RpFilter::Strict };
+        Policy {
+            ports: ["lan0", "wan0"].map(String::from).to_vec(),
+            port_settings: vec![settings("10.0.0.1/24"), settings("2001:db8::1/64")],
+            neighbours: vec![StaticNeighbour {
+                port: PortId(1),
+                address: "2001:db8::2".parse().expect("an address"),
+                mac: [2; 6],
+            }],
+            routes: vec![
+                route("192.0.2.0/24", RouteAction::Via(vec![via(0, Some("10.0.0.9")), via(1, None)])),
+                route("::/0", RouteAction::Via(vec![via(1, Some("2001:db8::9"))])),
+                route("198.51.100.0/24", RouteAction::Blackhole),
+            ],
+            rules: vec![from(Family::V4, "10.0.0.0/8"), from(Family::V6, "2001:db8::/32")],
+            sysctl: Sysctl::default(),
+            ruleset: Ruleset::empty(rule::Policy::Accept),
+        }
+    }
+
+    fn hops(policy: &mut Policy) -> &mut Vec<Nexthop> {
+        match &mut policy.routes[0].action {
+            RouteAction::Via(hops) => hops,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_policy_in_order_verifies() {
+        assert_eq!(policy().verify(), Ok(()));
+        let mut widest = policy();
+        *hops(&mut widest) = vec![Nexthop { port: PortId(0), gateway: None, weight: 256 }; MAX_NEXTHOPS];
+        assert_eq!(widest.verify(), Ok(()));
+    }
+
+    #[test]
+    fn forged_policies_are_refused_with_the_reason() {
+        type Forge = fn(&mut Policy);
+        let cases: &[(&str, Forge)] = &[
+            ("2 ports with 1 settings", |p| p.port_settings.truncate(1)),
+            ("3 ports with 2 settings", |p| p.ports.push("more".into())),
+            ("there is no port 2", |p| p.neighbours[0].port = PortId(2)),
+            ("there is no port 65535", |p| p.neighbours[0].port = PortId::NONE),
+            ("the route to 192.0.2.0/24 has 0 next hops", |p| hops(p).clear()),
+            ("the route to 192.0.2.0/24 has 257 next hops", |p| {
+                let hop = hops(p)[0];
+                hops(p).resize(MAX_NEXTHOPS + 1, hop);
+            }),
+            ("there is no port 7", |p| hops(p)[1].port = PortId(7)),
+            ("there is no port 65535", |p| hops(p)[1].port = PortId::NONE),
+            ("the route to 192.0.2.0/24 has a wrong next hop", |p| hops(p)[0].weight = 0),
+            ("the route to 192.0.2.0/24 has a wrong next hop", |p| hops(p)[0].weight = 257),
+            ("the route to 192.0.2.0/24 has a wrong next hop", |p| {
+                hops(p)[0].gateway = Some("2001:db8::9".parse().expect("an address"));
+            }),
+            ("the route to 192.0.2.0/24 has a source of the other family", |p| {
+                p.routes[0].source = Some("2001:db8::1".parse().expect("an address"));
+            }),
+            ("the routing rule 5 mixes families", |p| p.rules[0].to = Some("::/0".parse().expect("a prefix"))),
+            ("the routing rule 5 mixes families", |p| p.rules[1].family = Family::V4),
+            ("the route to 192.0.2.0/24 has an MTU below 68", |p| p.routes[0].mtu = Some(67)),
+            ("the route to ::/0 has an MTU below 1280", |p| p.routes[1].mtu = Some(1279)),
+            ("neigh_retrans_time is 18446744073709551615: 0 to 21427200000 can be", |p| {
+                p.sysctl.neigh_retrans_time = u64::MAX;
+            }),
+            ("icmp_ratelimit is 4294967295: 0 to 2147483647 can be", |p| p.sysctl.icmp_ratelimit = u32::MAX),
+            ("ip_default_ttl is 0: 1 to 255 can be", |p| p.sysctl.ip_default_ttl = 0),
+            ("fib_multipath_hash_policy is 2: 0 to 1 can be", |p| p.sysctl.fib_multipath_hash_policy = 2),
+            ("neigh_unres_qlen is 1025: 0 to 1024 can be", |p| p.sysctl.neigh_unres_qlen = 1025),
+            ("there is no port 2", |p| p.rules[0].iif = Some(RuleIif::Port(PortId(2)))),
+        ];
+        for (reason, forge) in cases {
+            let mut forged = policy();
+            forge(&mut forged);
+            assert_eq!(forged.verify(), Err(reason.to_string()));
+        }
+        let names: Vec<String> = (0..=MAX_PORTS).map(|i| format!("p{i}")).collect();
+        let many = Policy { port_settings: vec![PortSettings::default(); names.len()], ports: names, ..policy() };
+        assert_eq!(many.verify(), Err(format!("{0} ports with {0} settings", MAX_PORTS + 1)));
     }
 }

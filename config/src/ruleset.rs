@@ -333,7 +333,7 @@ mod tests {
                     .rules
                     .push(rule(Target::Reject(reject::Reject(reject::With::IcmpHostUnreachable))))
             }),
-            ("not one of ipv4", |t| {
+            ("REJECT with an answer that is not one of ipv4", |t| {
                 let reject = reject::Reject(reject::With::Icmp6NoRoute);
                 t.tables[FILTER].chains[0].rules.push(rule(Target::Reject(reject)));
             }),

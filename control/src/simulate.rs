@@ -15,12 +15,13 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sumun_config::facts::PortId;
 use sumun_config::model::Config;
 use sumun_dataplane::engine::trace::{End, Trace};
 use sumun_dataplane::engine::{Engine, Router};
-use sumun_dataplane::port::Link;
-use sumun_dataplane::port::pcap::{Reader, Recorded, Writer};
+use sumun_dataplane::port::pcap::{PcapPort, Reader, Recorded, Tape, Writer};
+use sumun_dataplane::port::{Link, Port};
 use sumun_dataplane::reason::DropReason;
 use sumun_dataplane::umem::Pool;
 
@@ -91,12 +92,14 @@ const FLOWS_PER_TURN: u32 = 64;
 pub fn run(options: &Options, config: Config, print: &mut impl Write) -> Result<()> {
     let recording = survey(options, &config)?;
     let names: Vec<String> = recording.links.iter().map(|link| link.name.clone()).collect();
-    let mut writer = match &options.out {
-        Some(path) => Some(
-            Writer::new(BufWriter::new(create(path, options)?), &names).with_context(|| path.display().to_string())?,
-        ),
+    let tape = match &options.out {
+        Some(path) => {
+            let writer = Writer::new(BufWriter::new(create(path, options)?), &names);
+            Some(Tape::new(writer.with_context(|| path.display().to_string())?))
+        }
         None => None,
     };
+    let mut ports: Vec<_> = (0..names.len()).map(|number| PcapPort::new(number, tape.clone())).collect();
     let appliance = &config.appliance;
     let router = Router::new(appliance, recording.links, 0);
     let frames = appliance.frames_per_worker.max(256);
@@ -116,9 +119,19 @@ pub fn run(options: &Options, config: Config, print: &mut impl Write) -> Result<
         let then = recorded.time.saturating_sub(recording.start).saturating_add(START).max(now);
         idle(&mut engine, now, then, appliance.max_flows);
         now = then;
-        let trace = step(&mut engine, now, PortId(port as u16), &recorded)?;
-        let sent = collect(&mut engine, &names, &trace, recorded.time, writer.as_mut())
-            .with_context(|| options.out.as_deref().unwrap_or(Path::new("")).display().to_string())?;
+        if let Some(tape) = &tape {
+            locked(tape).set_time(recorded.time);
+        }
+        let trace = step(&mut engine, now, &mut ports, port, &recorded)?;
+        let mut sent = Vec::new();
+        for (name, port) in names.iter().zip(&mut ports) {
+            sent.resize(sent.len() + port.take_sent(), name.as_str());
+        }
+        if let (Some(tape), Some(path)) = (&tape, &options.out) {
+            let mut tape = locked(tape);
+            trace.delivered.iter().for_each(|packet| tape.delivered(packet));
+            tape.check().with_context(|| path.display().to_string())?;
+        }
         let (fate, reason) = fate(&trace);
         *ends.entry(fate).or_default() += 1;
         match options.trace {
@@ -131,8 +144,10 @@ pub fn run(options: &Options, config: Config, print: &mut impl Write) -> Result<
         }
         count += 1;
     }
-    if let (Some(writer), Some(path)) = (writer, &options.out) {
-        let finished = writer.finish().map_err(anyhow::Error::from).and_then(|mut file| Ok(file.flush()?));
+    drop(ports);
+    if let (Some(tape), Some(path)) = (tape.and_then(Arc::into_inner), &options.out) {
+        let tape = tape.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let finished = tape.finish().map_err(anyhow::Error::from).and_then(|mut file| Ok(file.flush()?));
         finished.with_context(|| path.display().to_string())?;
     }
     if options.trace.is_none() {
@@ -164,42 +179,33 @@ fn idle(engine: &mut Engine, from: u64, to: u64, max_flows: u32) {
     }
 }
 
-/// One packet through the engine: what was asked of it.
-fn step(engine: &mut Engine, now: u64, port: PortId, recorded: &Recorded) -> Result<Trace> {
-    engine.trace();
-    let mut frame = engine.pool().take().context("no frame is free")?;
-    match frame.set(&recorded.bytes) {
-        true => engine.process(now, port, &mut vec![frame]),
-        false => engine.dropped(DropReason::FrameTooLong, frame),
-    }
-    Ok(engine.trace())
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes what the engine sends and writes it down: the ports on which frames left.
-fn collect<'n, W: Write>(
+/// One packet in on a port, through the engine, and out: a turn of a worker's loop. What was asked of it.
+fn step<W: Write + Send>(
     engine: &mut Engine,
-    names: &'n [String],
-    trace: &Trace,
-    time: u64,
-    mut writer: Option<&mut Writer<W>>,
-) -> Result<Vec<&'n str>> {
-    let mut sent = Vec::new();
-    for (i, name) in names.iter().enumerate() {
-        let frames: Vec<_> = engine.take_tx(PortId(i as u16)).drain(..).collect();
-        for frame in frames {
-            sent.push(name.as_str());
-            if let Some(writer) = writer.as_deref_mut() {
-                writer.sent(i, time, frame.bytes())?;
-            }
-            engine.pool().give(frame);
-        }
+    now: u64,
+    ports: &mut [PcapPort<W>],
+    port: usize,
+    recorded: &Recorded,
+) -> Result<Trace> {
+    engine.trace();
+    let mut rx = Vec::new();
+    ports[port].load(recorded.bytes.clone());
+    ports[port].receive(engine.pool(), &mut rx, 1);
+    if rx.is_empty() {
+        let frame = engine.pool().take().context("no frame is free")?;
+        engine.dropped(DropReason::FrameTooLong, frame);
     }
-    if let Some(writer) = writer {
-        for packet in &trace.delivered {
-            writer.delivered(time, packet)?;
-        }
+    engine.process(now, PortId(port as u16), &mut rx);
+    let trace = engine.trace();
+    for (number, port) in ports.iter_mut().enumerate() {
+        port.transmit(engine.take_tx(PortId(number as u16)));
+        port.flush(engine.pool());
     }
-    Ok(sent)
+    Ok(trace)
 }
 
 /// The fate and, of a drop, the reason, by the names of the trace.
@@ -254,6 +260,9 @@ fn text(
     Ok(())
 }
 
+/// How often a MAC was seen, and first as which packet: the commonest wins, the earlier one of equals.
+type Rank = (usize, Reverse<usize>);
+
 /// What is known of a recording before its first packet goes in.
 struct Recording {
     /// The ports: names and MTUs of the configuration, MACs of the recording.
@@ -261,6 +270,7 @@ struct Recording {
     /// When its first packet came in, in nanoseconds since 1970.
     start: u64,
 }
+
 
 /// Reads the recording once: every packet must come in on a port of the configuration.
 fn survey(options: &Options, config: &Config) -> Result<Recording> {
@@ -273,7 +283,7 @@ fn survey(options: &Options, config: &Config) -> Result<Recording> {
     if let Some(port) = options.port.as_deref().filter(|port| index(port).is_none()) {
         bail!("--port {port}: there is no such interface: {}", accepted());
     }
-    let mut addressed: Vec<HashMap<[u8; 6], (usize, Reverse<usize>)>> = vec![HashMap::new(); interfaces.len()];
+    let mut addressed: Vec<HashMap<[u8; 6], Rank>> = vec![HashMap::new(); interfaces.len()];
     let mut reader = open(options)?;
     let mut start = None;
     let mut count = 0;
@@ -288,7 +298,7 @@ fn survey(options: &Options, config: &Config) -> Result<Recording> {
         }
         count += 1;
     }
-    let commonest = |macs: &HashMap<[u8; 6], _>| macs.iter().max_by_key(|(_, rank)| **rank).map(|(mac, _)| *mac);
+    let commonest = |macs: &HashMap<[u8; 6], Rank>| macs.iter().max_by_key(|(_, rank)| **rank).map(|(mac, _)| *mac);
     let links = interfaces.iter().zip(&addressed).map(|(interface, macs)| Link {
         name: interface.name.clone(),
         mac: commonest(macs).unwrap_or(DEFAULT_MAC),

@@ -29,7 +29,7 @@ use sumun_config::{rule, schema};
 #[derive(Parser)]
 #[command(name = "sumun-dataplane", version)]
 pub struct Args {
-    /// The configuration; of it the interfaces and [dataplane] are used
+    /// The configuration; of it the interfaces and the section `dataplane` are used
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
     /// Directory of the sockets, instead of the configuration's

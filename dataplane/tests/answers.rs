@@ -139,11 +139,19 @@ fn a_reset_connection_is_closing() {
         rig.swap(
             "[filter.FORWARD]\nrules = [\"-p tcp -m state --state ESTABLISHED -j REJECT --reject-with tcp-reset\"]\n",
         );
+        let state = |rig: &Rig| {
+            let mut rows = Vec::new();
+            rig.router.conntrack.list(rig.now, |flow| rows.push((flow.seconds_left(), flow.state.map(|s| s.name()))));
+            rows
+        };
+        // A wrong checksum is no packet of the flow: nothing is said and nothing happens to it.
+        let mut wrong = tcp(family, client, server, (5, 80), "A", b"x");
+        *wrong.last_mut().expect("a byte") ^= 1;
+        assert_eq!(rig.send(LAN, &wrong).len(), 1, "INVALID, so not refused");
+        assert_eq!(state(&rig), [(432_000, Some("ESTABLISHED"))]);
         let sent = rig.send(LAN, &tcp(family, client, server, (5, 80), "A", b"x"));
         assert_eq!(described(&sent), [said(family, "lan0 tcp SERVER:80 > CLIENT:5 R ttl 64")]);
-        let mut rows = Vec::new();
-        rig.router.conntrack.list(rig.now, |flow| rows.push((flow.seconds_left(), flow.state.map(|s| s.name()))));
-        assert_eq!(rows, [(10, Some("CLOSE"))]);
+        assert_eq!(state(&rig), [(10, Some("CLOSE"))]);
     }
 }
 
@@ -174,7 +182,8 @@ fn a_dead_host_behind_a_masquerade_is_told_to_the_client() {
 #[test]
 fn options_are_judged_after_prerouting() {
     // Options; what is said; the drop. Record route and unknown options pass.
-    let cases: [(&[u8], Option<&str>, &[(&str, u64)]); 5] = [
+    type Case = (&'static [u8], Option<&'static str>, &'static [(&'static str, u64)]);
+    let cases: [Case; 5] = [
         (&[131, 7, 4, 203, 0, 113, 9, 0], None, &[("ip-options", 1)]),
         (&[137, 7, 4, 203, 0, 113, 9, 0], None, &[("ip-options", 1)]),
         (&[99, 9, 0, 0], Some("lan0 icmp 192.168.1.1 > 192.168.1.9 12/0 ttl 64"), &[("ip-options", 1)]),
@@ -245,11 +254,19 @@ fn answers_to_link_local_addresses_leave_where_the_question_came_in() {
         assert_eq!(solicits(&mut rig, udp(Family::V6, HOST_LL, ROUTER_LL, (5, 7), b"")), [closed]);
         rig.assert_census();
     }
-    let mut rig = Rig::new("");
-    rig.send(LAN, &ping(Family::V6, HOST_LL, server, 1, b""));
-    assert_eq!(rig.drops(), [("not-forwarded", 1)]);
-    assert_eq!(rig.engine.held(), 1, "the error about it waits for its neighbour");
-    rig.assert_census();
+    // What may not leave its link (code 2: beyond scope of source address), what cannot, and what lived too long.
+    let known = "[[neighbours]]\ninterface = \"lan0\"\naddress = \"fe80::9\"\nmac = \"02:00:00:00:00:02\"\n";
+    for (dst, ttl, code, drop) in [
+        (server, 64, "1/2", "not-forwarded"),
+        (server, 1, "3/0", "ttl-expired"),
+        (0x2001_4860 << 96, 64, "1/0", "no-route"),
+    ] {
+        let mut rig = Rig::new(known);
+        let sent = rig.send(LAN, &udp_ttl(Family::V6, HOST_LL, dst, (5, 7), ttl));
+        assert_eq!(described(&sent), [format!("lan0 icmp6 fe80::ff:fe00:1 > fe80::9 {code} ttl 64")]);
+        assert_eq!(rig.drops(), [(drop, 1)]);
+        rig.assert_census();
+    }
 }
 
 #[test]
@@ -331,5 +348,71 @@ rules = [\"-m conntrack --ctstate INVALID\", \"-m conntrack --ctstate UNTRACKED\
         let mut rig = Rig::new(rules);
         assert_eq!(rig.send(LAN, &udp(family, client, server, (5, 7), b"")).len(), 1);
         assert_eq!(rig.packets(family, "filter.OUTPUT"), [1, 0, 0, 1]);
+    }
+}
+
+#[test]
+fn errors_come_from_the_way_back_in_ipv4_and_from_the_way_in_in_ipv6() {
+    let rules = "
+[[routes]]
+to = \"198.51.100.0/24\"
+via = \"203.0.113.9\"
+[[routes]]
+to = \"2001:db8:9::/48\"
+via = \"2001:db8:2::9\"
+";
+    for (family, far, nowhere, expected) in [
+        (Family::V4, 0xc633_6401, 0x0808_0808, "wan0 icmp 203.0.113.2 > 198.51.100.1 3/0 ttl 64"),
+        (Family::V6, 0x2001_0db8_0009 << 80 | 1, 0x2001_4860 << 96, "wan0 icmp6 fd00:1::1 > 2001:db8:9::1 1/0 ttl 64"),
+    ] {
+        let mut rig = Rig::new(rules);
+        let sent = rig.send(LAN, &udp(family, far, nowhere, (5, 7), b""));
+        assert_eq!(described(&sent), [expected]);
+        assert_eq!(rig.drops(), [("no-route", 1)]);
+    }
+}
+
+#[test]
+fn without_forwarding_only_ipv6_says_that_there_is_no_way() {
+    let rules = "ip_forward = false\nipv6_forwarding = false\n";
+    for family in Family::ALL {
+        let (client, server) = ends(family);
+        let nowhere = if family == Family::V4 { 0x0808_0808 } else { 0x2001_4860 << 96 };
+        assert_eq!(answer(rules, LAN, &udp(family, client, server, (5, 7), b"")).1, [("forwarding-off", 1)]);
+        let (told, drops, _) = answer(rules, LAN, &udp(family, client, nowhere, (5, 7), b""));
+        match family {
+            Family::V4 => assert_eq!((told.len(), drops), (0, vec![("forwarding-off", 1)])),
+            Family::V6 => assert_eq!((told.len(), drops), (1, vec![("no-route", 1)])),
+        }
+    }
+}
+
+#[test]
+fn sources_mapped_in_input_get_their_answers() {
+    let rules =
+        "[nat.INPUT]\nrules = [\"-4 -j SNAT --to-source 203.0.113.77\", \"-6 -j SNAT --to-source 2001:db8:2::77\"]\n";
+    for family in Family::ALL {
+        let (client, _) = ends(family);
+        let (lan, _) = own(family);
+        let mut rig = Rig::new(rules);
+        let sent = rig.send(LAN, &udp(family, client, lan, (5, 7), b""));
+        let expected = said(family, "lan0 ICMP LAN > CLIENT PORT-UNREACHABLE ttl 64 about udp CLIENT:5 > LAN:7 ttl 64");
+        assert_eq!(told(&sent), [expected]);
+        let sent = rig.send(LAN, &tcp(family, client, lan, (5, 80), "S", b""));
+        assert_eq!(described(&sent), [said(family, "lan0 tcp LAN:80 > CLIENT:5 AR ttl 64")]);
+        assert_eq!(rig.router.conntrack.count(), 1, "a refused connection is no flow");
+        rig.assert_census();
+    }
+}
+
+#[test]
+fn redirect_takes_the_first_address_of_the_port() {
+    let rules = "[nat.PREROUTING]\nrules = [\"-p udp -j REDIRECT\"]\n[filter.INPUT]\nrules = [\"-4 -d 192.168.1.1\", \"-6 -d fd00:1::1\"]\n";
+    for family in Family::ALL {
+        let (client, server) = ends(family);
+        let mut rig = Rig::new(rules);
+        rig.send(LAN, &udp(family, client, server, (5, 7), b""));
+        assert_eq!(rig.packets(family, "filter.INPUT"), [1, 1]);
+        assert_eq!(rig.drops(), [("no-listener", 1)]);
     }
 }

@@ -2,56 +2,10 @@
 
 mod common;
 
+use common::hostile::{self, RULES, seeds};
 use common::*;
 use proptest::prelude::*;
-use sumun_config::facts::{Family, PortId};
-
-const RULES: &str = r#"
-[raw.PREROUTING]
-rules = ["-p tcp -m tcp --tcp-option 5 -j LOG --log-tcp-options --log-tcp-sequence --log-ip-options"]
-
-[mangle.PREROUTING]
-rules = ["-p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1000", "-4 -j TTL --ttl-inc 3", "-6 -j HL --hl-inc 3", "-j TOS --set-tos 0x10"]
-
-[nat.PREROUTING]
-rules = ["-4 -p udp -m udp --dport 53 -j DNAT --to-destination 203.0.113.9:5353", "-p tcp -m tcp --dport 80 -j REDIRECT --to-ports 81"]
-
-[nat.POSTROUTING]
-rules = ["-o wan0 -j MASQUERADE --random"]
-
-[filter.FORWARD]
-rules = [
-  "-m conntrack --ctstate INVALID -j LOG --log-prefix invalid",
-  "-p icmp -m icmp --icmp-type 8 -j ACCEPT",
-  "-m multiport -p tcp --dports 1:1024 -j REJECT",
-  "-m addrtype --dst-type LOCAL -j DROP",
-  "-m length --length 0:100 -j ACCEPT",
-]
-"#;
-
-/// Well-formed frames to start from.
-fn seeds() -> Vec<Vec<u8>> {
-    let mut all = vec![arp_request(0xc0a8_0109, 0xc0a8_0101), vec![], vec![0xff; 14]];
-    for family in Family::ALL {
-        let (client, server) = ends(family);
-        all.push(udp(family, client, server, (1000, 53), b"query"));
-        all.push(udp(family, server, client, (53, 1000), b"answer"));
-        all.push(tcp(family, client, server, (1000, 80), "S", b""));
-        all.push(tcp(family, client, server, (1000, 443), "PA", &[7; 1400]));
-        all.push(ping(family, client, server, 1, &[1; 600]));
-        // An ICMP error that quotes one of the packets above.
-        let quoted = udp(family, client, server, (1000, 53), b"query")[14..].to_vec();
-        let mut error = Vec::new();
-        let step = ip(family, server, client, 64);
-        match family {
-            Family::V4 => step.icmpv4_raw(3, 3, [0; 4]).write(&mut error, &quoted),
-            Family::V6 => step.icmpv6_raw(1, 4, [0; 4]).write(&mut error, &quoted),
-        }
-        .expect("a frame");
-        all.push(error);
-    }
-    all
-}
+use sumun_config::facts::PortId;
 
 /// A seed with some bytes changed, cut or grown.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
@@ -80,7 +34,7 @@ fn random() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_bytes_make_the_engine_panic_or_lose_a_frame(
@@ -99,5 +53,38 @@ proptest! {
         }
         rig.assert_census();
         prop_assert_eq!(rig.engine.held(), 0);
+    }
+
+    #[test]
+    fn no_program_of_frames_time_and_rules_makes_the_engine_panic_or_lose_a_frame(
+        program in prop::collection::vec(any::<u8>(), 0..600)
+    ) {
+        hostile::engine(&program);
+    }
+
+    #[test]
+    fn a_forged_policy_is_refused_or_runs(
+        seed in prop::sample::select(hostile::policy_seeds()),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut forged = seed;
+        for (at, byte) in changes {
+            let at = 2 + at.index(forged.len() - 2);
+            forged[at] = byte;
+        }
+        hostile::policy(&forged);
+    }
+
+    #[test]
+    fn no_text_makes_a_configuration_that_cannot_run(
+        seed in prop::sample::select(hostile::text_seeds()),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        let mut text = seed;
+        for (at, byte) in changes {
+            let at = at.index(text.len());
+            text[at] = byte;
+        }
+        hostile::text(&text);
     }
 }

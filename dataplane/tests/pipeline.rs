@@ -231,15 +231,17 @@ priority = 100
 fwmark = "0x1"
 table = 100
 [mangle.PREROUTING]
-rules = ["-p udp -m udp --dport 7 -j MARK --set-mark 1", "-p udp -m udp --dport 7 -j CONNMARK --save-mark", "-p udp -m udp --sport 5 -j CONNMARK --restore-mark"]
+rules = ["-j CONNMARK --restore-mark", "-p udp -m mark --mark 0 -m length --length 0:60 -j MARK --set-mark 1", "-j CONNMARK --save-mark"]
 "#;
     for family in Family::ALL {
         let (client, _) = ends(family);
         let far = if family == Family::V4 { 0xc633_6401 } else { 0x2001_0db8_0009 << 80 | 1 };
         let mut rig = Rig::new(rules);
         assert_eq!(rig.send(LAN, &udp(family, client, far, (5, 7), b""))[0].0, WAN);
+        // A long packet takes its mark from its flow, or has none.
+        assert_eq!(rig.send(LAN, &udp(family, client, far, (5, 7), &[0; 100]))[0].0, WAN);
         assert_eq!(rig.drops(), []);
-        let unreachable = rig.send(LAN, &udp(family, client, far, (5, 8), b""));
+        let unreachable = rig.send(LAN, &udp(family, client, far, (5, 8), &[0; 100]));
         assert_eq!(unreachable[0].0, LAN);
         assert_eq!(rig.drops(), [("no-route", 1)]);
         rig.assert_census();

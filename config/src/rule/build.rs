@@ -2,7 +2,7 @@
 //!
 //! A rule may give several bodies: one for each family that it can serve, and one for each pair of addresses where `-s` or
 //! `-d` is a list. Which hooks reach a user chain is known only when the whole table is; so rules of user chains are built
-//! again by [`super::link`], with the hooks that do.
+//! again by [`crate::link`], with the hooks that do.
 
 use super::draft::{Aim, Draft, JumpTo, Loaded, Unfit, complain};
 use super::option::{Complaint, Extension, Given, GivenOption, Opt, Word};

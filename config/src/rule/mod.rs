@@ -2,7 +2,7 @@
 //!
 //! A rule is a list of conditions and at most one target. A condition is one option of one match (`--dport 22` of
 //! `tcp`) with or without a `!`. Each match and each target is one file that holds its spelling, its checks, its meaning
-//! and its cases; the lists in [`matches`] and [`targets`] name them all.
+//! and its cases; the lists in [`mod@matches`] and [`targets`] name them all.
 //!
 //! Meaning is pure: a match looks at [`Facts`] and answers an [`Outcome`]; a target looks at them and answers an
 //! [`Effect`], which the engine carries out. So one piece of code says what a rule means, wherever it is evaluated.
@@ -23,6 +23,8 @@ pub mod word;
 
 #[cfg(test)]
 mod cases;
+#[cfg(test)]
+mod sound;
 
 pub use build::{Body, ParsedRule, Reach, Site};
 pub use draft::JumpTo;

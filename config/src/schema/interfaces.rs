@@ -4,7 +4,7 @@ use super::reader::{Field, Fields};
 use super::report::{Sink, suggest_quoted};
 use super::values::{bad_device_name, family_of_net, interface_address, is_link_local};
 use crate::facts::{Family, LOOPBACK, PortId};
-use crate::model::{Attach, CopyMode, Interface, PortSettings, RpFilter};
+use crate::model::{Attach, CopyMode, IPV6_MIN_MTU, Interface, PortSettings, RpFilter};
 use ipnet::IpNet;
 use std::ops::Range;
 
@@ -19,9 +19,6 @@ pub(super) struct Interfaces {
 
 /// Bytes of a frame that are not the IP packet: the headroom of XDP and of the router, Ethernet and one 802.1Q tag.
 const FRAME_OVERHEAD: u32 = 256 + 14 + 4;
-
-/// The smallest MTU that IPv6 runs on (RFC 8200 section 5).
-pub(super) const IPV6_MIN_MTU: u16 = 1280;
 
 impl Interfaces {
     /// Names by [`PortId`].

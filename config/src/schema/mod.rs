@@ -110,7 +110,7 @@ mod routes;
 mod rules;
 mod ruleset;
 mod syntax;
-mod sysctl;
+pub(crate) mod sysctl;
 mod values;
 
 /// Reads a whole file: its configuration and warnings, or all that is wrong with it (warnings included), in the order of

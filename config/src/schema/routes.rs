@@ -2,12 +2,12 @@
 //!
 //! A route is read first and finished when all are read: a gateway may be on a network that another route puts on a link.
 
-use super::interfaces::{IPV6_MIN_MTU, Interfaces};
+use super::interfaces::Interfaces;
 use super::reader::{Field, Fields};
 use super::report::{Sink, nearest};
 use super::values::{broadcast, everything, family_of, family_of_net, host, is_link_local, network, said};
 use crate::facts::{Family, PortId};
-use crate::model::{Nexthop, Route, RouteAction, table};
+use crate::model::{IPV6_MIN_MTU, MIN_MTU, Nexthop, Route, RouteAction, table};
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -79,7 +79,7 @@ fn draft<'a>(mut fields: Fields<'a>, interfaces: &Interfaces, sink: &mut Sink) -
     let table = fields.take("table").map_or(Some(table::MAIN), |field| table_number(&field, sink));
     let metric = fields.take("metric").and_then(|field| field.integer(0..=u32::MAX.into(), sink));
     let mtu_field = fields.take("mtu");
-    let mtu: Option<u16> = mtu_field.and_then(|field| field.integer(68..=65535, sink));
+    let mtu: Option<u16> = mtu_field.and_then(|field| field.integer(u64::from(MIN_MTU)..=65535, sink));
     let (action, family_hint) = action(&mut fields, interfaces, sink);
     let prefix = to.and_then(|to| {
         let text = to.string("a network, such as \"10.0.0.0/8\", or \"default\"", sink)?;

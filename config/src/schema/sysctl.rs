@@ -98,6 +98,27 @@ const SETTINGS: &[Setting] = settings! {
     ] Time;
 };
 
+/// Longest interval: an `int` of milliseconds.
+const LONGEST_INTERVAL: u64 = i32::MAX as u64;
+
+/// Whether settings of whatever origin are ones that a file could give: the engine adds these times to its clock.
+pub(crate) fn verify(sysctl: &Sysctl) -> Result<(), String> {
+    let mut sysctl = sysctl.clone();
+    for setting in SETTINGS {
+        let (value, range) = match &setting.place {
+            Place::Time(place) => (*place(&mut sysctl), 0..=LONGEST_MS),
+            Place::Interval(place) => (u64::from(*place(&mut sysctl)), 0..=LONGEST_INTERVAL),
+            Place::Byte(range, place) => (u64::from(*place(&mut sysctl)), range.clone()),
+            Place::Count(range, place) => (u64::from(*place(&mut sysctl)), range.clone()),
+            Place::Flag(_) => continue,
+        };
+        if !range.contains(&value) {
+            return Err(format!("{} is {value}: {} to {} can be", setting.name, range.start(), range.end()));
+        }
+    }
+    Ok(())
+}
+
 /// Sysctls that people look for: set elsewhere in the file, or of something that the router does not do.
 const ELSEWHERE: [(&str, &str); 7] = [
     ("nf_conntrack_max", "this is `max-flows` in [dataplane]"),
@@ -182,7 +203,7 @@ fn set(sysctl: &mut Sysctl, setting: &Setting, unit: u64, field: &Field, sink: &
             }
         }
         Place::Interval(place) => {
-            if let Some(value) = field.millis(unit, 0..=i32::MAX as u64, sink) {
+            if let Some(value) = field.millis(unit, 0..=LONGEST_INTERVAL, sink) {
                 *place(sysctl) = value as u32;
             }
         }

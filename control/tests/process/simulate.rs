@@ -31,6 +31,8 @@ addresses = ["192.168.1.1/24"]
 addresses = ["203.0.113.2/24"]
 "#;
 
+/// A frame of what was written: interface, nanoseconds after [`START`], bytes.
+type Written = (String, u64, Vec<u8>);
 /// A frame of a recording: port, nanoseconds after [`START`], bytes.
 type Heard = (&'static str, u64, Vec<u8>);
 
@@ -83,7 +85,7 @@ fn record(place: &Place, heard: &[Heard]) -> String {
 }
 
 /// The frames of a file by the names of their interfaces, and all the names.
-fn read(place: &Place, name: &str) -> (Vec<String>, Vec<(String, u64, Vec<u8>)>) {
+fn read(place: &Place, name: &str) -> (Vec<String>, Vec<Written>) {
     let mut reader = PcapNgReader::new(BufReader::new(File::open(place.path(name)).unwrap())).unwrap();
     let (mut names, mut frames): (Vec<String>, Vec<_>) = Default::default();
     while let Some(block) = reader.next_block() {
@@ -163,9 +165,9 @@ fn forwarded_packets_leave_with_the_macs_and_times_of_the_recording() {
 
 #[test]
 fn json_trace_is_a_line_for_each_packet_with_all_that_was_asked() {
-    let place = place(
-        "[filter.FORWARD]\nrules = [\"-p udp --dport 53 -j dns\", \"-j DROP\"]\n[filter.dns]\nrules = [\"-i lan0\", \"-i lan0 -j ACCEPT\"]\n",
-    );
+    // Table nat is asked where it has a rule, on whichever hook.
+    let rules = "[nat.OUTPUT]\nrules = [\"-j ACCEPT\"]\n[filter.FORWARD]\nrules = [\"-p udp --dport 53 -j dns\", \"-j DROP\"]\n";
+    let place = place(&format!("{rules}[filter.dns]\nrules = [\"-i lan0\", \"-i lan0 -j ACCEPT\"]\n"));
     let input =
         record(&place, &[("lan0", 0, udp(CLIENT, SERVER, (1000, 53))), ("lan0", 1, udp(CLIENT, SERVER, (1000, 54)))]);
     let ran = simulate(&place, &input, &["--trace", "json"]);

@@ -87,23 +87,30 @@ impl Engine {
                     Family::V4 => g.policy.sysctl.ip_default_ttl,
                     Family::V6 => g.policy.sysctl.ipv6_hop_limit,
                 };
-                self.say(p, |facts, l3, frame| icmp::build_tcp_reset(facts, l3, hop_limit, frame));
-                self.tracker.set_closing(p.ct, &g.policy.sysctl);
+                if self.say(p, |facts, l3, frame| icmp::build_tcp_reset(facts, l3, hop_limit, frame)) {
+                    self.tracker.set_closing(p.ct, &g.policy.sysctl);
+                }
             }
         }
     }
 
-    /// Puts a packet of the router's own, built about `cause`, in line for local output.
-    fn say(&mut self, cause: &Packet, build: impl FnOnce(&Facts, &[u8], &mut Frame) -> bool) {
-        let Some(mut frame) = self.frame() else { return };
+    /// Puts a packet of the router's own, built about `cause`, in line for local output. False where none is due or there is
+    /// no frame for it.
+    fn say(&mut self, cause: &Packet, build: impl FnOnce(&Facts, &[u8], &mut Frame) -> bool) -> bool {
+        let Some(mut frame) = self.frame() else { return false };
         if !build(&cause.facts, cause.l3(), &mut frame) {
-            return self.pool.give(frame);
+            self.pool.give(frame);
+            return false;
         }
-        let Ok(mut facts) = parse::ip(cause.facts.family, frame.bytes()) else { return self.pool.give(frame) };
+        let Ok(mut facts) = parse::ip(cause.facts.family, frame.bytes()) else {
+            self.pool.give(frame);
+            return false;
+        };
         let ct = self.tracker.attach(cause.ct, &mut facts);
         let hop = Hop { port: cause.facts.iif, ..Hop::NOWHERE };
         self.stats.originated.add(1);
         self.own.push_back(Packet { ct, hop, ..Packet::new(frame, facts, 0) });
+        true
     }
 
     /// A frame for a packet of the router's own; that packet counts as dropped where there is none.

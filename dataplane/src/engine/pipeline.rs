@@ -102,7 +102,7 @@ impl Engine {
     /// All that happens to a packet at a hook.
     #[inline(always)]
     fn hook(&mut self, g: &Generation, hook: Hook, p: &mut Packet) -> Result<(), DropReason> {
-        let mut before = RoutedBy::of(&p.facts);
+        let mut before = RoutedBy(0, 0, 0, 0);
         for stage in g.order(p.facts.family).at(hook) {
             if hook == Hook::Output && *stage != Stage::Reroute {
                 before = RoutedBy::of(&p.facts);

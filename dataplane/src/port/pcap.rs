@@ -5,6 +5,8 @@
 //! A file is written as pcapng with nanosecond stamps, with one interface for each port, in their order, and a last one named
 //! [`HOST`] for what was delivered locally.
 
+use super::Port;
+use crate::umem::{Frame, Pool};
 use pcap_file::pcap::{PcapHeader, PcapReader};
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
 use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
@@ -12,6 +14,8 @@ use pcap_file::pcapng::{Block, PcapNgBlock, PcapNgReader, PcapNgWriter};
 use pcap_file::{DataLink, PcapError};
 use std::borrow::Cow;
 use std::io::{self, Cursor, Read, Write};
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The interface for packets that the router itself received.
@@ -282,6 +286,120 @@ fn wrong(packet: u64, error: PcapError) -> FileError {
             FileError::Format { packet, what: "the file ends within a block".into() }
         }
         error => FileError::Format { packet, what: error.to_string() },
+    }
+}
+
+/// Where the ports of a replay write what they send: one file for all of them.
+pub struct Tape<W: Write> {
+    writer: Writer<W>,
+    /// Time stamp of what is written now.
+    time: u64,
+    /// The first thing that went wrong; after it nothing is written.
+    failure: Option<FileError>,
+}
+
+impl<W: Write> Tape<W> {
+    /// A tape over a file that was begun.
+    pub fn new(writer: Writer<W>) -> Arc<Mutex<Tape<W>>> {
+        Arc::new(Mutex::new(Tape { writer, time: 0, failure: None }))
+    }
+
+    /// Stamps what is written from now on.
+    pub fn set_time(&mut self, time: u64) {
+        self.time = time;
+    }
+
+    /// Adds a frame that the router itself received.
+    pub fn delivered(&mut self, bytes: &[u8]) {
+        let time = self.time;
+        self.keep(|writer| writer.delivered(time, bytes));
+    }
+
+    /// Whether all went well so far.
+    pub fn check(&mut self) -> Result<(), FileError> {
+        self.failure.take().map_or(Ok(()), Err)
+    }
+
+    /// Flushes the file and gives it back.
+    pub fn finish(mut self) -> Result<W, FileError> {
+        self.check()?;
+        self.writer.finish()
+    }
+
+    fn keep(&mut self, write: impl FnOnce(&mut Writer<W>) -> Result<(), FileError>) {
+        if self.failure.is_none() {
+            self.failure = write(&mut self.writer).err();
+        }
+    }
+}
+
+/// A port of a replay: receives the frame that was loaded into it, and writes what is sent to the tape.
+pub struct PcapPort<W: Write> {
+    number: usize,
+    tape: Option<Arc<Mutex<Tape<W>>>>,
+    loaded: Option<Vec<u8>>,
+    /// Given for transmission, not yet written.
+    leaving: Vec<Frame>,
+    sent: usize,
+}
+
+impl<W: Write> PcapPort<W> {
+    /// Port `number` of a replay; without a tape what it sends is only counted.
+    pub fn new(number: usize, tape: Option<Arc<Mutex<Tape<W>>>>) -> PcapPort<W> {
+        PcapPort { number, tape, loaded: None, leaving: Vec::new(), sent: 0 }
+    }
+
+    /// Puts a recorded frame where the next [`Port::receive`] finds it.
+    pub fn load(&mut self, bytes: Vec<u8>) {
+        self.loaded = Some(bytes);
+    }
+
+    /// Frames sent since the last call.
+    pub fn take_sent(&mut self) -> usize {
+        std::mem::take(&mut self.sent)
+    }
+}
+
+impl<W: Write + Send> Port for PcapPort<W> {
+    fn receive(&mut self, pool: &mut Pool, rx: &mut Vec<Frame>, most: usize) {
+        let Some(bytes) = self.loaded.take_if(|_| most > 0) else { return };
+        // A frame that is too long for the packet memory is no frame of this router: the caller sees that none came.
+        match pool.take() {
+            Some(mut frame) if bytes.len() <= frame.capacity() => {
+                let _fits = frame.set(&bytes);
+                rx.push(frame);
+            }
+            Some(frame) => pool.give(frame),
+            None => {}
+        }
+    }
+
+    fn transmit(&mut self, tx: &mut Vec<Frame>) {
+        self.leaving.append(tx);
+    }
+
+    fn flush(&mut self, pool: &mut Pool) {
+        let tape = self.tape.as_ref().map(|tape| tape.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(mut tape) = tape {
+            let time = tape.time;
+            for frame in &self.leaving {
+                tape.keep(|writer| writer.sent(self.number, time, frame.bytes()));
+            }
+        }
+        self.sent += self.leaving.len();
+        self.leaving.drain(..).for_each(|frame| pool.give(frame));
+    }
+
+    fn lent(&self) -> usize {
+        self.leaving.len()
+    }
+
+    fn wait_on(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    fn is_sending(&self) -> bool {
+        !self.leaving.is_empty()
     }
 }
 

@@ -2,11 +2,13 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod hostile;
+
 use etherparse::{PacketBuilder, PacketBuilderStep};
 use std::sync::Arc;
 use sumun_config::diag::{Source, render};
 use sumun_config::facts::{Family, PortId};
-use sumun_config::model::Config;
+use sumun_config::model::{Config, Policy};
 use sumun_config::rule::Table;
 use sumun_dataplane::engine::stats::Traffic;
 use sumun_dataplane::engine::{Engine, Router, Trace};
@@ -66,7 +68,7 @@ icmpv6_ratelimit = 0
 
 /// Parses rules behind the base configuration.
 pub fn config(rules: &str) -> Config {
-    let source = Source::new("test.toml", &format!("{BASE}{rules}"));
+    let source = Source::new("test.toml", format!("{BASE}{rules}"));
     match sumun_config::schema::load(&source) {
         Ok((config, _)) => config,
         Err(mistakes) => panic!("{}", render(&source, &mistakes, false)),
@@ -89,11 +91,16 @@ pub type Sent = (PortId, Vec<u8>);
 impl Rig {
     /// A router with these rules in force.
     pub fn new(rules: &str) -> Rig {
-        let config = config(rules);
+        Rig::of(config(rules).policy)
+    }
+
+    /// A router with this policy in force.
+    pub fn of(policy: Policy) -> Rig {
+        let config = config("");
         let links = ["lan0", "wan0"].map(|name| Link { name: name.into(), mac: ROUTER, mtu: 1500 }).to_vec();
         let router = Router::new(&config.appliance, links, 7);
         let engine = router.engine(0, Pool::fresh(FRAMES, 2048));
-        router.publish(config.policy).expect("a valid policy");
+        router.publish(policy).expect("a valid policy");
         let mut rig = Rig { router, engine, now: 1_000_000_000 };
         rig.turn();
         rig

@@ -6,7 +6,7 @@
 //!
 //! The cell holds the time, in credits, since when the bucket fills: time minus credit. So an idle bucket needs no
 //! upkeep, one compare-and-swap takes a packet's cost exactly under any number of workers, and a cell of 0 is a full
-//! bucket: [`FULL`] stands before every burst.
+//! bucket: `FULL` stands before every burst.
 //!
 //! TOML: `{ limit = "5/sec", limit-burst = 10, jump = "LOG" }`
 
