@@ -191,6 +191,11 @@ pub mod status {
     pub const DYING: u32 = 512;
     /// Its time-out never changes.
     pub const FIXED_TIMEOUT: u32 = 1024;
+    /// Not a flow but what CT of table raw asks for one.
+    pub const TEMPLATE: u32 = 2048;
+    /// Beyond its mapping the flow has something of what few flows have: a helper, a time-out policy, chosen events,
+    /// labels. The engine's own; for the kernel this bit is another.
+    pub const EXTRA: u32 = 1 << 14;
 }
 
 /// How a frame was addressed on its link, as `skb->pkt_type`.

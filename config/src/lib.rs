@@ -12,6 +12,7 @@
 
 pub mod diag;
 pub mod facts;
+pub mod helper;
 pub mod link;
 pub mod model;
 pub mod rule;

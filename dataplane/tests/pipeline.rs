@@ -97,6 +97,7 @@ fn nothing_is_tracked_unless_a_rule_asks_for_it() {
         ("[filter.INPUT]\nrules = [\"-m connmark --mark 1\"]\n", 1),
         ("[mangle.FORWARD]\nrules = [\"-j CONNMARK --set-mark 1\"]\n", 1),
         ("[nat.OUTPUT]\nrules = [\"-p tcp\"]\n", 1),
+        ("[raw.PREROUTING]\nrules = [\"-p udp -j CT --zone 5\"]\n", 1),
     ];
     for family in Family::ALL {
         let (client, server) = ends(family);
@@ -110,6 +111,36 @@ fn nothing_is_tracked_unless_a_rule_asks_for_it() {
         let mut rig = Rig::new("[ipv6.filter.FORWARD]\nrules = [\"-m state --state NEW\"]\n");
         rig.send(LAN, &udp(family, client, server, (5, 7), b""));
         assert_eq!(rig.router.conntrack.count(), u32::from(family == Family::V6));
+    }
+}
+
+#[test]
+fn the_first_ct_or_notrack_of_raw_counts_and_looks_like_a_new_flow_to_the_rules_behind_it() {
+    for family in Family::ALL {
+        let (client, server) = ends(family);
+        let mut rig = Rig::new(
+            r#"
+            [raw.PREROUTING]
+            rules = [
+                "-p udp -m udp --dport 7 -j CT --zone mark",
+                "-p udp -m udp --dport 7 -j NOTRACK",
+                "-m conntrack --ctstate NEW --ctstatus CONFIRMED --ctdir ORIGINAL --ctproto 0",
+                "-p udp -m udp --dport 8 -j NOTRACK",
+                "-p udp -m udp --dport 8 -j CT --zone 3",
+                "-m conntrack --ctstate UNTRACKED",
+                "-p udp -m udp --dport 9 -m conntrack --ctstate INVALID",
+                "-j MARK --set-mark 0x10009",
+            ]
+            "#,
+        );
+        for port in [7, 8, 9] {
+            assert_eq!(rig.send(LAN, &udp(family, client, server, (5, port), b"")).len(), 1);
+        }
+        assert_eq!(rig.packets(family, "raw.PREROUTING"), [1, 1, 1, 1, 1, 1, 1, 3, 3]);
+        let mut zones = Vec::new();
+        rig.router.conntrack.list(rig.now, |flow| zones.push((flow.original.tuple.dport, flow.zones())));
+        zones.sort_unstable();
+        assert_eq!(zones, [(7, [9, 9]), (9, [0, 0])]);
     }
 }
 

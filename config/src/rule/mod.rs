@@ -110,6 +110,8 @@ pub enum Effect<'a> {
     Mss(targets::tcpmss::Mss),
     /// Do not track (raw only); then the next rule.
     Untrack,
+    /// Track like this (raw only); then the next rule.
+    Ct(&'a targets::ct::Ct),
     /// Choose the flow's mapping; ACCEPTs.
     Nat(&'a targets::nat::Nat),
 }

@@ -72,9 +72,10 @@ impl Tracker {
         let Pending { id, hashes: [original, reply], .. } = *pending;
         let (shared, entry) = (&*self.shared, self.shared.entry(id));
         let _held = shared.index.hold(original, reply);
+        let divided = entry.zone(Dir::Original) != entry.zone(Dir::Reply);
         for (dir, hash) in [(Dir::Original, original), (Dir::Reply, reply)] {
             let words = entry.words(dir);
-            while let Some((other, _, word)) = shared.find(hash, &words) {
+            while let Some((other, _, word)) = shared.find_as(divided.then_some(dir), hash, &words) {
                 let there = shared.entry(other);
                 if !there.is_over(word, self.now) {
                     return Err(Some(other));

@@ -12,8 +12,9 @@
 //!   and after they copy an entry.
 
 use super::tuple::{Tuple, WORDS};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use sumun_config::facts::{Dir, status};
+use sumun_config::helper::Helper;
 
 /// Where an entry is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,6 +109,36 @@ pub(crate) struct Cold {
     pub source_next: AtomicU32,
     /// One more than the port whose address MASQUERADE took; zero is none ([`crate::nat`]).
     pub masquerade: AtomicU32,
+    /// Labels, by bit.
+    pub labels: [AtomicU64; 2],
+    /// Events that are not told: of the flow in the lower half, of its expectations in the upper.
+    pub silent: AtomicU32,
+    /// Number of its helper; zero is none.
+    pub helper: AtomicU8,
+}
+
+impl Cold {
+    /// Clears what stands behind [`status::EXTRA`]: the line of an entry without that bit is clear.
+    pub fn clear_extra(&self) {
+        self.labels.iter().for_each(|label| label.store(0, Ordering::Relaxed));
+        self.silent.store(0, Ordering::Relaxed);
+        self.helper.store(0, Ordering::Relaxed);
+    }
+
+    /// Bits of the events of the flow that are told (`enum ip_conntrack_events`).
+    pub fn event_mask(&self) -> u16 {
+        !self.silent.load(Ordering::Relaxed) as u16
+    }
+
+    /// Bits of the events of its expectations that are told (`enum ip_conntrack_expect_events`).
+    pub fn expect_mask(&self) -> u16 {
+        (!self.silent.load(Ordering::Relaxed) >> 16) as u16
+    }
+
+    /// Its helper.
+    pub fn helper(&self) -> Option<Helper> {
+        Helper::from_number(self.helper.load(Ordering::Relaxed))
+    }
 }
 
 impl Entry {
@@ -187,6 +218,11 @@ impl Entry {
     #[inline]
     pub fn tuple(&self, dir: Dir) -> Tuple {
         Tuple::from_words(self.words(dir))
+    }
+
+    /// The zone of one direction.
+    pub fn zone(&self, dir: Dir) -> u16 {
+        (self.words_of(dir)[WORDS - 1].load(Ordering::Relaxed) >> 48) as u16
     }
 
     /// Whether the tuple of one direction has these words. Word by word: a comparison of arrays would store them first, and

@@ -60,6 +60,11 @@ impl FlowView {
         there.then_some(FlowView { original, reply, status: word.status(), mark, state, left: left as u32 })
     }
 
+    /// The zones of both directions.
+    pub fn zones(&self) -> [u16; 2] {
+        [self.original.tuple.zone, self.reply.tuple.zone]
+    }
+
     /// Whole seconds that it has left.
     pub fn seconds_left(&self) -> u32 {
         self.left / 1000
@@ -105,19 +110,27 @@ impl fmt::Display for FlowView {
             write!(f, "{state} ")?;
         }
         let counted = self.original.packets | self.reply.packets != 0;
-        let side = |f: &mut fmt::Formatter, side: &Side| {
+        let [original, reply] = self.zones();
+        let side = |f: &mut fmt::Formatter, side: &Side, zone: &str| {
             write!(f, "{side}")?;
+            if original != reply && side.tuple.zone != 0 {
+                write!(f, "zone-{zone}={} ", side.tuple.zone)?;
+            }
             if counted { write!(f, "packets={} bytes={} ", side.packets, side.bytes) } else { Ok(()) }
         };
-        side(f, &self.original)?;
+        side(f, &self.original, "orig")?;
         if self.status & status::SEEN_REPLY == 0 {
             write!(f, "[UNREPLIED] ")?;
         }
-        side(f, &self.reply)?;
+        side(f, &self.reply, "reply")?;
         if self.status & status::ASSURED != 0 {
             write!(f, "[ASSURED] ")?;
         }
-        write!(f, "mark={} use=1", self.mark)
+        write!(f, "mark={} ", self.mark)?;
+        if original == reply && original != 0 {
+            write!(f, "zone={original} ")?;
+        }
+        write!(f, "use=1")
     }
 }
 
@@ -212,6 +225,25 @@ mod tests {
         let t = Tuple { src: 0x0a000002, dst: 0x0a000102, sport: 5000, dport, proto, family: Family::V4, zone: 0 };
         let side = |tuple| Side { tuple, packets: 0, bytes: 0 };
         FlowView { original: side(t), reply: side(t.inverted().unwrap()), status, mark: 7, state, left: 431_999_500 }
+    }
+
+    #[test]
+    fn zones_stand_where_they_hold() {
+        let zoned = |original, reply| {
+            let mut view = view(89, None, status::SEEN_REPLY);
+            (view.original.tuple.zone, view.reply.tuple.zone) = (original, reply);
+            (view.original.packets, view.original.bytes) = (1, 30);
+            view.to_string()
+        };
+        let expected = |original: &str, reply: &str, both: &str| {
+            format!(
+                "unknown  89 431999 src=10.0.0.2 dst=10.0.1.2 {original}packets=1 bytes=30 \
+                src=10.0.1.2 dst=10.0.0.2 {reply}packets=0 bytes=0 mark=7 {both}use=1"
+            )
+        };
+        assert_eq!(zoned(5, 5), expected("", "", "zone=5 "));
+        assert_eq!(zoned(6, 0), expected("zone-orig=6 ", "", ""));
+        assert_eq!(zoned(0, 7), expected("", "zone-reply=7 ", ""));
     }
 
     #[test]

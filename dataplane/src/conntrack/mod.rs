@@ -21,7 +21,7 @@
 //!
 //! Protocols: TCP with its windows ([`tcp`]), SCTP by its chunks ([`sctp`]), UDP and UDP-Lite, ICMP and ICMPv6 queries and
 //! errors, GRE (by call where it is enhanced), everything else by addresses: DCCP too, as kernels do since 6.16. Zones are
-//! part of tuples and always zero. A packet that cannot be placed is INVALID, and [`Tracker::why_invalid`] says why.
+//! part of tuples: what CT of table raw asks for is a packet's [`Template`]. A packet that cannot be placed is INVALID, and [`Tracker::why_invalid`] says why.
 
 mod confirm;
 mod entry;
@@ -31,6 +31,7 @@ mod list;
 mod private;
 mod protocol;
 mod reclaim;
+mod template;
 mod tracker;
 
 pub mod sctp;
@@ -40,6 +41,7 @@ pub mod tuple;
 pub use invalid::Invalid;
 pub use list::{FlowView, Side};
 pub use private::Step;
+pub use template::Template;
 pub use tracker::Tracker;
 pub use tuple::Tuple;
 
@@ -54,6 +56,7 @@ use private::Private;
 use reclaim::Depot;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use sumun_config::facts::{Dir, Facts, PortId};
+use sumun_config::helper::Helper;
 use tuple::{Hasher, WORDS};
 
 /// What a packet has to do with connection tracking.
@@ -63,6 +66,8 @@ pub enum Ct {
     None,
     /// It is not to be tracked.
     Untracked,
+    /// It is not yet tracked, and this rule of its family's program says how.
+    Template(u32),
     /// It belongs to a flow.
     Flow(Flow),
 }
@@ -247,6 +252,17 @@ impl Conntrack {
         &self.cold[id as usize]
     }
 
+    /// The helper of a flow, if it has one.
+    pub fn helper_of(&self, flow: Flow) -> Option<Helper> {
+        self.cold(flow.id).helper()
+    }
+
+    /// Bits of the events that are told of a flow, and of its expectations ([`sumun_config::rule::targets::ct`]).
+    pub fn event_masks_of(&self, flow: Flow) -> (u16, u16) {
+        let cold = self.cold(flow.id);
+        (cold.event_mask(), cold.expect_mask())
+    }
+
     /// The port whose address MASQUERADE gave to the flow, if it did.
     #[inline]
     pub(crate) fn masqueraded_on(&self, id: u32) -> Option<PortId> {
@@ -263,11 +279,18 @@ impl Conntrack {
     /// The live flow that has this tuple, with the state word it was found with; it may be over.
     #[inline]
     pub(crate) fn find(&self, hash: u64, words: &[u64; WORDS]) -> Option<(u32, Dir, Word)> {
+        self.find_as(None, hash, words)
+    }
+
+    /// The same, of flows that have the tuple in a certain direction: in zones that are for one direction only, another
+    /// flow may have it in the other.
+    #[inline]
+    pub(crate) fn find_as(&self, only: Option<Dir>, hash: u64, words: &[u64; WORDS]) -> Option<(u32, Dir, Word)> {
         let mut word = Word(0);
         let (id, dir) = self.index.find(hash, |id, dir| {
             let entry = self.entry(id);
             word = entry.word();
-            word.life() == Life::Live && entry.is(dir, words)
+            word.life() == Life::Live && only.is_none_or(|only| only == dir) && entry.is(dir, words)
         })?;
         Some((id, dir, word))
     }
@@ -278,3 +301,6 @@ pub(crate) mod tests;
 
 #[cfg(test)]
 mod recorded_tests;
+
+#[cfg(test)]
+mod template_tests;

@@ -8,7 +8,9 @@ use super::entry::{clamp, left, millis};
 use super::protocol::{self, Verdict};
 use super::reclaim::Store;
 use super::tuple::{Tuple, WORDS};
-use super::{Conntrack, Counts, Ct, Entry, Flow, Invalid, Life, SWEEP_PERIOD, SWEEP_STEP, Step, Word, sctp, tcp};
+use super::{
+    Conntrack, Counts, Ct, Entry, Flow, Invalid, Life, SWEEP_PERIOD, SWEEP_STEP, Step, Template, Word, sctp, tcp,
+};
 use crate::packet::parse;
 use crate::reason::DropReason;
 use std::hint::black_box;
@@ -112,13 +114,29 @@ impl Tracker {
     /// The packet is to be dropped: no room for the flow, or its protocol says so.
     #[inline]
     pub fn track(&mut self, facts: &mut Facts, l3: &[u8], now: u64, s: &Sysctl) -> Result<Ct, DropReason> {
+        self.track_as(&Template::default(), facts, l3, now, s)
+    }
+
+    /// The same for a packet with a template.
+    ///
+    /// # Errors
+    /// As [`Tracker::track`].
+    #[inline]
+    pub fn track_as(
+        &mut self,
+        template: &Template,
+        facts: &mut Facts,
+        l3: &[u8],
+        now: u64,
+        s: &Sysctl,
+    ) -> Result<Ct, DropReason> {
         self.now = millis(now);
         facts.has_ct = false;
         facts.ct_dir = Dir::Original;
         facts.ct_status = 0;
         facts.ct_mark = 0;
         self.why = None;
-        let placed = self.place(facts, l3, s).inspect_err(|_| self.counts().drop.bump())?;
+        let placed = self.place(template, facts, l3, s).inspect_err(|_| self.counts().drop.bump())?;
         Ok(match placed {
             Placed::Flow(flow, state) => {
                 self.describe(flow, state, facts);
@@ -155,8 +173,8 @@ impl Tracker {
     }
 
     #[inline]
-    fn place(&mut self, facts: &Facts, l3: &[u8], s: &Sysctl) -> Result<Placed, DropReason> {
-        let tuple = match protocol::tuple(facts, l3) {
+    fn place(&mut self, template: &Template, facts: &Facts, l3: &[u8], s: &Sysctl) -> Result<Placed, DropReason> {
+        let mut tuple = match protocol::tuple(facts, l3) {
             Ok(tuple) => tuple,
             Err(why) => return Ok(Placed::Invalid(why)),
         };
@@ -175,16 +193,21 @@ impl Tracker {
                     self.counts().error.bump();
                     return Ok(Placed::Invalid(Invalid::IcmpType));
                 }
-                protocol::Icmp::Error { quote } => return Ok(self.place_error(facts, l3, quote)),
+                protocol::Icmp::Error { quote } => return Ok(self.place_error(template, facts, l3, quote)),
             }
         }
+        tuple.zone = template.zones[0];
         let words = tuple.words();
         let hash = self.shared.hasher.hash(&words);
         // Twice: the protocol may end the flow that was found, and the packet begins another.
         for _ in 0..2 {
-            let (flow, word) = match self.lookup(hash, &words) {
+            let found = match template.is_divided() {
+                false => self.lookup(None, hash, &words),
+                true => self.lookup_divided(template, &tuple),
+            };
+            let (flow, word) = match found {
                 Some((id, dir, word)) => (Flow { id, dir, related: false }, word),
-                None => match self.begin(&tuple, hash)? {
+                None => match self.begin(&tuple, hash, template)? {
                     Some(found) => found,
                     None => return Ok(Placed::Invalid(Invalid::NoQuery)),
                 },
@@ -229,8 +252,8 @@ impl Tracker {
 
     /// The flow that an ICMP error is about (`nf_conntrack_inet_error`).
     #[cold]
-    fn place_error(&mut self, facts: &Facts, l3: &[u8], quote: usize) -> Placed {
-        match self.find_quoted(facts, l3, quote) {
+    fn place_error(&mut self, template: &Template, facts: &Facts, l3: &[u8], quote: usize) -> Placed {
+        match self.find_quoted(template, facts, l3, quote) {
             Some(flow) => Placed::Flow(flow, CtState::Related),
             None => {
                 self.counts().error.bump();
@@ -239,33 +262,54 @@ impl Tracker {
         }
     }
 
-    fn find_quoted(&mut self, facts: &Facts, l3: &[u8], quote: usize) -> Option<Flow> {
+    fn find_quoted(&mut self, template: &Template, facts: &Facts, l3: &[u8], quote: usize) -> Option<Flow> {
         let packet = l3.get(quote..usize::from(facts.len))?;
         let quoted = parse::embedded(facts.family, packet)?;
         let tuple = protocol::tuple(&quoted, packet).ok()?.inverted()?;
-        let words = tuple.words();
-        let (id, dir, _) = self.lookup_known(self.shared.hasher.hash(&words), &words)?;
+        let [original, reply] = template.zones;
+        let (id, dir, _) = match template.is_divided() {
+            false => self.lookup_in(original, None, &tuple),
+            true => self
+                .lookup_in(original, Some(Dir::Original), &tuple)
+                .or_else(|| self.lookup_in(reply, Some(Dir::Reply), &tuple)),
+        }?;
         // The error must go to the end whose packet it quotes, else anybody could make packets RELATED.
         (self.shared.entry(id).tuple(dir).dst == facts.dst).then_some(Flow { id, dir, related: true })
     }
 
     /// The flow that has this tuple: in the table, or begun by this worker in this burst, which then holds it once more.
     #[inline]
-    fn lookup(&mut self, hash: u64, words: &[u64; WORDS]) -> Option<(u32, Dir, Word)> {
-        let known = self.lookup_known(hash, words);
+    fn lookup(&mut self, only: Option<Dir>, hash: u64, words: &[u64; WORDS]) -> Option<(u32, Dir, Word)> {
+        let known = self.lookup_known(only, hash, words);
         if known.is_some() || self.pending.is_empty() {
             return known;
         }
-        let (at, dir) = self.find_pending(hash, words)?;
+        let (at, dir) = self.find_pending(only, hash, words)?;
         self.pending[at].holders += 1;
         let id = self.pending[at].id;
         Some((id, dir, self.shared.entry(id).word()))
     }
 
+    /// The flow that has this tuple in zones that are not the same for both directions: as an original one in the one, or
+    /// else as a reply in the other (`resolve_normal_ct`).
+    #[cold]
+    fn lookup_divided(&mut self, template: &Template, tuple: &Tuple) -> Option<(u32, Dir, Word)> {
+        [Dir::Original, Dir::Reply].into_iter().find_map(|dir| {
+            let words = Tuple { zone: template.zones[dir as usize], ..*tuple }.words();
+            self.lookup(Some(dir), self.shared.hasher.hash(&words), &words)
+        })
+    }
+
+    /// The flow in the table that has this tuple in a zone.
+    fn lookup_in(&mut self, zone: u16, only: Option<Dir>, tuple: &Tuple) -> Option<(u32, Dir, Word)> {
+        let words = Tuple { zone, ..*tuple }.words();
+        self.lookup_known(only, self.shared.hasher.hash(&words), &words)
+    }
+
     /// The flow in the table that has this tuple. Expired ones are removed on the way.
     #[inline]
-    fn lookup_known(&mut self, hash: u64, words: &[u64; WORDS]) -> Option<(u32, Dir, Word)> {
-        while let Some((id, dir, word)) = self.shared.find(hash, words) {
+    fn lookup_known(&mut self, only: Option<Dir>, hash: u64, words: &[u64; WORDS]) -> Option<(u32, Dir, Word)> {
+        while let Some((id, dir, word)) = self.shared.find_as(only, hash, words) {
             if !self.shared.entry(id).is_over(word, self.now) {
                 return Some((id, dir, word));
             }
@@ -274,17 +318,22 @@ impl Tracker {
         None
     }
 
-    fn find_pending(&self, hash: u64, words: &[u64; WORDS]) -> Option<(usize, Dir)> {
+    fn find_pending(&self, only: Option<Dir>, hash: u64, words: &[u64; WORDS]) -> Option<(usize, Dir)> {
         self.pending.iter().enumerate().find_map(|(at, p)| {
-            let is = |dir: Dir| p.hashes[dir as usize] == hash && self.shared.entry(p.id).is(dir, words);
+            let is = |dir: Dir| {
+                only.is_none_or(|only| only == dir)
+                    && p.hashes[dir as usize] == hash
+                    && self.shared.entry(p.id).is(dir, words)
+            };
             [Dir::Original, Dir::Reply].into_iter().find(|d| is(*d)).map(|d| (at, d))
         })
     }
 
     /// Begins a flow (`init_conntrack`); none where the tuple has no answer.
     #[cold]
-    fn begin(&mut self, tuple: &Tuple, hash: u64) -> Result<Option<(Flow, Word)>, DropReason> {
-        let Some(reply) = tuple.inverted() else { return Ok(None) };
+    fn begin(&mut self, tuple: &Tuple, hash: u64, template: &Template) -> Result<Option<(Flow, Word)>, DropReason> {
+        let Some(mut reply) = tuple.inverted() else { return Ok(None) };
+        reply.zone = template.zones[Dir::Reply as usize];
         if self.pending.len() == PENDING {
             return Err(DropReason::ConntrackFull);
         }
@@ -293,11 +342,16 @@ impl Tracker {
             None if self.early_drop(hash) => self.store.take(&self.shared.depot).ok_or(DropReason::ConntrackFull)?,
             None => return Err(DropReason::ConntrackFull),
         };
-        let entry = self.shared.entry(id);
+        let (entry, cold) = (self.shared.entry(id), self.shared.cold(id));
+        if entry.word().status() & status::EXTRA != 0 {
+            cold.clear_extra();
+        }
         entry.start(tuple, &reply);
-        let masquerade = &self.shared.cold(id).masquerade;
-        if masquerade.load(Ordering::Relaxed) != 0 {
-            masquerade.store(0, Ordering::Relaxed);
+        if cold.masquerade.load(Ordering::Relaxed) != 0 {
+            cold.masquerade.store(0, Ordering::Relaxed);
+        }
+        if template.write(cold) {
+            entry.set_status(status::EXTRA);
         }
         self.pending.push(Pending { id, holders: 1, hashes: [hash, self.shared.hash(&reply)] });
         Ok(Some((Flow { id, dir: Dir::Original, related: false }, entry.word())))
@@ -583,14 +637,19 @@ impl Tracker {
     pub(crate) fn is_taken(&self, tuple: &Tuple, but: u32, spare: impl Fn(&Entry) -> bool) -> bool {
         let words = tuple.words();
         let hash = self.shared.hasher.hash(&words);
-        let in_table = self.shared.find(hash, &words).is_some_and(|(id, _, word)| {
+        // In divided zones the tuple of answers may be another flow's as an original one.
+        let own = self.shared.entry(but);
+        let only = (own.zone(Dir::Original) != own.zone(Dir::Reply)).then_some(Dir::Reply);
+        let in_table = self.shared.find_as(only, hash, &words).is_some_and(|(id, _, word)| {
             let entry = self.shared.entry(id);
             id != but && !entry.is_over(word, self.now) && !spare(entry)
         });
         let taken = in_table
             || self.pending.iter().any(|p| {
                 let entry = self.shared.entry(p.id);
-                let is = |dir: Dir| p.hashes[dir as usize] == hash && entry.is(dir, &words);
+                let is = |dir: Dir| {
+                    only.is_none_or(|only| only == dir) && p.hashes[dir as usize] == hash && entry.is(dir, &words)
+                };
                 p.id != but && (is(Dir::Original) || is(Dir::Reply)) && !spare(entry)
             });
         if taken {

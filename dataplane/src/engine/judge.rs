@@ -15,7 +15,7 @@ use crate::packet::edit;
 use crate::packet::mss::clamp_mss;
 use crate::reason::DropReason;
 use std::ops::Range;
-use sumun_config::facts::{CtState, Family, Surroundings};
+use sumun_config::facts::{CtState, Family, Surroundings, status};
 use sumun_config::rule::targets::nat::Nat;
 use sumun_config::rule::targets::tcpmss::Mss;
 use sumun_config::rule::{Effect, Hook, Policy, Table};
@@ -116,6 +116,15 @@ impl Engine {
                 Effect::Ttl(ttl) => p.edit(|l3, facts| edit::set_ttl(l3, facts, ttl)),
                 Effect::Tos(tos) => p.edit(|l3, facts| edit::set_tos(l3, facts, tos)),
                 Effect::Mss(mss) => self.set_mss(g, p, mss)?,
+                Effect::Ct(_) => {
+                    // Rules of raw behind this one see what the kernel shows them: a flow that is none.
+                    if matches!(p.ct, Ct::None) {
+                        p.ct = Ct::Template(at);
+                        p.facts.has_ct = true;
+                        p.facts.ct_state = CtState::New;
+                        p.facts.ct_status = status::CONFIRMED | status::TEMPLATE;
+                    }
+                }
                 Effect::Untrack => {
                     if matches!(p.ct, Ct::None) {
                         p.ct = Ct::Untracked;
@@ -169,6 +178,7 @@ impl Engine {
             Effect::Tos(_) => "TOS".into(),
             Effect::Mss(_) => "TCPMSS".into(),
             Effect::Untrack => "NOTRACK".into(),
+            Effect::Ct(_) => "CT".into(),
             Effect::Nat(nat) => format!("{:?}", nat.kind).to_uppercase(),
         };
         let rule = Some(rule - chain.rules.start + 1);

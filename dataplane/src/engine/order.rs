@@ -48,7 +48,7 @@ pub const fn stages(hook: Hook) -> &'static [Stage] {
 }
 
 /// Which stages beside tables a family's rules need. As in the kernel, nothing is tracked unless some rule asks for it
-/// (`nf_ct_netns_get`): a match on flows, CONNMARK, or table nat. NOTRACK and CT alone ask for nothing.
+/// (`nf_ct_netns_get`): a match on flows, CONNMARK, CT, or table nat. NOTRACK alone asks for nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Needs {
     /// Flows are tracked.
@@ -66,7 +66,8 @@ impl Needs {
         let nat = before.nat || says_anything;
         let mut rules = tables.tables.iter().flat_map(|table| &table.chains).flat_map(|chain| &chain.rules);
         let asks = rules.any(|rule| {
-            matches!(rule.target, Some(Target::ConnMark(_)))
+            matches!(&rule.target, Some(Target::ConnMark(_)))
+                || matches!(&rule.target, Some(Target::Ct(ct)) if !ct.notrack)
                 || rule
                     .conds
                     .iter()

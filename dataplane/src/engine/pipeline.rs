@@ -14,7 +14,7 @@ use super::fate::Fate;
 use super::generation::Generation;
 use super::order::Stage;
 use super::packet::{Hop, Packet};
-use crate::conntrack::Ct;
+use crate::conntrack::{Ct, Template};
 use crate::defrag::User;
 use crate::fib::{Fib, Key, Route, is_forwardable_source, is_link_local};
 use crate::icmp::Error;
@@ -23,7 +23,7 @@ use crate::packet::{edit, parse};
 use crate::reason::DropReason;
 use sumun_config::facts::{Facts, Family, PacketType, PortId, proto};
 use sumun_config::rule::targets::nat::Kind;
-use sumun_config::rule::{Hook, Table};
+use sumun_config::rule::{Hook, Table, Target};
 
 impl Engine {
     /// A packet that came in on a port.
@@ -152,11 +152,14 @@ impl Engine {
 
     /// Conntrack places the packet, unless raw said not to or it is an answer that belongs to a flow already.
     fn track(&mut self, g: &Generation, p: &mut Packet) -> Result<(), DropReason> {
-        if matches!(p.ct, Ct::None) {
-            let start = p.l3 as usize;
-            let l3 = p.frame.bytes().get(start..start + p.facts.len as usize).unwrap_or_default();
-            p.ct = self.tracker.track(&mut p.facts, l3, self.now, &g.policy.sysctl)?;
-        }
+        let template = match p.ct {
+            Ct::None => Template::default(),
+            Ct::Template(rule) => template(g, p, rule),
+            Ct::Untracked | Ct::Flow(_) => return Ok(()),
+        };
+        let start = p.l3 as usize;
+        let l3 = p.frame.bytes().get(start..start + p.facts.len as usize).unwrap_or_default();
+        p.ct = self.tracker.track_as(&template, &mut p.facts, l3, self.now, &g.policy.sysctl)?;
         Ok(())
     }
 
@@ -267,6 +270,15 @@ impl Engine {
         };
         self.answer(g, p, error);
         reason
+    }
+}
+
+/// What the CT rule of that number asks for.
+#[cold]
+fn template<'g>(g: &'g Generation, p: &Packet, rule: u32) -> Template<'g> {
+    match &g.program(p.facts.family).rule(rule).target {
+        Some(Target::Ct(ct)) => Template::of(ct, p.facts.mark),
+        _ => Template::default(),
     }
 }
 
