@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use sumun_dataplane::protocol::{self, FlowRow, Kind};
+use sumun_dataplane::protocol::{self, FlowFilter, FlowRow, Kind};
 
 /// A connection to control.
 pub struct Control(UnixStream);
@@ -33,7 +33,7 @@ impl Control {
 
     /// Asks the dataplane through control.
     pub fn dataplane(&mut self, request: protocol::Request) -> anyhow::Result<protocol::Response> {
-        match self.ask(&Request::Dataplane(request))? {
+        match self.ask(&Request::Dataplane(Box::new(request)))? {
             Response::Dataplane(response) => match *response {
                 protocol::Response::Refused { reason } => bail!("sumun-dataplane: {reason}"),
                 response => Ok(response),
@@ -43,23 +43,26 @@ impl Control {
         }
     }
 
-    /// All flows that the filter takes, page by page as they come.
+    /// All flows that the filter takes, as they come, page by page; how many. `ask` makes the request for the page that
+    /// begins at a place.
     pub fn flows(
         &mut self,
-        filter: protocol::FlowFilter,
-        mut each: impl FnMut(Vec<FlowRow>) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        let mut from = Some(0);
+        filter: &FlowFilter,
+        ask: impl Fn(FlowFilter, u32) -> protocol::Request,
+        mut each: impl FnMut(FlowRow) -> anyhow::Result<()>,
+    ) -> anyhow::Result<u64> {
+        let (mut count, mut from) = (0, Some(0));
         while let Some(at) = from {
-            match self.dataplane(protocol::Request::Conntrack { filter, from: at })? {
+            match self.dataplane(ask(filter.clone(), at))? {
                 protocol::Response::Flows { flows, next } => {
-                    each(flows)?;
+                    count += flows.len() as u64;
+                    flows.into_iter().try_for_each(&mut each)?;
                     from = next;
                 }
                 other => bail!(astray(&other)),
             }
         }
-        Ok(())
+        Ok(count)
     }
 
     fn exchange(&mut self, kind: Kind, message: &impl Serialize) -> anyhow::Result<Response> {

@@ -5,6 +5,7 @@
 mod ask;
 mod candidate;
 mod connect;
+mod conntrack;
 mod daemon;
 mod message;
 mod show;
@@ -15,7 +16,6 @@ use ask::{Control, astray};
 use clap::{Args, Parser, Subcommand};
 use message::{Apply, Request, Response};
 use std::io::{self, IsTerminal, Write};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use sumun_config::facts::Family;
@@ -61,8 +61,8 @@ enum Command {
     },
     /// The running rules as iptables-save prints them
     Rules(RulesArgs),
-    /// The tracked flows as conntrack(8) prints them
-    Conntrack(ConntrackArgs),
+    /// The tracked flows: list, get, delete, flush, count; with the options and in the format of conntrack(8)
+    Conntrack(Box<conntrack::Options>),
     /// Where packets were dropped and why
     Drops {
         /// Also the reasons that never occurred
@@ -113,24 +113,6 @@ struct RulesArgs {
     #[command(flatten)]
     family: FamilyArgs,
     /// For programs
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Args)]
-struct ConntrackArgs {
-    #[command(flatten)]
-    family: FamilyArgs,
-    /// This protocol only: tcp, udp, ... or a number
-    #[arg(long, short, value_name = "PROTOCOL", value_parser = show::conntrack::protocol)]
-    proto: Option<u8>,
-    /// Flows that came from this address
-    #[arg(long, short, value_name = "ADDRESS")]
-    source: Option<IpAddr>,
-    /// Flows that went to this address
-    #[arg(long, short, value_name = "ADDRESS")]
-    destination: Option<IpAddr>,
-    /// For programs, one object a line
     #[arg(long)]
     json: bool,
 }
@@ -188,12 +170,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             }
             other => bail!(astray(&other)),
         },
-        Command::Conntrack(args) => {
-            let (source, destination) = (args.source, args.destination);
-            let filter = protocol::FlowFilter { family: args.family.family(), proto: args.proto, source, destination };
-            Control::connect(&run_dir)?.flows(filter, |flows| {
-                flows.iter().try_for_each(|flow| show::conntrack::print(&mut out, flow, args.json))
-            })?;
+        Command::Conntrack(options) => {
+            let code = conntrack::run(&options, &run_dir, &mut out)?;
+            out.flush()?;
+            return Ok(code);
         }
         Command::Drops { all, json } => match Control::connect(&run_dir)?.dataplane(protocol::Request::Drops)? {
             protocol::Response::Drops(drops) => show::drops::print(&mut out, &drops, all, json)?,

@@ -12,7 +12,7 @@ pub enum Request {
     /// How are control and the dataplane?
     Status,
     /// A question to the dataplane, handed on.
-    Dataplane(protocol::Request),
+    Dataplane(Box<protocol::Request>),
 }
 
 /// A configuration to run.

@@ -1,18 +1,22 @@
 //! The machine of the real process: ports over AF_XDP, a worker for each core, and what control may ask of them.
 
-use crate::conntrack::{FlowView, Side};
+use crate::conntrack::{FlowView, Side, Stats, Tuple};
 use crate::engine::{Engine, Router};
 use crate::log::LogRing;
 use crate::log::writer::Writer;
 use crate::port::af_xdp::{self, Mode, Plan, Sending};
 use crate::process::Machine;
-use crate::protocol::{Counter, Counters, FlowRow, FlowTuple, NeighbourRow, PortStatus};
+use crate::protocol::{ConntrackStats, Counter, Counters, FlowFilter, FlowKey, FlowRow, FlowTuple, InvalidCount};
+use crate::protocol::{NeighbourRow, PortStatus};
 use crate::reason::DropReason;
 use crate::server::Service;
 use crate::worker::{self, Control, Member, Workers};
 use anyhow::Context;
+use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+use sumun_config::facts::Dir;
 use sumun_config::model::{Appliance, Policy};
 
 /// Opens the ports of an appliance and starts its workers.
@@ -164,10 +168,52 @@ impl Service for Answers {
         self.router.conntrack.count()
     }
 
-    fn flows(&self, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>) {
+    fn flows(&self, filter: &FlowFilter, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>) {
         let mut rows = Vec::new();
-        let next = self.router.conntrack.list_part(from, most, worker::now(), |flow| rows.push(row(flow)));
+        let next = self.router.conntrack.list_part(from, most, worker::now(), |flow| {
+            rows.extend(Some(row(flow)).filter(|row| filter.takes(row)));
+        });
         (rows, next)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<FlowRow> {
+        let tuple = Tuple {
+            src: engine_address(key.tuple.source),
+            dst: engine_address(key.tuple.destination),
+            sport: key.tuple.sport,
+            dport: key.tuple.dport,
+            proto: key.proto,
+            family: key.family,
+            zone: key.tuple.zone,
+        };
+        let dir = if key.reply { Dir::Reply } else { Dir::Original };
+        self.router.conntrack.get(&tuple, dir, worker::now()).map(|flow| row(&flow))
+    }
+
+    fn delete_flows(&self, filter: &FlowFilter, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>) {
+        let mut rows = Vec::new();
+        let conntrack = &self.router.conntrack;
+        let takes = |flow: &FlowView| filter.takes(&row(flow));
+        let next = conntrack.delete_part(from, most, worker::now(), takes, |flow| rows.push(row(flow)));
+        (rows, next)
+    }
+
+    fn flush_flows(&self) -> u64 {
+        self.router.conntrack.flush(worker::now()) as u64
+    }
+
+    fn conntrack_stats(&self) -> ConntrackStats {
+        let conntrack = &self.router.conntrack;
+        let names = |stats: Stats| stats.each().map(|(name, value)| (name.to_string(), value)).collect();
+        let invalid = conntrack.invalid().map(|(why, packets)| InvalidCount {
+            reason: why.name().to_string(),
+            packets,
+            explanation: why.explain().trim().to_string(),
+        });
+        ConntrackStats {
+            workers: conntrack.stats_of_workers().into_iter().map(names).collect(),
+            invalid: invalid.collect(),
+        }
     }
 
     fn neighbours(&self) -> Vec<NeighbourRow> {
@@ -190,19 +236,30 @@ fn describe(mode: &Mode, sending: &Sending) -> String {
     format!("{attach}, {copy}, {} {queues}, tx {sending}", mode.queues)
 }
 
+/// An address as the engine has it.
+fn engine_address(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
 fn row(flow: &FlowView) -> FlowRow {
+    let counted = flow.original.packets | flow.reply.packets != 0;
     let tuple = |side: &Side| FlowTuple {
         source: side.tuple.family.address(side.tuple.src),
         destination: side.tuple.family.address(side.tuple.dst),
         sport: side.tuple.sport,
         dport: side.tuple.dport,
-        counter: Some(Counter { packets: side.packets, bytes: side.bytes }),
+        zone: side.tuple.zone,
+        counter: counted.then_some(Counter { packets: side.packets, bytes: side.bytes }),
     };
     FlowRow {
+        id: flow.id,
         family: flow.original.tuple.family,
         proto: flow.original.tuple.proto,
         timeout: u64::from(flow.seconds_left()),
-        state: flow.state.map(str::to_string),
+        state: flow.state.map(Cow::Borrowed),
         original: tuple(&flow.original),
         reply: tuple(&flow.reply),
         status: flow.status,

@@ -19,8 +19,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
-use sumun_config::facts::Family;
 use sumun_config::model::Appliance;
+
+mod flow;
+
+pub use flow::has_ports;
+pub use flow::{
+    ConntrackStats, FlowFilter, FlowKey, FlowRow, FlowTuple, IcmpFilter, InvalidCount, Masked, TupleFilter,
+};
 
 /// The version of frames and messages. Both ends must have the same: they are of one release.
 pub const VERSION: u16 = 1;
@@ -223,6 +229,21 @@ pub enum Request {
         /// Where to begin: 0, then what the last page gave as `next`.
         from: u32,
     },
+    /// One flow. Answered by [`Response::Flows`] with one or none.
+    Flow(FlowKey),
+    /// Deletes flows, of a stretch of the table. Answered by [`Response::Flows`] with those that were deleted.
+    DeleteFlows {
+        /// Which flows.
+        filter: FlowFilter,
+        /// Where to begin: 0, then what the last answer gave as `next`.
+        from: u32,
+    },
+    /// Deletes all flows. Answered by [`Response::Count`].
+    FlushFlows,
+    /// How many flows? Answered by [`Response::Count`].
+    CountFlows(FlowFilter),
+    /// What connection tracking counted. Answered by [`Response::ConntrackStats`].
+    ConntrackStats,
     /// Answered by [`Response::Neighbours`].
     Neighbours,
 }
@@ -250,13 +271,17 @@ pub enum Response {
     Done,
     /// To [`Request::Drops`], every reason in the order of [`DropReason::ALL`].
     Drops(Vec<Drops>),
-    /// To [`Request::Conntrack`].
+    /// To [`Request::Conntrack`], [`Request::Flow`] and [`Request::DeleteFlows`].
     Flows {
         /// The flows of this page.
         flows: Vec<FlowRow>,
         /// Where the next page begins; none after the last.
         next: Option<u32>,
     },
+    /// To [`Request::FlushFlows`] and [`Request::CountFlows`].
+    Count(u64),
+    /// To [`Request::ConntrackStats`].
+    ConntrackStats(ConntrackStats),
     /// To [`Request::Neighbours`].
     Neighbours(Vec<NeighbourRow>),
 }
@@ -392,65 +417,6 @@ impl Drops {
     }
 }
 
-/// Which flows; what is none is any.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct FlowFilter {
-    /// Family.
-    pub family: Option<Family>,
-    /// Protocol number.
-    pub proto: Option<u8>,
-    /// Source of the original direction.
-    pub source: Option<IpAddr>,
-    /// Destination of the original direction.
-    pub destination: Option<IpAddr>,
-}
-
-impl FlowFilter {
-    /// Whether the flow is one of them.
-    pub fn takes(&self, flow: &FlowRow) -> bool {
-        self.family.is_none_or(|f| f == flow.family)
-            && self.proto.is_none_or(|p| p == flow.proto)
-            && self.source.is_none_or(|a| a == flow.original.source)
-            && self.destination.is_none_or(|a| a == flow.original.destination)
-    }
-}
-
-/// A flow for people.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct FlowRow {
-    /// IPv4 or IPv6.
-    pub family: Family,
-    /// Protocol number.
-    pub proto: u8,
-    /// Seconds until it is forgotten.
-    pub timeout: u64,
-    /// State of a protocol that has states, as conntrack(8) prints it.
-    pub state: Option<String>,
-    /// As the first packet went.
-    pub original: FlowTuple,
-    /// As replies come.
-    pub reply: FlowTuple,
-    /// Bits of [`sumun_config::facts::status`].
-    pub status: u32,
-    /// The flow's mark.
-    pub mark: u32,
-}
-
-/// One direction of a flow.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct FlowTuple {
-    /// Source address.
-    pub source: IpAddr,
-    /// Destination address.
-    pub destination: IpAddr,
-    /// Source port, or ICMP identifier.
-    pub sport: u16,
-    /// Destination port, or ICMP type and code as in [`sumun_config::facts::Facts::dport`].
-    pub dport: u16,
-    /// What was counted; none where accounting is off.
-    pub counter: Option<Counter>,
-}
-
 /// A neighbour for people.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NeighbourRow {
@@ -469,22 +435,41 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::net::{Ipv4Addr, Ipv6Addr};
+    use sumun_config::facts::Family;
     use sumun_config::model::Policy;
 
     fn requests() -> Vec<Request> {
+        let tuple = TupleFilter {
+            source: Some("fd00::/64".parse().unwrap()),
+            destination: Some("10.0.0.1/32".parse().unwrap()),
+            sport: Some(1),
+            ..TupleFilter::default()
+        };
         let filter = FlowFilter {
             family: Some(Family::V6),
             proto: Some(6),
-            source: Some(Ipv6Addr::LOCALHOST.into()),
-            destination: Some(Ipv4Addr::LOCALHOST.into()),
+            reply: tuple.clone(),
+            original: tuple,
+            icmp: IcmpFilter { id: Some(7), ..IcmpFilter::default() },
+            state: Some("ESTABLISHED".to_string()),
+            mark: Some(Masked { value: 1, mask: 3 }),
+            src_nat: Some(None),
+            ..FlowFilter::default()
         };
+        let (source, destination) = (Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into());
+        let tuple = FlowTuple { source, destination, sport: 1, dport: 2, zone: 3, counter: None };
         vec![
             Request::Hello,
             Request::Status,
             Request::Rules,
             Request::Zero,
             Request::Drops,
-            Request::Conntrack { filter, from: u32::MAX },
+            Request::Conntrack { filter: filter.clone(), from: u32::MAX },
+            Request::Flow(FlowKey { family: Family::V6, proto: 17, tuple, reply: true }),
+            Request::DeleteFlows { filter: filter.clone(), from: 5 },
+            Request::FlushFlows,
+            Request::CountFlows(filter),
+            Request::ConntrackStats,
             Request::Neighbours,
         ]
     }

@@ -3,7 +3,6 @@
 use crate::candidate::Checked;
 use sumun_config::facts::Family;
 
-pub mod conntrack;
 pub mod drops;
 pub mod neighbours;
 pub mod rules;

@@ -13,7 +13,8 @@ use sumun_config::diag::Source;
 use sumun_config::facts::Family;
 use sumun_config::model::{Appliance, Policy};
 use sumun_config::schema;
-use sumun_dataplane::protocol::{ChainCounters, Counter, Counters, FlowRow, FlowTuple, NeighbourRow, PortStatus};
+use sumun_dataplane::protocol::{ChainCounters, ConntrackStats, Counter, Counters, FlowFilter, FlowKey, FlowRow};
+use sumun_dataplane::protocol::{FlowTuple, InvalidCount, NeighbourRow, PortStatus};
 use sumun_dataplane::reason::DropReason;
 use sumun_dataplane::server::claim::Claim;
 use sumun_dataplane::server::{Server, Service};
@@ -36,6 +37,7 @@ pub struct Memory {
     published: Mutex<Vec<Policy>>,
     refuse: Mutex<Option<String>>,
     zeroed: AtomicU64,
+    flows: Mutex<Vec<FlowRow>>,
 }
 
 impl Memory {
@@ -112,30 +114,33 @@ impl Service for Memory {
     }
 
     fn flow_count(&self) -> u32 {
-        2
+        self.flows.lock().unwrap().len() as u32
     }
 
-    fn flows(&self, _: u32, _: usize) -> (Vec<FlowRow>, Option<u32>) {
-        let half = |source: &str, destination: &str, sport, dport| FlowTuple {
-            source: source.parse().unwrap(),
-            destination: destination.parse().unwrap(),
-            sport,
-            dport,
-            counter: None,
-        };
-        let flow = |family, proto, original, reply| FlowRow {
-            family,
-            proto,
-            timeout: 30,
-            state: None,
-            original,
-            reply,
-            status: 0,
-            mark: 0,
-        };
-        let v4 = flow(Family::V4, 17, half("10.0.0.2", "10.0.1.2", 1000, 53), half("10.0.1.2", "10.0.0.2", 53, 1000));
-        let v6 = flow(Family::V6, 17, half("fd00::2", "fd01::2", 1000, 53), half("fd01::2", "fd00::2", 53, 1000));
-        (vec![v4, v6], None)
+    fn flows(&self, filter: &FlowFilter, _: u32, _: usize) -> (Vec<FlowRow>, Option<u32>) {
+        let flows = self.flows.lock().unwrap();
+        (flows.iter().filter(|flow| filter.takes(flow)).cloned().collect(), None)
+    }
+
+    fn flow(&self, key: &FlowKey) -> Option<FlowRow> {
+        let flows = self.flows.lock().unwrap();
+        let is = |flow: &&FlowRow| key.tuple == if key.reply { flow.reply } else { flow.original };
+        flows.iter().filter(|flow| flow.proto == key.proto).find(is).cloned()
+    }
+
+    fn delete_flows(&self, filter: &FlowFilter, _: u32, _: usize) -> (Vec<FlowRow>, Option<u32>) {
+        (self.flows.lock().unwrap().extract_if(.., |flow| filter.takes(flow)).collect(), None)
+    }
+
+    fn flush_flows(&self) -> u64 {
+        self.flows.lock().unwrap().drain(..).count() as u64
+    }
+
+    fn conntrack_stats(&self) -> ConntrackStats {
+        let worker = vec![("found".to_string(), 1), ("invalid".to_string(), 2)];
+        let invalid =
+            InvalidCount { reason: "checksum".into(), packets: 2, explanation: "Its checksum is wrong.".into() };
+        ConntrackStats { workers: vec![worker], invalid: vec![invalid] }
     }
 
     fn neighbours(&self) -> Vec<NeighbourRow> {
@@ -146,6 +151,33 @@ impl Service for Memory {
             state: "REACHABLE".to_string(),
         }]
     }
+}
+
+/// A query to a name server, of each family.
+fn flows() -> Vec<FlowRow> {
+    let half = |source: &str, destination: &str, sport, dport| FlowTuple {
+        source: source.parse().unwrap(),
+        destination: destination.parse().unwrap(),
+        sport,
+        dport,
+        zone: 0,
+        counter: None,
+    };
+    let flow = |id, family, original, reply| FlowRow {
+        id,
+        family,
+        proto: 17,
+        timeout: 30,
+        state: None,
+        original,
+        reply,
+        status: 0,
+        mark: 0,
+    };
+    vec![
+        flow(1, Family::V4, half("10.0.0.2", "10.0.1.2", 1000, 53), half("10.0.1.2", "10.0.0.2", 53, 1000)),
+        flow(2, Family::V6, half("fd00::2", "fd01::2", 1000, 53), half("fd01::2", "fd00::2", 53, 1000)),
+    ]
 }
 
 /// A directory with a configuration and a run directory.
@@ -199,6 +231,7 @@ impl Place {
             published: Mutex::new(Vec::new()),
             refuse: Mutex::new(None),
             zeroed: AtomicU64::new(0),
+            flows: Mutex::new(flows()),
         });
         let claim = Claim::take(&self.run_dir(), "dataplane", "sumun-dataplane").unwrap();
         Dataplane { _server: Server::start(claim, memory.clone()).unwrap(), memory }

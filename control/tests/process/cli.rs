@@ -150,6 +150,10 @@ fn flows_are_listed_and_filtered() {
     let (place, _dataplane, _control) = both();
     let first = |args: &[&str]| place.sumun(args).out.split_whitespace().nth(3).unwrap_or_default().to_string();
     assert_eq!(place.sumun(&["conntrack"]).out.lines().count(), 2);
+    let listed = place.sumun(&["conntrack", "list", "-o", "extended,id", "-6"]);
+    assert!(listed.out.starts_with("ipv6     10 udp      17 30 src=fd00::2"), "{listed:?}");
+    assert!(listed.out.ends_with("use=1 id=2\n"), "{listed:?}");
+    assert_eq!(listed.err, "1 flow entries have been shown.\n");
     assert_eq!(first(&["conntrack", "-4"]), "src=10.0.0.2");
     assert_eq!(first(&["conntrack", "-6"]), "src=fd00::2");
     assert_eq!(first(&["conntrack", "--source", "fd00::2"]), "src=fd00::2");
@@ -157,6 +161,50 @@ fn flows_are_listed_and_filtered() {
     assert_eq!(place.sumun(&["conntrack", "--proto", "tpc"]).code, Some(2));
     let json: serde_json::Value = serde_json::from_str(&place.sumun(&["conntrack", "-4", "--json"]).out).unwrap();
     assert_eq!(json["original"]["dport"], 53);
+}
+
+#[test]
+fn one_flow_is_got_whole_or_there_is_none() {
+    let (place, _dataplane, _control) = both();
+    let got = place
+        .sumun(&"conntrack get -p udp -s 10.0.0.2 -d 10.0.1.2 --sport 1000 --dport 53".split(' ').collect::<Vec<_>>());
+    let line = "udp      17 30 src=10.0.0.2 dst=10.0.1.2 sport=1000 dport=53 [UNREPLIED] src=10.0.1.2 dst=10.0.0.2 \
+                sport=53 dport=1000 mark=0 use=1\n";
+    assert_eq!((got.code, got.out.as_str(), got.err.as_str()), (Some(0), line, ""));
+    let none = place
+        .sumun(&"conntrack get -p tcp -s 10.0.0.2 -d 10.0.1.2 --sport 1000 --dport 53".split(' ').collect::<Vec<_>>());
+    assert_eq!((none.code, none.out.as_str(), none.err.as_str()), (Some(1), "", "sumun: there is no such flow\n"));
+    let half = place.sumun(&["conntrack", "get", "-p", "udp", "-s", "10.0.0.2"]);
+    assert_eq!(half.code, Some(2));
+    assert!(half.err.contains("--dst is missing"), "{half:?}");
+}
+
+#[test]
+fn flows_are_deleted_and_told_and_never_all_by_mistake() {
+    let (place, _dataplane, _control) = both();
+    let all = place.sumun(&["conntrack", "delete"]);
+    assert_eq!((all.code, all.out.as_str()), (Some(2), ""));
+    assert!(all.err.contains("`flush` deletes all"), "{all:?}");
+    assert_eq!(place.sumun(&["conntrack", "count"]).out, "2\n");
+    let ran = place.sumun(&["conntrack", "delete", "-s", "10.0.0.0/24"]);
+    assert_eq!((ran.code, ran.out.lines().count()), (Some(0), 1), "{ran:?}");
+    assert_eq!(ran.err, "1 flow entries have been deleted.\n");
+    let again = place.sumun(&["conntrack", "delete", "-s", "10.0.0.0/24"]);
+    assert_eq!((again.code, again.err.as_str()), (Some(1), "0 flow entries have been deleted.\n"));
+    assert_eq!(place.sumun(&["conntrack", "count", "-p", "udp"]).out, "1\n");
+    let flushed = place.sumun(&["conntrack", "flush"]);
+    assert_eq!((flushed.code, flushed.err.as_str()), (Some(0), "connection tracking table has been emptied.\n"));
+    assert_eq!(place.sumun(&["conntrack", "count"]).out, "0\n");
+}
+
+#[test]
+fn conntrack_statistics_are_for_people_and_programs() {
+    let (place, _dataplane, _control) = both();
+    let ran = place.sumun(&["conntrack", "stats"]);
+    assert!(ran.out.starts_with("cpu=0   \tfound=1 invalid=2 \n"), "{ran:?}");
+    assert!(ran.out.contains("Its checksum is wrong."), "{ran:?}");
+    let json: serde_json::Value = serde_json::from_str(&place.sumun(&["conntrack", "stats", "--json"]).out).unwrap();
+    assert_eq!((&json["workers"][0]["found"], &json["invalid"]["checksum"]), (&1.into(), &2.into()));
 }
 
 #[test]

@@ -46,6 +46,9 @@ impl Tracker {
                 Ok(())
             }
             Err(clash) => {
+                if clash.is_none() {
+                    self.counts().chaintoolong.bump();
+                }
                 let result = self.resolve(flow.id, clash, facts);
                 if result.is_err() {
                     self.counts().insert_failed.bump();

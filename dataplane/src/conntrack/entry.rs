@@ -61,6 +61,13 @@ impl Word {
         (self.0 >> 32) as u32
     }
 
+    /// A number that this use of the entry number `entry` has alone among the entry's uses, and that is unlike those of
+    /// other entries.
+    pub fn identity(self, entry: u32) -> u32 {
+        // An odd factor: other entries of the same generation have other products.
+        (entry + 1).wrapping_mul(0x9e37_79b1) ^ (self.0 & GENERATION) as u32
+    }
+
     /// With these status bits set as well.
     #[inline]
     pub fn with_status(self, bits: u32) -> Word {

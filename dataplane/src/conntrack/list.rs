@@ -7,6 +7,7 @@
 use super::tuple::Tuple;
 use super::{Conntrack, Entry, Life, Word, left, millis, sctp, tcp};
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use sumun_config::facts::{Dir, Facts, Family, PortId, proto, status};
 
@@ -24,6 +25,8 @@ pub struct Side {
 /// A flow as it was at one moment. Prints as `conntrack -L` does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowView {
+    /// Tells the flow from others, also from those that had or will have its entry.
+    pub id: u32,
     /// As the first packet went.
     pub original: Side,
     /// The other way, as packets look before they are translated back.
@@ -39,7 +42,7 @@ pub struct FlowView {
 }
 
 impl FlowView {
-    fn copy(entry: &Entry, now: u32) -> Option<FlowView> {
+    fn copy(number: u32, entry: &Entry, now: u32) -> Option<FlowView> {
         let word = entry.word();
         if word.life() != Life::Live {
             return None;
@@ -57,7 +60,8 @@ impl FlowView {
         let left = left(entry.deadline.load(Ordering::Relaxed), now);
         let mark = entry.mark.load(Ordering::Relaxed);
         let there = entry.is_same_use(word) && word.status() & status::DYING == 0 && left > 0;
-        there.then_some(FlowView { original, reply, status: word.status(), mark, state, left: left as u32 })
+        let id = word.identity(number);
+        there.then_some(FlowView { id, original, reply, status: word.status(), mark, state, left: left as u32 })
     }
 
     /// The zones of both directions.
@@ -144,33 +148,66 @@ impl Conntrack {
     /// The same for up to `most` entries of the table, from number `from` on; the number to go on with, if there are more.
     pub fn list_part(&self, from: u32, most: usize, now: u64, mut each: impl FnMut(&FlowView)) -> Option<u32> {
         let now = millis(now);
-        let used = self.depot.used();
-        let end = used.min(from.saturating_add(u32::try_from(most).unwrap_or(u32::MAX)));
-        for id in from.min(end)..end {
-            if let Some(view) = FlowView::copy(self.entry(id), now) {
+        let (part, next) = self.part(from, most);
+        for id in part {
+            if let Some(view) = FlowView::copy(id, self.entry(id), now) {
                 each(&view);
             }
         }
-        (end < used).then_some(end)
+        next
+    }
+
+    /// Up to `most` entries of those that were ever used, from one on, and the one to go on with.
+    fn part(&self, from: u32, most: usize) -> (Range<u32>, Option<u32>) {
+        let used = self.depot.used();
+        let end = used.min(from.saturating_add(u32::try_from(most).unwrap_or(u32::MAX)));
+        (from.min(end)..end, (end < used).then_some(end))
     }
 
     /// Deletes the flows that `which` says yes to; how many.
-    pub fn delete(&self, now: u64, mut which: impl FnMut(&FlowView) -> bool) -> usize {
-        let now = millis(now);
+    pub fn delete(&self, now: u64, which: impl FnMut(&FlowView) -> bool) -> usize {
         let mut deleted = 0;
-        for id in 0..self.depot.used() {
+        self.delete_part(0, usize::MAX, now, which, |_| deleted += 1);
+        deleted
+    }
+
+    /// The same for up to `most` entries of the table, from number `from` on; shows those that were deleted. The number to
+    /// go on with, if there are more.
+    pub fn delete_part(
+        &self,
+        from: u32,
+        most: usize,
+        now: u64,
+        mut which: impl FnMut(&FlowView) -> bool,
+        mut deleted: impl FnMut(&FlowView),
+    ) -> Option<u32> {
+        let now = millis(now);
+        let (part, next) = self.part(from, most);
+        for id in part {
             let entry = self.entry(id);
             let word = entry.word();
-            if FlowView::copy(entry, now).is_some_and(|view| which(&view)) && self.doom(entry, word) {
-                deleted += 1;
+            if let Some(view) = FlowView::copy(id, entry, now).filter(|view| which(view))
+                && self.doom(entry, word)
+            {
+                deleted(&view);
             }
         }
-        deleted
+        next
     }
 
     /// Deletes all flows; how many.
     pub fn flush(&self, now: u64) -> usize {
         self.delete(now, |_| true)
+    }
+
+    /// The flow that has this tuple in this direction, if there is one.
+    pub fn get(&self, tuple: &Tuple, dir: Dir, now: u64) -> Option<FlowView> {
+        let words = tuple.words();
+        let (id, found, _) = self.find(self.hasher.hash(&words), &words)?;
+        let view = FlowView::copy(id, self.entry(id), millis(now))?;
+        // The entry may have been given to another flow since it was found.
+        let side = if dir == Dir::Original { view.original } else { view.reply };
+        (found == dir && side.tuple == *tuple).then_some(view)
     }
 
     /// Deletes the flows to which MASQUERADE gave an address that is `gone` (`nf_nat_masquerade_inet`); how many. The
@@ -212,7 +249,7 @@ impl Conntrack {
     pub fn flow_of(&self, facts: &Facts, now: u64) -> Option<(FlowView, Dir)> {
         let words = Tuple::of(facts).words();
         let (id, dir, _) = self.find(self.hasher.hash(&words), &words)?;
-        FlowView::copy(self.entry(id), millis(now)).map(|view| (view, dir))
+        FlowView::copy(id, self.entry(id), millis(now)).map(|view| (view, dir))
     }
 }
 
@@ -224,7 +261,15 @@ mod tests {
         let dport = if proto == proto::ICMP { 8 << 8 } else { 80 };
         let t = Tuple { src: 0x0a000002, dst: 0x0a000102, sport: 5000, dport, proto, family: Family::V4, zone: 0 };
         let side = |tuple| Side { tuple, packets: 0, bytes: 0 };
-        FlowView { original: side(t), reply: side(t.inverted().unwrap()), status, mark: 7, state, left: 431_999_500 }
+        FlowView {
+            id: 1,
+            original: side(t),
+            reply: side(t.inverted().unwrap()),
+            status,
+            mark: 7,
+            state,
+            left: 431_999_500,
+        }
     }
 
     #[test]

@@ -127,6 +127,8 @@ counts! {
     error,
     /// Clashes of first packets that were resolved.
     clash_resolve,
+    /// Flows that found no room near their place in the index.
+    chaintoolong,
     /// Flows removed, for whatever reason.
     delete,
 }
@@ -217,6 +219,16 @@ impl Conntrack {
         let mut stats = Stats::default();
         self.counts.iter().for_each(|c| stats.add(c));
         stats
+    }
+
+    /// The counters of each worker.
+    pub fn stats_of_workers(&self) -> Vec<Stats> {
+        let of = |counts: &Counts| {
+            let mut stats = Stats::default();
+            stats.add(counts);
+            stats
+        };
+        self.counts.iter().map(of).collect()
     }
 
     /// Packets that could not be placed, by reason, of all workers together. Their sum is [`Stats::invalid`], but for

@@ -30,7 +30,8 @@ pub enum State {
 }
 
 impl State {
-    const ALL: [State; 9] = {
+    /// Every state, by its number.
+    pub const ALL: [State; 9] = {
         use State::*;
         [
             None,

@@ -1,7 +1,8 @@
 //! The life of the process with a machine that only counts.
 
 use super::*;
-use crate::protocol::{self, Counters, FlowRow, Kind, NeighbourRow, PortStatus, Request, Response};
+use crate::protocol::{self, ConntrackStats, Counters, FlowFilter, FlowKey, FlowRow, Kind, NeighbourRow, PortStatus};
+use crate::protocol::{Request, Response};
 use crate::reason::DropReason;
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,8 +38,20 @@ impl Service for Still {
     fn flow_count(&self) -> u32 {
         0
     }
-    fn flows(&self, _: u32, _: usize) -> (Vec<FlowRow>, Option<u32>) {
+    fn flows(&self, _: &FlowFilter, _: u32, _: usize) -> (Vec<FlowRow>, Option<u32>) {
         (Vec::new(), None)
+    }
+    fn flow(&self, _: &FlowKey) -> Option<FlowRow> {
+        None
+    }
+    fn delete_flows(&self, _: &FlowFilter, _: u32, _: usize) -> (Vec<FlowRow>, Option<u32>) {
+        (Vec::new(), None)
+    }
+    fn flush_flows(&self) -> u64 {
+        0
+    }
+    fn conntrack_stats(&self) -> ConntrackStats {
+        ConntrackStats::default()
     }
     fn neighbours(&self) -> Vec<NeighbourRow> {
         Vec::new()

@@ -5,8 +5,10 @@
 //! and then given to the [`Service`]; whatever cannot be decoded is answered with [`Response::Refused`] and leaves the
 //! router as it was. Memory is bounded: at most [`MOST_CONNECTIONS`] peers, small requests, and one policy at a time.
 
-use crate::protocol::{self, Counters, Digest, Drops, FlowFilter, FlowRow, FrameError, Header, Hello, Kind};
-use crate::protocol::{NeighbourRow, PortStatus, Request, Response, Rules, Status};
+use crate::protocol::{
+    self, ConntrackStats, Counters, Digest, Drops, FlowFilter, FlowKey, FlowRow, FrameError, Header,
+};
+use crate::protocol::{Hello, Kind, NeighbourRow, PortStatus, Request, Response, Rules, Status};
 use crate::reason::DropReason;
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -51,7 +53,15 @@ pub trait Service: Send + Sync {
     /// How many flows there are.
     fn flow_count(&self) -> u32;
     /// Flows from the entry `from` on, out of up to `most` entries looked at, and the entry to go on with.
-    fn flows(&self, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>);
+    fn flows(&self, filter: &FlowFilter, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>);
+    /// One flow.
+    fn flow(&self, key: &FlowKey) -> Option<FlowRow>;
+    /// The same as [`Service::flows`], and they are deleted.
+    fn delete_flows(&self, filter: &FlowFilter, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>);
+    /// Deletes all flows; how many.
+    fn flush_flows(&self) -> u64;
+    /// What connection tracking counted.
+    fn conntrack_stats(&self) -> ConntrackStats;
     /// All neighbours.
     fn neighbours(&self) -> Vec<NeighbourRow>;
 }
@@ -260,7 +270,12 @@ impl Shared {
                 let line = |&reason| Drops::of(reason, counted.get(&reason).copied().unwrap_or(0));
                 Response::Drops(DropReason::ALL.iter().map(line).collect())
             }
-            Request::Conntrack { filter, from } => self.page(&filter, from),
+            Request::Conntrack { filter, from } => page(from, |at| service.flows(&filter, at, FLOWS_PER_PAGE)),
+            Request::Flow(key) => Response::Flows { flows: service.flow(&key).into_iter().collect(), next: None },
+            Request::DeleteFlows { filter, from } => page(from, |at| service.delete_flows(&filter, at, FLOWS_PER_PAGE)),
+            Request::FlushFlows => Response::Count(service.flush_flows()),
+            Request::CountFlows(filter) => Response::Count(self.count(&filter)),
+            Request::ConntrackStats => Response::ConntrackStats(service.conntrack_stats()),
             Request::Neighbours => Response::Neighbours(service.neighbours()),
         }
     }
@@ -285,19 +300,32 @@ impl Shared {
         }
     }
 
-    /// Looks on until a page is full, so that a filter which few flows pass does not cost a round trip for each stretch
-    /// of the table.
-    fn page(&self, filter: &FlowFilter, from: u32) -> Response {
-        let mut flows = Vec::new();
-        let mut next = Some(from);
-        while let Some(at) = next.filter(|_| flows.len() < FLOWS_PER_PAGE) {
-            let (some, further) = self.service.flows(at, FLOWS_PER_PAGE);
-            flows.extend(some.into_iter().filter(|flow| filter.takes(flow)));
-            // A table that did not get ahead would keep the peer here for ever.
-            next = further.filter(|&further| further > at);
+    fn count(&self, filter: &FlowFilter) -> u64 {
+        if *filter == FlowFilter::default() {
+            return self.service.flow_count().into();
         }
-        Response::Flows { flows, next }
+        let (mut count, mut from) = (0, Some(0));
+        while let Some(at) = from {
+            let (some, next) = self.service.flows(filter, at, FLOWS_PER_PAGE);
+            count += some.len() as u64;
+            from = next.filter(|&next| next > at);
+        }
+        count
     }
+}
+
+/// Looks on until a page is full, so that a filter which few flows pass does not cost a round trip for each stretch of the
+/// table. `part` gives what a stretch has and where to go on.
+fn page(from: u32, part: impl Fn(u32) -> (Vec<FlowRow>, Option<u32>)) -> Response {
+    let mut flows = Vec::new();
+    let mut next = Some(from);
+    while let Some(at) = next.filter(|_| flows.len() < FLOWS_PER_PAGE) {
+        let (some, further) = part(at);
+        flows.extend(some);
+        // A table that did not get ahead would keep the peer here for ever.
+        next = further.filter(|&further| further > at);
+    }
+    Response::Flows { flows, next }
 }
 
 fn refused(reason: &str) -> Response {

@@ -1,7 +1,7 @@
 //! The server over a real socket, with a router made of memory.
 
 use super::*;
-use crate::protocol::{ChainCounters, Counter, FlowTuple, HEADER_LEN};
+use crate::protocol::{ChainCounters, Counter, FlowTuple, HEADER_LEN, TupleFilter};
 use proptest::prelude::*;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -53,10 +53,23 @@ impl Service for Memory {
     fn flow_count(&self) -> u32 {
         self.flows.len() as u32
     }
-    fn flows(&self, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>) {
+    fn flows(&self, filter: &FlowFilter, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>) {
         let from = (from as usize).min(self.flows.len());
         let end = (from + most).min(self.flows.len());
-        (self.flows[from..end].to_vec(), (end < self.flows.len()).then_some(end as u32))
+        let rows = self.flows[from..end].iter().filter(|flow| filter.takes(flow)).cloned().collect();
+        (rows, (end < self.flows.len()).then_some(end as u32))
+    }
+    fn flow(&self, key: &FlowKey) -> Option<FlowRow> {
+        self.flows.iter().find(|flow| flow.original == key.tuple).cloned()
+    }
+    fn delete_flows(&self, filter: &FlowFilter, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>) {
+        self.flows(filter, from, most)
+    }
+    fn flush_flows(&self) -> u64 {
+        self.flows.len() as u64
+    }
+    fn conntrack_stats(&self) -> ConntrackStats {
+        ConntrackStats::default()
     }
     fn neighbours(&self) -> Vec<NeighbourRow> {
         let mac = Some([2, 0, 0, 0, 0, 1]);
@@ -71,10 +84,11 @@ fn flow(i: u32) -> FlowRow {
         destination: IpAddr::V4(Ipv4Addr::from(destination)),
         sport: 1000,
         dport: 53,
+        zone: 0,
         counter: None,
     };
     let (original, reply) = (tuple(i, 1), tuple(1, i));
-    FlowRow { family: Family::V4, proto: 17, timeout: 30, state: None, original, reply, status: 0, mark: 0 }
+    FlowRow { id: i, family: Family::V4, proto: 17, timeout: 30, state: None, original, reply, status: 0, mark: 0 }
 }
 
 fn policy(ports: &[&str]) -> Policy {
@@ -229,7 +243,7 @@ fn flows_come_in_pages_and_filtered() {
     let mut list = |filter: FlowFilter| {
         let (mut all, mut from, mut pages) = (Vec::new(), Some(0), 0);
         while let Some(at) = from {
-            match peer.ask(&Request::Conntrack { filter, from: at }) {
+            match peer.ask(&Request::Conntrack { filter: filter.clone(), from: at }) {
                 Response::Flows { flows, next } => {
                     all.extend(flows);
                     from = next;
@@ -242,9 +256,15 @@ fn flows_come_in_pages_and_filtered() {
     };
     let (all, pages) = list(FlowFilter::default());
     assert_eq!((all, pages), (bench.service.flows.clone(), 3));
-    let source = Some(IpAddr::V4(Ipv4Addr::from(19_999)));
-    assert_eq!(list(FlowFilter { source, ..FlowFilter::default() }), (vec![flow(19_999)], 1));
+    let original = TupleFilter { source: Some(IpAddr::V4(Ipv4Addr::from(19_999)).into()), ..TupleFilter::default() };
+    let one = FlowFilter { original, ..FlowFilter::default() };
+    assert_eq!(list(one.clone()), (vec![flow(19_999)], 1));
     assert_eq!(list(FlowFilter { proto: Some(6), ..FlowFilter::default() }).0, []);
+    assert_eq!(peer.ask(&Request::CountFlows(FlowFilter::default())), Response::Count(20_000));
+    assert_eq!(peer.ask(&Request::CountFlows(one.clone())), Response::Count(1));
+    let deleted = peer.ask(&Request::DeleteFlows { filter: one, from: 0 });
+    assert_eq!(deleted, Response::Flows { flows: vec![flow(19_999)], next: None });
+    assert_eq!(peer.ask(&Request::FlushFlows), Response::Count(20_000));
 }
 
 #[test]

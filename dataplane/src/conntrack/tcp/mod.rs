@@ -50,7 +50,8 @@ pub enum State {
 }
 
 impl State {
-    const ALL: [State; 10] = {
+    /// Every state, by its number.
+    pub const ALL: [State; 10] = {
         use State::*;
         [None, SynSent, SynRecv, Established, FinWait, CloseWait, LastAck, TimeWait, Close, SynSent2]
     };

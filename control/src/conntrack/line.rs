@@ -1,77 +1,66 @@
-//! `sumun conntrack`, in the format of `conntrack -L`.
+//! A flow on a line, as `conntrack -L` prints it, and as JSON.
 
+use super::filter::NAMES;
+use super::{Detail, Output};
 use std::fmt::Write as _;
-use std::io::Write;
-use sumun_config::facts::{proto, status};
-use sumun_dataplane::protocol::{FlowRow, FlowTuple};
-
-/// Protocols that conntrack(8) knows by name.
-const NAMES: &[(&str, u8)] = &[
-    ("tcp", proto::TCP),
-    ("udp", proto::UDP),
-    ("udplite", proto::UDPLITE),
-    ("icmp", proto::ICMP),
-    ("icmpv6", proto::ICMPV6),
-    ("sctp", proto::SCTP),
-    ("dccp", proto::DCCP),
-    ("gre", proto::GRE),
-];
-
-/// A protocol by name or number, for the command line.
-pub fn protocol(text: &str) -> Result<u8, String> {
-    let named = NAMES.iter().find(|(name, _)| *name == text).map(|&(_, number)| number);
-    let names = || NAMES.iter().map(|&(name, _)| name).collect::<Vec<_>>().join(", ");
-    named.or_else(|| text.parse().ok()).ok_or_else(|| format!("protocols are {} or a number up to 255", names()))
-}
-
-/// Prints a flow on a line.
-pub fn print(out: &mut impl Write, flow: &FlowRow, json: bool) -> anyhow::Result<()> {
-    if json {
-        serde_json::to_writer(&mut *out, &as_json(flow))?;
-        return Ok(writeln!(out)?);
-    }
-    Ok(writeln!(out, "{}", line(flow))?)
-}
+use sumun_config::facts::{Family, proto, status};
+use sumun_dataplane::protocol::{FlowRow, FlowTuple, has_ports};
 
 fn name(number: u8) -> &'static str {
     NAMES.iter().find(|(_, n)| *n == number).map_or("unknown", |(name, _)| name)
 }
 
 /// As libnetfilter_conntrack prints a flow.
-fn line(flow: &FlowRow) -> String {
-    let mut text = format!("{:<8} {} {} ", name(flow.proto), flow.proto, flow.timeout);
+pub fn line(flow: &FlowRow, output: &Output) -> String {
+    let mut text = String::new();
+    if output.has(Detail::Extended) {
+        // The number is the address family's in the system.
+        let number = if flow.family == Family::V4 { 2 } else { 10 };
+        let _ = write!(text, "{:<8} {number} ", flow.family.name());
+    }
+    let _ = write!(text, "{:<8} {} {} ", name(flow.proto), flow.proto, flow.timeout);
     if let Some(state) = &flow.state {
         let _ = write!(text, "{state} ");
     }
-    tuple(&mut text, flow.proto, &flow.original);
+    let zone = (flow.original.zone == flow.reply.zone).then_some(flow.original.zone);
+    tuple(&mut text, flow.proto, &flow.original, zone.is_none().then_some("zone-orig"));
     if flow.status & status::SEEN_REPLY == 0 {
         text.push_str("[UNREPLIED] ");
     }
-    tuple(&mut text, flow.proto, &flow.reply);
+    tuple(&mut text, flow.proto, &flow.reply, zone.is_none().then_some("zone-reply"));
     if flow.status & status::ASSURED != 0 {
         text.push_str("[ASSURED] ");
     }
-    let _ = write!(text, "mark={} use=1", flow.mark);
+    let _ = write!(text, "mark={} ", flow.mark);
+    if let Some(zone @ 1..) = zone {
+        let _ = write!(text, "zone={zone} ");
+    }
+    text.push_str("use=1");
+    if output.has(Detail::Id) {
+        let _ = write!(text, " id={}", flow.id);
+    }
     text
 }
 
-fn tuple(text: &mut String, number: u8, tuple: &FlowTuple) {
-    let FlowTuple { source, destination, sport, dport, counter } = tuple;
+/// Appends a direction; `zone` names its own zone, where each direction has another.
+fn tuple(text: &mut String, number: u8, tuple: &FlowTuple, zone: Option<&str>) {
+    let FlowTuple { source, destination, sport, dport, counter, .. } = tuple;
     let _ = write!(text, "src={source} dst={destination} ");
     let _ = match number {
-        proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP | proto::DCCP => {
-            write!(text, "sport={sport} dport={dport} ")
-        }
+        _ if has_ports(number) => write!(text, "sport={sport} dport={dport} "),
         proto::ICMP | proto::ICMPV6 => write!(text, "type={} code={} id={sport} ", dport >> 8, dport & 0xff),
         proto::GRE => write!(text, "srckey={sport:#x} dstkey={dport:#x} "),
         _ => Ok(()),
     };
+    if let Some(name) = zone.filter(|_| tuple.zone != 0) {
+        let _ = write!(text, "{name}={} ", tuple.zone);
+    }
     if let Some(counter) = counter {
         let _ = write!(text, "packets={} bytes={} ", counter.packets, counter.bytes);
     }
 }
 
-fn as_json(flow: &FlowRow) -> serde_json::Value {
+pub fn as_json(flow: &FlowRow) -> serde_json::Value {
     let direction = |tuple: &FlowTuple| {
         let mut value = serde_json::json!({"source": tuple.source, "destination": tuple.destination});
         match flow.proto {
@@ -89,9 +78,13 @@ fn as_json(flow: &FlowRow) -> serde_json::Value {
             value["packets"] = counter.packets.into();
             value["bytes"] = counter.bytes.into();
         }
+        if tuple.zone != 0 {
+            value["zone"] = tuple.zone.into();
+        }
         value
     };
     serde_json::json!({
+        "id": flow.id,
         "family": flow.family.name(),
         "protocol": flow.proto,
         "timeout": flow.timeout,
@@ -100,6 +93,7 @@ fn as_json(flow: &FlowRow) -> serde_json::Value {
         "reply": direction(&flow.reply),
         "seen_reply": flow.status & status::SEEN_REPLY != 0,
         "assured": flow.status & status::ASSURED != 0,
+        "expected": flow.status & status::EXPECTED != 0,
         "snat": flow.status & status::SRC_NAT != 0,
         "dnat": flow.status & status::DST_NAT != 0,
         "mark": flow.mark,
@@ -109,7 +103,6 @@ fn as_json(flow: &FlowRow) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sumun_config::facts::Family;
     use sumun_dataplane::protocol::Counter;
 
     fn half(source: &str, destination: &str, sport: u16, dport: u16, counted: Option<(u64, u64)>) -> FlowTuple {
@@ -118,13 +111,14 @@ mod tests {
             destination: destination.parse().unwrap(),
             sport,
             dport,
+            zone: 0,
             counter: counted.map(|(packets, bytes)| Counter { packets, bytes }),
         }
     }
 
     fn flow(proto: u8, timeout: u64, original: FlowTuple, reply: FlowTuple) -> FlowRow {
         let family = if original.source.is_ipv4() { Family::V4 } else { Family::V6 };
-        FlowRow { family, proto, timeout, state: None, original, reply, status: 0, mark: 0 }
+        FlowRow { id: 1, family, proto, timeout, state: None, original, reply, status: 0, mark: 0 }
     }
 
     #[test]
@@ -156,7 +150,7 @@ mod tests {
             ),
             (
                 FlowRow {
-                    state: Some("SYN_SENT".to_string()),
+                    state: Some("SYN_SENT".into()),
                     mark: 5,
                     ..flow(
                         proto::TCP,
@@ -180,7 +174,7 @@ mod tests {
             ),
         ];
         for (flow, expected) in cases {
-            assert_eq!(line(&flow), expected);
+            assert_eq!(line(&flow, &Output::default()), expected);
         }
     }
 
@@ -188,18 +182,48 @@ mod tests {
     fn assured_stands_before_the_mark() {
         let halves = (half("1.1.1.1", "2.2.2.2", 1, 2, None), half("2.2.2.2", "1.1.1.1", 2, 1, None));
         let flow = FlowRow {
-            state: Some("ESTABLISHED".to_string()),
+            state: Some("ESTABLISHED".into()),
             status: status::SEEN_REPLY | status::ASSURED,
             ..flow(proto::TCP, 431999, halves.0, halves.1)
         };
         let expected = "tcp      6 431999 ESTABLISHED src=1.1.1.1 dst=2.2.2.2 sport=1 dport=2 src=2.2.2.2 dst=1.1.1.1 \
                         sport=2 dport=1 [ASSURED] mark=0 use=1";
-        assert_eq!(line(&flow), expected);
+        assert_eq!(line(&flow, &Output::default()), expected);
     }
 
     #[test]
-    fn protocols_go_by_name_or_number() {
-        assert_eq!((protocol("tcp"), protocol("47")), (Ok(6), Ok(47)));
-        assert!(protocol("256").unwrap_err().contains("udplite"));
+    fn extended_output_has_the_family_and_zones_stand_where_they_count() {
+        let halves = (half("1.1.1.1", "2.2.2.2", 1, 2, None), half("2.2.2.2", "1.1.1.1", 2, 1, None));
+        let udp = FlowRow { id: 77, ..flow(proto::UDP, 30, halves.0, halves.1) };
+        let zoned = |original, reply| FlowRow {
+            original: FlowTuple { zone: original, ..udp.original },
+            reply: FlowTuple { zone: reply, ..udp.reply },
+            ..udp.clone()
+        };
+        let output = |output: &[Detail]| Output { output: output.to_vec(), json: false };
+        let cases = [
+            (
+                zoned(3, 3),
+                output(&[Detail::Extended, Detail::Id]),
+                "ipv4     2 udp      17 30 src=1.1.1.1 dst=2.2.2.2 sport=1 dport=2 [UNREPLIED] src=2.2.2.2 dst=1.1.1.1 \
+                 sport=2 dport=1 mark=0 zone=3 use=1 id=77",
+            ),
+            (
+                zoned(3, 0),
+                output(&[]),
+                "udp      17 30 src=1.1.1.1 dst=2.2.2.2 sport=1 dport=2 zone-orig=3 [UNREPLIED] src=2.2.2.2 dst=1.1.1.1 \
+                 sport=2 dport=1 mark=0 use=1",
+            ),
+            (
+                zoned(0, 4),
+                output(&[]),
+                "udp      17 30 src=1.1.1.1 dst=2.2.2.2 sport=1 dport=2 [UNREPLIED] src=2.2.2.2 dst=1.1.1.1 sport=2 \
+                 dport=1 zone-reply=4 mark=0 use=1",
+            ),
+        ];
+        for (flow, output, expected) in cases {
+            assert_eq!(line(&flow, &output), expected);
+        }
+        assert_eq!((&as_json(&udp)["id"], &as_json(&zoned(3, 0))["original"]["zone"]), (&77.into(), &3.into()));
     }
 }
