@@ -114,6 +114,8 @@ pub enum Effect<'a> {
     Ct(&'a targets::ct::Ct),
     /// Choose the flow's mapping; ACCEPTs.
     Nat(&'a targets::nat::Nat),
+    /// Give an address another prefix; a packet whose address has no room for the adjustment is answered and dropped.
+    Npt(&'a targets::npt::Npt),
 }
 
 /// The tables, in the order of their priority at a hook.

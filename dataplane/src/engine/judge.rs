@@ -10,13 +10,16 @@ use super::packet::Packet;
 use super::program::{Chain, Found, Program};
 use super::trace::Step;
 use crate::conntrack::Ct;
+use crate::icmp::Error;
 use crate::log::LogEvent;
+use crate::nat::prefix;
 use crate::packet::edit;
 use crate::packet::mss::clamp_mss;
 use crate::reason::DropReason;
 use std::ops::Range;
 use sumun_config::facts::{CtState, Family, Surroundings, status};
 use sumun_config::rule::targets::nat::Nat;
+use sumun_config::rule::targets::npt::{End, Npt};
 use sumun_config::rule::targets::tcpmss::Mss;
 use sumun_config::rule::{Effect, Hook, Policy, Table};
 
@@ -125,6 +128,7 @@ impl Engine {
                         p.facts.ct_status = status::CONFIRMED | status::TEMPLATE;
                     }
                 }
+                Effect::Npt(npt) => self.set_prefix(g, p, npt)?,
                 Effect::Untrack => {
                     if matches!(p.ct, Ct::None) {
                         p.ct = Ct::Untracked;
@@ -179,6 +183,10 @@ impl Engine {
             Effect::Mss(_) => "TCPMSS".into(),
             Effect::Untrack => "NOTRACK".into(),
             Effect::Ct(_) => "CT".into(),
+            Effect::Npt(npt) => match npt.end {
+                End::Source => "SNPT".into(),
+                End::Destination => "DNPT".into(),
+            },
             Effect::Nat(nat) => format!("{:?}", nat.kind).to_uppercase(),
         };
         let rule = Some(rule - chain.rules.start + 1);
@@ -200,5 +208,18 @@ impl Engine {
             }
         };
         clamp_mss(&mut p.frame, p.l3, &mut p.facts, mss)
+    }
+
+    /// SNPT and DNPT; an address that cannot be mapped is a problem of its header (`ip6t_snpt_tg`, `ip6t_dnpt_tg`).
+    fn set_prefix(&mut self, g: &Generation, p: &mut Packet, npt: &Npt) -> Result<(), DropReason> {
+        if p.edit(|l3, facts| prefix::is_mapped(npt, l3, facts)) {
+            return Ok(());
+        }
+        let pointer = match npt.end {
+            End::Source => 8,
+            End::Destination => 24,
+        };
+        self.answer(g, p, Error::ParamProblem { code: 0, pointer });
+        Err(DropReason::NatFailed)
     }
 }

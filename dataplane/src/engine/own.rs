@@ -323,6 +323,8 @@ impl Engine {
                 Family::V6 => 1,
             }),
             (Kind::Redirect, _) => g.fib.first_address(p.facts.iif, family, p.facts.dst),
+            (Kind::Netmap, Hook::Prerouting | Hook::Output) => return Ok(NatRange::in_network(&nat, p.facts.dst)),
+            (Kind::Netmap, _) => return Ok(NatRange::in_network(&nat, p.facts.src)),
         };
         let own = own.ok_or(DropReason::NatExhausted)?;
         Ok(NatRange::of(&nat, Some((own, own))))

@@ -13,6 +13,7 @@
 
 mod choose;
 mod masquerade;
+pub(crate) mod prefix;
 mod rewrite;
 mod source;
 
@@ -106,6 +107,12 @@ impl NatRange {
             random_fully: target.random_fully,
             persistent: target.persistent,
         }
+    }
+
+    /// NETMAP: the target's network with the host bits of this address.
+    pub fn in_network(target: &Nat, host: u128) -> NatRange {
+        let addresses = target.addresses.map(|(first, last)| first | host & (first ^ last)).map(|addr| (addr, addr));
+        NatRange { addresses, ..NatRange::default() }
     }
 
     fn is_random(&self) -> bool {

@@ -128,6 +128,9 @@ pub fn rules(family: Family, mut rng: Rng) -> Rules {
     Rules { family, chains }
 }
 
+/// What TCPMSS asks for.
+const SYN: &str = "-p tcp -m tcp --tcp-flags SYN,RST SYN";
+
 /// Writes rules for one chain.
 struct Maker<'a> {
     family: Family,
@@ -143,8 +146,8 @@ impl Maker<'_> {
         let mut protocol = None;
         let conditions = self.conditions(rng, &mut protocol);
         let target = self.target(rng, protocol);
-        match target.strip_prefix("SYN ") {
-            Some(target) => format!("-p tcp -m tcp --tcp-flags SYN,RST SYN {target}"),
+        match target.split_once(" | ") {
+            Some((conditions, target)) => format!("{conditions} {target}"),
             None => format!("{conditions}{target}").trim_end().to_string(),
         }
     }
@@ -428,9 +431,24 @@ impl Maker<'_> {
                 of(self.family, format!("-j TTL --ttl{how}"), format!("-j HL --hl{how}"))
             }
             9 if matches!(self.hook, "FORWARD" | "POSTROUTING" | "OUTPUT") => {
-                "SYN -j TCPMSS --clamp-mss-to-pmtu".into()
+                format!("{SYN} | -j TCPMSS --clamp-mss-to-pmtu")
             }
-            10 => format!("SYN -j TCPMSS --set-mss {}", rng.pick(&[536, 1200, 1400, 1460])),
+            // What is mapped lies behind the gateway: it has no neighbours to be asked for. Checksums are kept right for the own
+            // prefix only, and in INPUT the kernel asks for them only where conntrack has not.
+            12 if self.family == Family::V6 && self.hook != "FORWARD" => match self.hook {
+                "PREROUTING" | "OUTPUT" => rng.pick(&[
+                    "-d 2001:db8:5::/64 | -j DNPT --src-pfx 2001:db8:5::/64 --dst-pfx fd00:1::/64",
+                    "-d 2001:db8:6::/48 | -j DNPT --src-pfx 2001:db8:6:100::/56 --dst-pfx fd00:1::/48",
+                    "-j DNPT --src-pfx 2001:db8:2::/48 --dst-pfx 2001:db8:7::/48",
+                ]),
+                "INPUT" => "-s fd00:1::/64 | -j SNPT --src-pfx fd00:1::/64 --dst-pfx 2001:db8:5::/64",
+                _ => rng.pick(&[
+                    "-j SNPT --src-pfx fd00:1::/64 --dst-pfx 2001:db8:5::/64",
+                    "-s fd00:1::/64 | -j SNPT --src-pfx fd00:1::/48 --dst-pfx 2001:db8:6:100::/56",
+                ]),
+            }
+            .into(),
+            10 => format!("{SYN} | -j TCPMSS --set-mss {}", rng.pick(&[536, 1200, 1400, 1460])),
             11 => "-j DROP".into(),
             _ => "-j ACCEPT".into(),
         }
@@ -447,6 +465,14 @@ impl Maker<'_> {
             (true, Family::V4) => format!("{address}:{ports}"),
             (true, Family::V6) => format!("[{address}]:{ports}"),
         };
+        if rng.chance(15) {
+            let to = of(
+                self.family,
+                ["198.51.100.0/24", "198.51.100.64/28", "10.9.0.0/16"],
+                ["2001:db8:5::/64", "2001:db8:5::/120", "2001:db8:6::/48"],
+            );
+            return format!("-j NETMAP --to {}", rng.pick(&to));
+        }
         match self.hook {
             "POSTROUTING" if rng.chance(50) => {
                 format!("-j MASQUERADE{}", if range { " --to-ports 6000-6100" } else { "" })
@@ -463,7 +489,7 @@ impl Maker<'_> {
                 let to = of(self.family, "192.168.1.12", "fd00:1::12");
                 format!("-j SNAT --to-source {}", place(to, "7000"))
             }
-            "PREROUTING" if rng.chance(30) => {
+            "PREROUTING" | "OUTPUT" if rng.chance(30) => {
                 format!("-j REDIRECT{}", if range { " --to-ports 8080" } else { "" })
             }
             _ => {

@@ -60,6 +60,22 @@ pub fn parse(word: &Word, family: Family) -> Result<(u128, u128), Complaint> {
     Ok((addr & mask, mask))
 }
 
+/// Address as written and prefix length of one `ADDRESS[/MASK]`, whose mask must be a prefix.
+pub fn parse_prefix(word: &Word, family: Family) -> Result<(u128, u8), Complaint> {
+    let Some((addr, mask)) = word::split_once(word, '/') else {
+        return Ok((parse_address(word, family)?, family.bits()));
+    };
+    let bits = parse_mask(&mask, family)?;
+    let length = (family.bits() as u32 - (family.ones() & !bits).count_ones()) as u8;
+    if family.mask(length) != bits {
+        return Err(mask.complain(
+            format!("`{}` is a mask with gaps", mask.text),
+            format!("a length from 0 to {}", family.bits()),
+        ));
+    }
+    Ok((parse_address(&addr, family)?, length))
+}
+
 /// One address of the family, no mask.
 pub fn parse_address(word: &Word, family: Family) -> Result<u128, Complaint> {
     let found = word.text.parse::<IpAddr>().map(number);

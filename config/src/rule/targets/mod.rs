@@ -114,8 +114,10 @@ registry! {
     Ct(ct::Ct) = [ct::EXTENSION],
     /// TCPMSS.
     Mss(tcpmss::Mss) = [tcpmss::EXTENSION],
-    /// SNAT, DNAT, MASQUERADE, REDIRECT.
-    Nat(nat::Nat) = [snat::EXTENSION, dnat::EXTENSION, masquerade::EXTENSION, redirect::EXTENSION],
+    /// SNAT, DNAT, MASQUERADE, REDIRECT, NETMAP.
+    Nat(nat::Nat) = [snat::EXTENSION, dnat::EXTENSION, masquerade::EXTENSION, redirect::EXTENSION, netmap::EXTENSION],
+    /// SNPT, DNPT.
+    Npt(npt::Npt) = [npt::SNPT, npt::DNPT],
 }
 
 /// Whether some family has a target of that name: no chain may be called so.
@@ -125,6 +127,7 @@ pub fn is_name(name: &str) -> bool {
 
 pub mod dnat;
 pub mod masquerade;
+pub mod netmap;
 pub mod redirect;
 pub mod snat;
 

@@ -1,12 +1,12 @@
-//! The mapping of a flow, in table `nat`: what SNAT, DNAT, MASQUERADE and REDIRECT have in common. Each has its own file.
+//! The mapping of a flow, in table `nat`: what SNAT, DNAT, MASQUERADE, REDIRECT and NETMAP have in common. Each has its own file.
 //!
 //! A mapping is chosen for the first packet of a flow and holds for its life. A range is written
 //! `ADDRESS[-ADDRESS][:PORT[-PORT[/BASE]]]`; IPv6 addresses stand in brackets where ports follow.
 
-use super::{Action, Target, dnat, masquerade, redirect, snat};
+use super::{Action, Target, dnat, masquerade, netmap, redirect, snat};
 use crate::facts::{Context, Facts, Family, proto};
 use crate::rule::option::{Case, Complaint, Given, Opt, TargetExtension, Word};
-use crate::rule::matches::address::{parse_address, print_address};
+use crate::rule::matches::address::{parse_address, print_address, print_network};
 use crate::rule::word::{port, split_once};
 use crate::rule::{Cond, Effect, Families, Match, Table};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,8 @@ pub enum Kind {
     Masquerade,
     /// New destination: the address of the incoming port (PREROUTING), or the loopback address (OUTPUT).
     Redirect,
+    /// The network part becomes that of the range: of the destination in PREROUTING and OUTPUT, else of the source.
+    Netmap,
 }
 
 /// A mapping to be chosen from ranges. Where a range is absent that part stays, unless it clashes.
@@ -52,7 +54,7 @@ impl Nat {
 }
 
 /// A description with what all mappings share filled in.
-#[allow(clippy::too_many_arguments, reason = "the fields of a description, by position, for four statics only")]
+#[allow(clippy::too_many_arguments, reason = "the fields of a description, by position, for five statics only")]
 pub(super) const fn extension(
     name: &'static str,
     hooks: u8,
@@ -176,15 +178,20 @@ impl Action for Nat {
             Kind::Dnat => &dnat::EXTENSION,
             Kind::Masquerade => &masquerade::EXTENSION,
             Kind::Redirect => &redirect::EXTENSION,
+            Kind::Netmap => &netmap::EXTENSION,
         })
     }
 
     fn print(&self, family: Family, out: &mut String) {
+        if let (Kind::Netmap, Some((first, last))) = (self.kind, self.addresses) {
+            out.push_str(" --to ");
+            return print_network(out, family, first, family.ones() & !(first ^ last));
+        }
         let option = match self.kind {
             Kind::Snat => " --to-source ",
             Kind::Dnat => " --to-destination ",
             Kind::Masquerade | Kind::Redirect if self.ports.is_some() => " --to-ports ",
-            Kind::Masquerade | Kind::Redirect => "",
+            Kind::Masquerade | Kind::Redirect | Kind::Netmap => "",
         };
         out.push_str(option);
         let brackets = family == Family::V6 && self.addresses.is_some() && self.ports.is_some();
@@ -224,6 +231,10 @@ impl Action for Nat {
             Kind::Dnat => given && !self.random_fully,
             Kind::Masquerade => self.addresses.is_none() && self.port_base.is_none() && !self.persistent,
             Kind::Redirect => self.addresses.is_none() && self.port_base.is_none() && !self.persistent && !self.random_fully,
+            Kind::Netmap => {
+                let is_network = |(first, last): (u128, u128)| first & (first ^ last) == 0 && (first ^ last) & (first ^ last).wrapping_add(1) == 0;
+                *self == Nat { addresses: self.addresses, ..Nat::new(Kind::Netmap) } && self.addresses.is_some_and(is_network)
+            }
         };
         let addresses = self.addresses.is_none_or(|(first, last)| first <= last && last <= family.ones());
         let ports = self.ports.is_none_or(|(first, last)| first <= last);
