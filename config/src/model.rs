@@ -36,6 +36,8 @@ pub struct Appliance {
     pub frame_size: u32,
     /// Most flows that conntrack holds (`nf_conntrack_max`).
     pub max_flows: u32,
+    /// Flows live on when the dataplane is started again.
+    pub keep_flows: bool,
     /// Most neighbours held.
     pub max_neighbours: u32,
     /// Ports, in the order of the file: a [`PortId`] is an index here.

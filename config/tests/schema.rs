@@ -90,6 +90,7 @@ fn interfaces_alone_are_a_configuration_with_the_defaults() {
         frames_per_worker: 8192,
         frame_size: 2048,
         max_flows: 262_144,
+        keep_flows: true,
         max_neighbours: 1024,
         interfaces: vec![port("lan0"), port("wan0")],
         initial_policy: rule::Policy::Drop,
@@ -118,6 +119,7 @@ fn every_setting_of_the_dataplane_is_read() {
         frames = 16_384
         frame-size = 4096
         max-flows = 10
+        keep-flows = false
         max-neighbours = 20
         initial-policy = "ACCEPT"
         log = "file:/var/log/sumun.log"
@@ -139,6 +141,7 @@ fn every_setting_of_the_dataplane_is_read() {
     let a = &config.appliance;
     assert_eq!((a.run_dir.to_str(), a.cores.as_slice(), a.idle), (Some("/tmp/s"), &[3, 1][..], Idle::Busy));
     assert_eq!((a.frames_per_worker, a.frame_size, a.max_flows, a.max_neighbours), (16384, 4096, 10, 20));
+    assert!(!a.keep_flows);
     assert_eq!((a.initial_policy, &a.log), (rule::Policy::Accept, &LogTo::File("/var/log/sumun.log".into())));
     let b = &a.interfaces[0];
     assert_eq!((b.name.as_str(), b.device.as_str(), b.mtu, b.ring), ("b", "eth1", Some(3000), 64));

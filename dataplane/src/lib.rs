@@ -27,6 +27,7 @@ pub mod engine;
 pub mod fib;
 pub mod handover;
 pub mod icmp;
+pub mod keep;
 pub mod local;
 pub mod log;
 pub mod machine;

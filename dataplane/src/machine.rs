@@ -2,6 +2,7 @@
 
 use crate::conntrack::{FlowView, Side, Stats, Tuple};
 use crate::engine::{Engine, Router};
+use crate::keep::{self, Heart, Opened};
 use crate::log::LogRing;
 use crate::log::writer::Writer;
 use crate::port::af_xdp::{self, Mode, Plan, Sending};
@@ -30,7 +31,15 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
     // Flow hashes and local sequence numbers must not be foreseeable; `RandomState` is seeded by the kernel.
     let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), wall);
-    let router = Router::new(appliance, opened.links, seed);
+    let Opened { conntrack, heart, adopted, lost, mortal } = keep::open(appliance, seed, worker::now());
+    if let Some(why) = lost {
+        tracing::warn!("no flows are taken over: {}: {why}", appliance.run_dir.join(keep::FILE).display());
+    }
+    if let Some(why) = mortal {
+        tracing::warn!("flows will not live on when this process ends: {why}");
+    }
+    tracing::info!("{} MB for {} flows; {adopted}", conntrack.memory() >> 20, conntrack.max_flows());
+    let router = Router::with(conntrack, appliance, opened.links, seed);
     let members = opened.workers.into_iter().zip(&appliance.cores).enumerate().map(|(number, (share, core))| {
         let mut engine = router.engine(number, share.pool);
         engine.set_wall_clock((wall.as_nanos() as u64).wrapping_sub(worker::now()));
@@ -44,10 +53,11 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
         modes: opened.modes,
         sending: opened.sending,
         control,
+        adopted: adopted.flows,
     });
     let names = appliance.interfaces.iter().map(|i| i.name.clone()).collect();
     let log = Log { writer: Writer::new(&appliance.log), names, lost: 0 };
-    Ok(Box::new(Running { service, workers, log }))
+    Ok(Box::new(Running { service, workers, log, heart }))
 }
 
 /// A router at work.
@@ -55,6 +65,7 @@ struct Running {
     service: Arc<Answers>,
     workers: Workers<Engine>,
     log: Log,
+    heart: Heart,
 }
 
 /// Where LOG lines go.
@@ -89,6 +100,7 @@ impl Machine for Running {
     fn housekeep(&mut self) -> Result<(), String> {
         self.log.write(&self.service.router.log);
         self.service.router.settle();
+        self.heart.beat(worker::now());
         if self.service.control.is_stopping() {
             return Err("a worker has ended: see above".to_string());
         }
@@ -96,12 +108,13 @@ impl Machine for Running {
     }
 
     fn stop(self: Box<Self>) {
-        let Running { service, workers, mut log } = *self;
+        let Running { service, workers, mut log, heart } = *self;
         service.control.stop();
         if let Err(error) = workers.join() {
             tracing::error!("{error}");
         }
         log.write(&service.router.log);
+        heart.beat(worker::now());
     }
 }
 
@@ -112,6 +125,8 @@ struct Answers {
     modes: Vec<Mode>,
     sending: Vec<Sending>,
     control: Control,
+    /// Flows that were taken over at the start.
+    adopted: u32,
 }
 
 impl Service for Answers {
@@ -166,6 +181,14 @@ impl Service for Answers {
 
     fn flow_count(&self) -> u32 {
         self.router.conntrack.count()
+    }
+
+    fn adopted_flows(&self) -> u32 {
+        self.adopted
+    }
+
+    fn flow_memory(&self) -> u64 {
+        self.router.conntrack.memory() as u64
     }
 
     fn flows(&self, filter: &FlowFilter, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>) {

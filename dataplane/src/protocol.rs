@@ -324,6 +324,10 @@ pub struct Status {
     pub flows: u32,
     /// Most flows that can be held.
     pub max_flows: u32,
+    /// Flows that were taken over from the dataplane before.
+    pub adopted_flows: u32,
+    /// Bytes of the flow table.
+    pub flow_memory: u64,
     /// Neighbours held.
     pub neighbours: u32,
 }

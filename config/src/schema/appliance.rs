@@ -14,6 +14,7 @@ pub(super) struct Dataplane {
     pub frames: u32,
     pub frame_size: u32,
     pub max_flows: u32,
+    pub keep_flows: bool,
     pub max_neighbours: u32,
     pub initial_policy: Policy,
     pub log: LogTo,
@@ -31,6 +32,7 @@ impl Default for Dataplane {
             frames: 8192,
             frame_size: 2048,
             max_flows: 262_144,
+            keep_flows: true,
             max_neighbours: 1024,
             initial_policy: Policy::Drop,
             log: LogTo::Syslog,
@@ -68,6 +70,9 @@ pub(super) fn read(fields: Option<Fields>, sink: &mut Sink) -> Dataplane {
         } else {
             sink.error(field.at(), format!("`frame-size` cannot be {size}")).help("2048 or 4096");
         }
+    }
+    if let Some(keep) = fields.take("keep-flows").and_then(|field| field.boolean(sink)) {
+        dataplane.keep_flows = keep;
     }
     if let Some(policy) = fields.take("initial-policy").and_then(|field| field.choice(&POLICIES, sink)) {
         dataplane.initial_policy = policy;

@@ -18,6 +18,7 @@
 //! frames = 8192                        # packet buffers of a worker
 //! frame-size = 2048                    # or 4096
 //! max-flows = 262144                   # nf_conntrack_max
+//! keep-flows = true                    # across restarts of the dataplane, in the file `flows` of run-dir
 //! max-neighbours = 1024
 //! initial-policy = "DROP"              # of the filter table until rules are published; or "ACCEPT"
 //! log = "syslog"                       # of LOG; or "file:/var/log/sumun.log"
@@ -155,6 +156,7 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
             frames_per_worker: dataplane.frames,
             frame_size: dataplane.frame_size,
             max_flows: dataplane.max_flows,
+            keep_flows: dataplane.keep_flows,
             max_neighbours: dataplane.max_neighbours,
             interfaces: interfaces.interfaces,
             initial_policy: dataplane.initial_policy,

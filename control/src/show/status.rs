@@ -35,7 +35,12 @@ fn print_dataplane(out: &mut impl Write, status: &protocol::Status) -> anyhow::R
     writeln!(out, "  ruleset   {ruleset}")?;
     let cores: Vec<String> = status.cores.iter().map(usize::to_string).collect();
     writeln!(out, "  workers   {} on cores {}", cores.len(), cores.join(", "))?;
-    writeln!(out, "  flows     {} of {}", status.flows, status.max_flows)?;
+    let adopted = match status.adopted_flows {
+        0 => String::new(),
+        flows => format!(", {flows} taken over at the start"),
+    };
+    let memory = status.flow_memory.div_ceil(1 << 20);
+    writeln!(out, "  flows     {} of {} in {memory} MB{adopted}", status.flows, status.max_flows)?;
     writeln!(out, "  neighbours {}", status.neighbours)?;
     writeln!(out)?;
     writeln!(
@@ -70,6 +75,8 @@ fn as_json(status: &Status) -> serde_json::Value {
             "cores": d.cores,
             "flows": d.flows,
             "max_flows": d.max_flows,
+            "adopted_flows": d.adopted_flows,
+            "flow_memory": d.flow_memory,
             "neighbours": d.neighbours,
             "ports": d.ports.iter().map(port_as_json).collect::<Vec<_>>(),
         }),
@@ -136,6 +143,8 @@ mod tests {
                 ports: vec![port],
                 flows: 2,
                 max_flows: 1000,
+                adopted_flows: 3,
+                flow_memory: 300_000,
                 neighbours: 4,
             }),
         }
@@ -155,7 +164,7 @@ mod tests {
             "  watches   /etc/sumun/router.toml",
             "  ruleset   generation 3, 12 rules\n",
             "  workers   2 on cores 0, 1",
-            "  flows     2 of 1000",
+            "  flows     2 of 1000 in 1 MB, 3 taken over at the start",
             "native, copy, device veth1",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");

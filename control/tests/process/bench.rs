@@ -113,6 +113,14 @@ impl Service for Memory {
         self.appliance.interfaces.iter().map(port).collect()
     }
 
+    fn adopted_flows(&self) -> u32 {
+        0
+    }
+
+    fn flow_memory(&self) -> u64 {
+        0
+    }
+
     fn flow_count(&self) -> u32 {
         self.flows.lock().unwrap().len() as u32
     }

@@ -15,6 +15,7 @@ use super::tuple::{Tuple, WORDS};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use sumun_config::facts::{Dir, status};
 use sumun_config::helper::Helper;
+use zerocopy::FromBytes;
 
 /// Where an entry is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,7 +94,7 @@ impl Word {
 }
 
 /// The hot part of a flow. The first line is what packets of the original direction compare, the second what replies do.
-#[derive(Default)]
+#[derive(Default, FromBytes)]
 #[repr(C, align(128))]
 pub(crate) struct Entry {
     original: [AtomicU64; WORDS],
@@ -110,7 +111,8 @@ pub(crate) struct Entry {
 }
 
 /// The part of a flow that few packets touch.
-#[derive(Default)]
+#[derive(Default, FromBytes)]
+#[repr(C)]
 pub(crate) struct Cold {
     /// Next in the list of one NAT source ([`crate::nat`]).
     pub source_next: AtomicU32,
@@ -130,6 +132,21 @@ impl Cold {
         self.labels.iter().for_each(|label| label.store(0, Ordering::Relaxed));
         self.silent.store(0, Ordering::Relaxed);
         self.helper.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes over what a flow has of another table, where its status says that it has something.
+    pub fn become_as(&self, other: &Cold, bits: u32, masquerade: u32) {
+        // The list of its source is made anew.
+        let Cold { source_next: _, masquerade: _, labels, silent, helper } = other;
+        self.masquerade.store(masquerade, Ordering::Relaxed);
+        if bits & status::EXTRA == 0 {
+            return;
+        }
+        for (own, label) in self.labels.iter().zip(labels) {
+            own.store(label.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        self.silent.store(silent.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.helper.store(helper.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// Bits of the events of the flow that are told (`enum ip_conntrack_events`).
@@ -260,6 +277,18 @@ impl Entry {
         for counter in [&self.original_packets, &self.original_bytes, &self.reply_packets, &self.reply_bytes] {
             counter.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// Becomes the same flow as another entry, of a table that is no more.
+    pub fn become_as(&self, other: &Entry) {
+        for dir in [Dir::Original, Dir::Reply] {
+            self.set_tuple(dir, &other.tuple(dir));
+            let (packets, bytes) = other.counters(dir);
+            self.count_shared(dir, packets, bytes);
+        }
+        self.deadline.store(other.deadline.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.mark.store(other.mark.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.word.store(other.word().0, Ordering::Release);
     }
 
     fn counters_of(&self, dir: Dir) -> (&AtomicU64, &AtomicU64) {

@@ -9,8 +9,9 @@
 //! both tuples' shards, taken in order, so "both were absent" and "both are there" is one step. Readers may still see a
 //! slot whose entry is just being confirmed or removed; the entry's life tells.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use sumun_config::facts::Dir;
+use zerocopy::FromBytes;
 
 const SLOTS: usize = 7;
 /// Most buckets that a tuple may be away from home. With load at most one half this is never reached but under attack.
@@ -25,9 +26,10 @@ struct Bucket {
     passed: AtomicU64,
 }
 
-/// A spin flag.
-#[derive(Default)]
-pub(crate) struct Spin(AtomicBool);
+/// A spin flag: 1 while it is taken.
+#[derive(Default, FromBytes)]
+#[repr(transparent)]
+pub(crate) struct Spin(AtomicU32);
 
 /// A spin flag in a cache line of its own.
 #[derive(Default)]
@@ -53,9 +55,9 @@ pub(crate) struct Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         if let Some(second) = self.second {
-            second.0.store(false, Ordering::Release);
+            second.0.store(0, Ordering::Release);
         }
-        self.first.0.store(false, Ordering::Release);
+        self.first.0.store(0, Ordering::Release);
     }
 }
 
@@ -77,7 +79,7 @@ impl Spin {
     #[inline]
     fn take(&self) {
         let mut spins = 0u32;
-        while self.0.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        while self.0.compare_exchange_weak(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
             spins += 1;
             if spins.is_multiple_of(4096) {
                 // The holder was preempted: it needs the core more than we do.
@@ -95,14 +97,25 @@ fn slot(hash: u64, id: u32, dir: Dir) -> u64 {
 impl Index {
     /// An index for this many flows (two tuples each), at most half full.
     pub fn new(flows: usize) -> Index {
-        let buckets = (flows * 4).div_ceil(SLOTS).next_power_of_two().max(8);
-        let shards = (buckets / PROBES).clamp(1, SHARDS);
+        let (buckets, shards) = Index::size(flows);
         Index {
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
             shards: (0..shards).map(|_| Flag::default()).collect(),
             shift: 64 - buckets.trailing_zeros(),
             within: buckets / shards - 1,
         }
+    }
+
+    /// Buckets and shards for this many flows.
+    fn size(flows: usize) -> (usize, usize) {
+        let buckets = (flows * 4).div_ceil(SLOTS).next_power_of_two().max(8);
+        (buckets, (buckets / PROBES).clamp(1, SHARDS))
+    }
+
+    /// Bytes that an index for this many flows takes.
+    pub fn memory(flows: usize) -> usize {
+        let (buckets, shards) = Index::size(flows);
+        buckets * size_of::<Bucket>() + shards * size_of::<Flag>()
     }
 
     #[inline]

@@ -23,6 +23,7 @@
 //! errors, GRE (by call where it is enhanced), everything else by addresses: DCCP too, as kernels do since 6.16. Zones are
 //! part of tuples: what CT of table raw asks for is a packet's [`Template`]. A packet that cannot be placed is INVALID, and [`Tracker::why_invalid`] says why.
 
+mod adopt;
 mod confirm;
 mod entry;
 mod index;
@@ -38,6 +39,7 @@ pub mod sctp;
 pub mod tcp;
 pub mod tuple;
 
+pub use adopt::Adopted;
 pub use invalid::Invalid;
 pub use list::{FlowView, Side};
 pub use private::Step;
@@ -45,11 +47,13 @@ pub use template::Template;
 pub use tracker::Tracker;
 pub use tuple::Tuple;
 
+pub(crate) use adopt::Remains;
 pub(crate) use entry::{Entry, Life, Word, left, millis};
 pub(crate) use index::Flag;
 pub(crate) use reclaim::NONE;
 
 use crate::nat::Sources;
+use crate::umem::shared::{Mapping, Slab};
 use entry::Cold;
 use index::Index;
 use private::Private;
@@ -158,18 +162,57 @@ const SWEEP_STEP: u32 = 64;
 /// Nanoseconds in which the sweep passes the whole table once.
 const SWEEP_PERIOD: u64 = 8_000_000_000;
 
+/// The memory in which flows are: all that a table needs to be made again.
+pub(crate) struct Lines {
+    entries: Slab<Entry>,
+    private: Slab<Private>,
+    cold: Slab<Cold>,
+}
+
+impl Lines {
+    /// Bytes of one flow.
+    pub const EACH: usize = size_of::<Entry>() + size_of::<Private>() + size_of::<Cold>();
+
+    /// Bytes of each kind of line, in the order of [`Lines::mapped`].
+    pub const SIZES: [u32; 3] = [size_of::<Entry>() as u32, size_of::<Private>() as u32, size_of::<Cold>() as u32];
+
+    /// How many a table for so many flows and workers has: some more than flows, to have free ones while removed ones wait.
+    pub fn needed(max_flows: u32, workers: usize) -> u32 {
+        let max_flows = most(max_flows);
+        max_flows + max_flows / 16 + 512 * workers.max(1) as u32
+    }
+
+    /// `count` of each kind on the heap.
+    pub fn heap(count: usize) -> Lines {
+        Lines { entries: Slab::heap(count), private: Slab::heap(count), cold: Slab::heap(count) }
+    }
+
+    /// The same in a file: `count` times each kind of line, one kind after the other.
+    pub fn mapped(mapping: &mut Mapping, count: usize) -> Option<Lines> {
+        let (entries, private) = (mapping.cut(count)?, mapping.cut(count)?);
+        Some(Lines { entries, private, cold: mapping.cut(count)? })
+    }
+}
+
+/// The maximum of flows that a table has for the one that is asked for.
+fn most(max_flows: u32) -> u32 {
+    max_flows.clamp(1, 1 << 30)
+}
+
 /// The flow table. One for the router, shared by its workers; lives as long as the router.
 pub struct Conntrack {
     pub(crate) hasher: Hasher,
-    entries: Box<[Entry]>,
-    private: Box<[Private]>,
-    cold: Box<[Cold]>,
+    entries: Slab<Entry>,
+    private: Slab<Private>,
+    cold: Slab<Cold>,
     index: Index,
     pub(crate) sources: Sources,
     depot: Depot,
     counts: Box<[Counts]>,
     invalid: Box<[InvalidCounts]>,
     max_flows: u32,
+    /// Flows that were taken over from the table before.
+    adopted: u32,
     /// Flows that operators deleted and no worker has removed yet.
     deleted: AtomicI64,
     sweep_due: AtomicU64,
@@ -180,26 +223,48 @@ impl Conntrack {
     /// A table for `max_flows` flows (at least one) and `workers` workers (at least one). `seed` keys the hash: to be random
     /// where packets come from strangers.
     ///
-    /// Takes about 260 bytes for each flow. Some entries more than flows are made, to have free ones while removed ones wait.
+    /// Takes about 260 bytes for each flow.
     pub fn new(max_flows: u32, workers: usize, seed: u64) -> Conntrack {
-        let max_flows = max_flows.clamp(1, 1 << 30);
-        let workers = workers.max(1);
-        let entries = max_flows + max_flows / 16 + 512 * workers as u32;
+        let lines = Lines::heap(Lines::needed(max_flows, workers) as usize);
+        Conntrack::over(lines, max_flows, workers, seed)
+    }
+
+    /// The same with as many lines as [`Lines::needed`] says, all of zeros.
+    fn over(lines: Lines, max_flows: u32, workers: usize, seed: u64) -> Conntrack {
+        let (max_flows, workers) = (most(max_flows), workers.max(1));
+        let Lines { entries, private, cold } = lines;
         Conntrack {
             hasher: Hasher::new(seed),
-            entries: (0..entries).map(|_| Entry::default()).collect(),
-            private: (0..entries).map(|_| Private::default()).collect(),
-            cold: (0..entries).map(|_| Cold::default()).collect(),
             index: Index::new(max_flows as usize),
             sources: Sources::new(max_flows as usize),
-            depot: Depot::new(entries, max_flows, workers),
+            depot: Depot::new(entries.len() as u32, max_flows, workers, 0),
             counts: (0..workers).map(|_| Counts::default()).collect(),
             invalid: (0..workers).map(|_| InvalidCounts::default()).collect(),
             max_flows,
+            adopted: 0,
+            entries,
+            private,
+            cold,
             deleted: AtomicI64::new(0),
             sweep_due: AtomicU64::new(0),
             sweep_at: AtomicU32::new(0),
         }
+    }
+
+    /// Bytes that the table takes, which are all that it ever will.
+    pub fn memory(&self) -> usize {
+        Conntrack::memory_for(self.max_flows, self.counts.len())
+    }
+
+    /// Bytes that a table for so many flows and workers takes.
+    pub fn memory_for(max_flows: u32, workers: usize) -> usize {
+        let (workers, lines) = (workers.max(1), Lines::needed(max_flows, workers) as usize);
+        let flows = most(max_flows) as usize;
+        lines * Lines::EACH
+            + Index::memory(flows)
+            + Sources::memory(flows)
+            + Depot::memory(lines, workers)
+            + workers * (size_of::<Counts>() + size_of::<InvalidCounts>())
     }
 
     /// Most flows (`nf_conntrack_max`). With several workers the last few may be out of reach: each keeps some in reserve.
@@ -210,7 +275,8 @@ impl Conntrack {
     /// Flows in the table now (`nf_conntrack_count`), expired ones included until they are swept.
     pub fn count(&self) -> u32 {
         let sum = |count: fn(&Counts) -> &Count| self.counts.iter().map(|c| count(c).get() as i64).sum::<i64>();
-        let live = sum(|c| &c.insert) - sum(|c| &c.delete) - self.deleted.load(Ordering::Relaxed);
+        let live =
+            i64::from(self.adopted) + sum(|c| &c.insert) - sum(|c| &c.delete) - self.deleted.load(Ordering::Relaxed);
         live.clamp(0, i64::from(u32::MAX)) as u32
     }
 

@@ -8,6 +8,7 @@
 use super::Invalid;
 use super::index::{Held, Spin};
 use std::sync::atomic::{AtomicU64, Ordering};
+use zerocopy::FromBytes;
 
 /// How many words a protocol has.
 pub(crate) const PRIVATE: usize = 7;
@@ -44,8 +45,8 @@ impl Step {
 }
 
 /// The private words of one flow.
-#[derive(Default)]
-#[repr(align(64))]
+#[derive(Default, FromBytes)]
+#[repr(C, align(64))]
 pub(crate) struct Private {
     words: [AtomicU64; PRIVATE],
     flag: Spin,

@@ -108,23 +108,23 @@ impl Chain {
 }
 
 impl Depot {
-    /// Entries 0 to `entries` - 1, all free, of which at most `flows` are in use at a time.
-    pub fn new(entries: u32, flows: u32, workers: usize) -> Depot {
+    /// Entries 0 to `entries` - 1, of which at most `flows` are in use at a time. The first `taken` are in use, the others free.
+    pub fn new(entries: u32, flows: u32, workers: usize, taken: u32) -> Depot {
         let batch = (flows / (workers as u32 * 8)).clamp(1, 32);
         let links: Box<[Links]> = (0..entries).map(|_| Links::default()).collect();
         let depot = Depot {
             links,
             stack: Line(AtomicU64::new(u64::from(NONE))),
-            room: Line(AtomicI64::new(i64::from(flows))),
-            used: AtomicU32::new(0),
+            room: Line(AtomicI64::new(i64::from(flows) - i64::from(taken))),
+            used: AtomicU32::new(taken),
             epoch: Line(AtomicU64::new(0)),
             seen: (0..workers).map(|_| Line(AtomicU64::new(OFFLINE))).collect(),
             orphans: Mutex::new(Chain::EMPTY),
             batch,
         };
         let mut end = entries;
-        while end > 0 {
-            let start = end.saturating_sub(batch);
+        while end > taken {
+            let start = end.saturating_sub(batch).max(taken);
             let mut chain = Chain::EMPTY;
             for id in (start..end).rev() {
                 chain.push(&depot, id);
@@ -133,6 +133,11 @@ impl Depot {
             end = start;
         }
         depot
+    }
+
+    /// Bytes that a depot of so many entries takes.
+    pub fn memory(entries: usize, workers: usize) -> usize {
+        entries * size_of::<Links>() + workers * size_of::<Line<AtomicU64>>()
     }
 
     /// How many workers there may be.
@@ -369,7 +374,7 @@ mod tests {
 
     #[test]
     fn no_more_flows_than_allowed_though_more_entries_exist() {
-        let depot = Depot::new(20, 10, 1);
+        let depot = Depot::new(20, 10, 1, 0);
         let mut store = Store::new(&depot, 0);
         let taken: Vec<u32> = std::iter::from_fn(|| store.take(&depot)).collect();
         assert_eq!(taken.len(), 10);
@@ -381,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_retired_entry_frees_room_at_once_and_itself_after_the_grace() {
-        let depot = Depot::new(11, 10, 1);
+        let depot = Depot::new(11, 10, 1, 0);
         let mut store = Store::new(&depot, 0);
         let taken: Vec<u32> = std::iter::from_fn(|| store.take(&depot)).collect();
         store.retire(&depot, taken[0]);
@@ -397,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_worker_in_its_burst_holds_entries_up_and_an_offline_one_does_not() {
-        let depot = Depot::new(16, 16, 2);
+        let depot = Depot::new(16, 16, 2, 0);
         let mut a = Store::new(&depot, 0);
         let mut b = Store::new(&depot, 1);
         let id = a.take(&depot).unwrap();
@@ -422,7 +427,7 @@ mod tests {
 
     #[test]
     fn a_closed_store_loses_nothing() {
-        let depot = Depot::new(64, 64, 1);
+        let depot = Depot::new(64, 64, 1, 0);
         for _ in 0..3 {
             let mut store = Store::new(&depot, 0);
             for _ in 0..5 {

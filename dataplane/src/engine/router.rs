@@ -59,13 +59,19 @@ struct Publications {
 impl Router {
     /// A router with no addresses, no routes and no rules, whose filter policy is the appliance's initial one.
     pub fn new(appliance: &Appliance, links: Vec<Link>, seed: u64) -> Arc<Router> {
+        let conntrack = Conntrack::new(appliance.max_flows, appliance.cores.len(), seed);
+        Router::with(conntrack, appliance, links, seed)
+    }
+
+    /// The same with this flow table, which is made for the appliance's workers and may have flows already.
+    pub fn with(conntrack: Conntrack, appliance: &Appliance, links: Vec<Link>, seed: u64) -> Arc<Router> {
         let workers = appliance.cores.len().max(1);
         let policy = nothing(appliance, &links);
         let mut cells = CellPool::full();
         let (first, _) = Generation::build(0, policy, &links, workers, None, Keep::Nothing, &mut cells)
             .expect("an empty ruleset has no cells");
         Arc::new(Router {
-            conntrack: Arc::new(Conntrack::new(appliance.max_flows, workers, seed)),
+            conntrack: Arc::new(conntrack),
             neighbours: Arc::new(Neighbours::new(appliance.max_neighbours, seed)),
             log: Arc::new(LogRing::new(LOG_RING)),
             stats: (0..workers).map(|_| Arc::new(WorkerStats::new(links.len()))).collect(),
@@ -130,6 +136,11 @@ impl Router {
         // Release: a worker that sees the number finds the generation in the list (which the lock orders anyway) and the
         // zeroed cells.
         self.newest.store(number, Ordering::Release);
+        if before.number == 0 && self.conntrack.count() > 0 {
+            // Flows of a router before this one: its addresses are not known, only which of them are here now.
+            let present = &publications.alive.back().expect("never empty").policy;
+            self.conntrack.forget_masqueraded(|port, family, addr| !has(present, &(port, family, addr)));
+        }
         if !gone.is_empty() {
             self.conntrack.forget_masqueraded(|port, family, addr| gone.contains(&(port, family, addr)));
             publications.gone.push((number, gone));

@@ -22,11 +22,19 @@ pub(crate) struct Sources {
 impl Sources {
     /// Lists for this many flows.
     pub fn new(flows: usize) -> Sources {
-        let heads = flows.next_power_of_two().clamp(64, 1 << 20);
         Sources {
-            heads: (0..heads).map(|_| AtomicU32::new(NONE)).collect(),
+            heads: (0..Sources::size(flows)).map(|_| AtomicU32::new(NONE)).collect(),
             flags: (0..FLAGS).map(|_| Flag::default()).collect(),
         }
+    }
+
+    fn size(flows: usize) -> usize {
+        flows.next_power_of_two().clamp(64, 1 << 20)
+    }
+
+    /// Bytes that lists for this many flows take.
+    pub fn memory(flows: usize) -> usize {
+        Sources::size(flows) * size_of::<AtomicU32>() + FLAGS * size_of::<Flag>()
     }
 
     fn place(&self, table: &Conntrack, tuple: &Tuple) -> (&AtomicU32, &Flag) {

@@ -35,6 +35,12 @@ impl Service for Still {
     fn ports(&self) -> Vec<PortStatus> {
         Vec::new()
     }
+    fn adopted_flows(&self) -> u32 {
+        0
+    }
+    fn flow_memory(&self) -> u64 {
+        0
+    }
     fn flow_count(&self) -> u32 {
         0
     }
@@ -92,6 +98,7 @@ fn appliance(run_dir: &Path) -> Appliance {
         frames_per_worker: 64,
         frame_size: 2048,
         max_flows: 100,
+        keep_flows: true,
         max_neighbours: 10,
         interfaces: Vec::new(),
         initial_policy: rule::Policy::Drop,

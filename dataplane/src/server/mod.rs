@@ -52,6 +52,10 @@ pub trait Service: Send + Sync {
     fn ports(&self) -> Vec<PortStatus>;
     /// How many flows there are.
     fn flow_count(&self) -> u32;
+    /// How many were taken over from the dataplane before.
+    fn adopted_flows(&self) -> u32;
+    /// Bytes of the flow table.
+    fn flow_memory(&self) -> u64;
     /// Flows from the entry `from` on, out of up to `most` entries looked at, and the entry to go on with.
     fn flows(&self, filter: &FlowFilter, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>);
     /// One flow.
@@ -296,6 +300,8 @@ impl Shared {
             ports: service.ports(),
             flows: service.flow_count(),
             max_flows: appliance.max_flows,
+            adopted_flows: service.adopted_flows(),
+            flow_memory: service.flow_memory(),
             neighbours: service.neighbours().len() as u32,
         }
     }

@@ -50,6 +50,12 @@ impl Service for Memory {
     fn ports(&self) -> Vec<PortStatus> {
         vec![PortStatus { name: "lan0".to_string(), rx_packets: 9, ..PortStatus::default() }]
     }
+    fn adopted_flows(&self) -> u32 {
+        0
+    }
+    fn flow_memory(&self) -> u64 {
+        0
+    }
     fn flow_count(&self) -> u32 {
         self.flows.len() as u32
     }
@@ -119,6 +125,7 @@ impl Bench {
             frames_per_worker: 64,
             frame_size: 2048,
             max_flows: 100,
+            keep_flows: true,
             max_neighbours: 10,
             interfaces: Vec::new(),
             initial_policy: ChainPolicy::Drop,

@@ -10,6 +10,8 @@
 
 #![allow(unsafe_code, reason = "frames are parts of one shared region; exclusive access follows from the unique token")]
 
+pub mod shared;
+
 use crossbeam_queue::ArrayQueue;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::any::Any;
