@@ -1,7 +1,7 @@
 //! The standard topology, and what it takes to make and sweep it.
 
 use crate::host::{Host, PREFIX, ip};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -72,6 +72,31 @@ impl Lab {
         Ok(lab)
     }
 
+    /// The network with two queues, where all that client1 sends comes in on queue 0 of the router's devices, and all that client2
+    /// and the server send on queue 1. With two workers the answers to client1 reach another one than its questions.
+    pub fn crossed() -> Result<Lab> {
+        let lab = Lab::new(2)?;
+        let cpus = cpus()?;
+        // A frame comes in on the queue of the number that its sender's device sent it on. The switch handles client1's frames
+        // on one processor and client2's on another, and each processor sends on its own queue.
+        let (first, others) = cpus.split_at(1);
+        steer(&lab.switch, "c1", "rx-0/rps_cpus", first)?;
+        steer(&lab.switch, "c2", "rx-0/rps_cpus", &others[..1])?;
+        send_by_cpu(&lab.switch, "r", [first, others])?;
+        send_by_cpu(&lab.server, "eth0", [&[], &cpus])?;
+        Ok(lab)
+    }
+
+    /// Frames that each queue of a device of the router has received, as the kernel counts them.
+    pub fn received(&self, device: &str) -> Result<Vec<u64>> {
+        let counters = self.router.run(&["ethtool", "-S", device])?;
+        let of = |line: &str| {
+            let (name, count) = line.trim().split_once(": ")?;
+            (name.starts_with("rx_queue_") && name.ends_with("_xdp_packets")).then(|| count.parse().ok()).flatten()
+        };
+        Ok(counters.lines().filter_map(of).collect())
+    }
+
     /// Joins two namespaces by a veth pair. Frames of local sockets get whole checksums, as on a wire.
     pub fn join(&self, a: &Host, a_dev: &str, b: &Host, b_dev: &str, queues: u32) -> Result<()> {
         let queues = queues.to_string();
@@ -90,6 +115,30 @@ impl Lab {
     pub fn path(&self, name: &str) -> std::path::PathBuf {
         self.dir.path().join(name)
     }
+}
+
+/// The processors whose frames queues 0 and 1 of a device send.
+pub fn send_by_cpu(host: &Host, device: &str, queues: [&[usize]; 2]) -> Result<()> {
+    steer(host, device, "tx-0/xps_cpus", queues[0])?;
+    steer(host, device, "tx-1/xps_cpus", queues[1])
+}
+
+/// Writes a set of processors into a setting of a device's queue.
+fn steer(host: &Host, device: &str, setting: &str, cpus: &[usize]) -> Result<()> {
+    let words = cpus.iter().max().map_or(1, |last| last / 32 + 1);
+    let word = |n: usize| cpus.iter().filter(|cpu| *cpu / 32 == n).fold(0u32, |bits, cpu| bits | 1 << (cpu % 32));
+    let mask: Vec<String> = (0..words).rev().map(|n| format!("{:08x}", word(n))).collect();
+    // Only a process that `ip netns exec` started sees the namespace's own /sys.
+    host.run(&["sh", "-c", &format!("echo {} > /sys/class/net/{device}/queues/{setting}", mask.join(","))])?;
+    Ok(())
+}
+
+/// The numbers of the processors, at least two.
+pub fn cpus() -> Result<Vec<usize>> {
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+    let last: usize = online.trim().rsplit(['-', ',']).next().unwrap_or_default().parse()?;
+    ensure!(last > 0, "two workers need two processors");
+    Ok((0..=last).collect())
 }
 
 /// Deletes namespaces of runs whose process is gone.

@@ -53,6 +53,11 @@ impl<'a> Router<'a> {
         Router::start_with(lab, &format!("{}{INTERFACES}{rules}", head(lab, "1")))
     }
 
+    /// The same with two workers: queue 0 of each device is worker 0's, queue 1 is worker 1's.
+    pub fn start_two(lab: &'a Lab, rules: &str) -> Result<Router<'a>> {
+        Router::start_with(lab, &format!("{}{INTERFACES}{rules}", head(lab, "0, 1")))
+    }
+
     /// The same with a whole configuration.
     pub fn start_with(lab: &'a Lab, config: &str) -> Result<Router<'a>> {
         sweep()?;
@@ -139,6 +144,12 @@ impl<'a> Router<'a> {
         let drops: Value = serde_json::from_str(&self.ask(&["drops", "--all", "--json"])?)?;
         let row = drops.as_array().and_then(|rows| rows.iter().find(|r| r["reason"] == reason));
         row.and_then(|r| r["packets"].as_u64()).with_context(|| format!("no reason {reason} in {drops}"))
+    }
+
+    /// The flows in which all of these occur, as `conntrack -L` prints them.
+    pub fn flows(&self, parts: &[&str]) -> Result<Vec<String>> {
+        let all = self.ask(&["conntrack"])?;
+        Ok(all.lines().filter(|line| parts.iter().all(|part| line.contains(part))).map(String::from).collect())
     }
 
     /// Writes new rules into the configuration file without telling anybody.

@@ -5,9 +5,11 @@ use anyhow::{Context, Result, ensure};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+const GREETING: &[u8] = b"welcome";
 
 /// Byte `i` of every transfer: a pattern that repeats after a prime number of bytes, so that no lost or doubled piece fits.
 fn pattern(i: usize) -> u8 {
@@ -87,6 +89,39 @@ pub fn tcp_transfer(from: &Host, to: &Host, listen: &str, connect: &str, len: us
     tcp_send(&mut stream, len, |_| {})?;
     let peer = sink.join().map_err(|_| anyhow::anyhow!("the sink panicked"))??;
     Ok(peer.ip())
+}
+
+/// Serves TCP connections one after the other: greets each and closes it, so that what is kept of it (TIME_WAIT) is kept here.
+pub fn tcp_greet(host: &Host, address: &str, count: usize) -> Result<JoinHandle<Result<()>>> {
+    let address: SocketAddr = address.parse()?;
+    let listener = host.inside(move || Ok(TcpListener::bind(address)?))?;
+    Ok(host.spawn(move || {
+        for _ in 0..count {
+            let (mut stream, _) = listener.accept()?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(GREETING)?;
+            stream.shutdown(std::net::Shutdown::Write)?;
+            ensure!(stream.read(&mut [0])? == 0, "the client only closes");
+        }
+        Ok(())
+    }))
+}
+
+/// A connection to [`tcp_greet`], from this address and port. An earlier one from there may take a moment to end.
+pub fn tcp_greeted(host: &Host, to: &str, from: SocketAddr) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
+    let mut stream = loop {
+        match tcp_connect(host, to, Some(from)) {
+            Ok(stream) => break stream,
+            Err(error) if Instant::now() > until => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard)?;
+    ensure!(heard == GREETING, "the greeting is wrong: {heard:?}");
+    Ok(())
 }
 
 /// Answers `count` datagrams with their own content; returns the senders.
