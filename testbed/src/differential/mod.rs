@@ -9,6 +9,7 @@
 //! | [`traffic`], [`wire`] | traffic aimed at them |
 //! | [`compare`] | what counts as equal, and what differs on purpose |
 //! | [`rng`] | chance from a seed |
+//! | [`script`] | what happens step by step, written down |
 //!
 //! A case is a ruleset and its traffic, both fixed by seed, family and number. What comes out is compared after each frame;
 //! counters of all rules and the flow table at the end. A case that differs is shrunk, by leaving out rules and frames.
@@ -18,6 +19,7 @@ pub mod kernel;
 pub mod net;
 pub mod rng;
 pub mod rules;
+pub mod script;
 pub mod subject;
 pub mod traffic;
 pub mod wire;

@@ -36,6 +36,32 @@ const TABLES: [(&str, &[&str]); 4] = [
 ];
 
 impl Rules {
+    /// A ruleset of iptables-save's text: lines `*TABLE`, `:CHAIN POLICY` and `-A CHAIN ...` count. Built-in chains that are not
+    /// named are there and accept.
+    pub fn of_text(family: Family, text: &str) -> Rules {
+        let chain = |table, name: &str, policy| Chain { table, name: name.into(), policy, rules: Vec::new() };
+        let mut chains: Vec<Chain> = TABLES
+            .iter()
+            .flat_map(|(table, builtin)| builtin.iter().map(|name| chain(*table, name, Some("ACCEPT"))))
+            .collect();
+        let mut table = "filter";
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix('*') {
+                table = TABLES.iter().find(|t| t.0 == name).unwrap_or_else(|| panic!("no table {name}")).0;
+            } else if let Some((name, rest)) = line.strip_prefix(':').and_then(|line| line.split_once(' ')) {
+                match chains.iter_mut().find(|c| c.table == table && c.name == name) {
+                    Some(chain) if rest.starts_with("DROP") => chain.policy = Some("DROP"),
+                    Some(_) => {}
+                    None => chains.push(chain(table, name, None)),
+                }
+            } else if let Some((name, rule)) = line.strip_prefix("-A ").and_then(|line| line.split_once(' ')) {
+                let chain = chains.iter_mut().find(|c| c.table == table && c.name == name);
+                chain.unwrap_or_else(|| panic!("no chain {name}")).rules.push(rule.into());
+            }
+        }
+        Rules { family, chains }
+    }
+
     /// As iptables-restore -c takes it.
     pub fn restore(&self) -> String {
         let mut text = String::new();

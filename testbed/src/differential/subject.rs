@@ -25,7 +25,12 @@ pub struct Subject {
 impl Subject {
     /// A router with these rules (tables of chains, as TOML) in force, or why they are refused.
     pub fn new(rules: &str) -> Result<Subject, String> {
-        let source = Source::new("differential.toml", format!("{}{rules}", base()));
+        Subject::with(rules, "")
+    }
+
+    /// The same with further lines of `[sysctl]`.
+    pub fn with(rules: &str, settings: &str) -> Result<Subject, String> {
+        let source = Source::new("differential.toml", format!("{}{settings}{rules}", base()));
         let (config, _) = sumun_config::schema::load(&source).map_err(|mistakes| render(&source, &mistakes, false))?;
         let links = (0..2).map(|i| Link { name: PORTS[i].into(), mac: ROUTER[i], mtu: MTU[i] }).collect();
         let router = Router::new(&config.appliance, links, 7);

@@ -75,6 +75,76 @@ pub fn tcp(ports: (u16, u16), seq: u32, ack: u32, flags: u8, options: &[u8], pay
     l4
 }
 
+/// FIN.
+pub const FIN: u8 = 0x01;
+/// SYN.
+pub const SYN: u8 = 0x02;
+/// RST.
+pub const RST: u8 = 0x04;
+/// PSH.
+pub const PSH: u8 = 0x08;
+/// ACK.
+pub const ACK: u8 = 0x10;
+/// URG.
+pub const URG: u8 = 0x20;
+
+/// A TCP segment in the making.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    flags: u8,
+    seq: u32,
+    ack: u32,
+    window: u16,
+    options: Vec<u8>,
+    len: usize,
+}
+
+/// A segment with these flags; its numbers are zero, its window is 65,535.
+pub fn segment(flags: u8) -> Segment {
+    Segment { flags, seq: 0, ack: 0, window: 0xffff, options: Vec::new(), len: 0 }
+}
+
+impl Segment {
+    /// With a sequence number.
+    pub fn seq(mut self, seq: u32) -> Segment {
+        self.seq = seq;
+        self
+    }
+
+    /// With an acknowledgement number, whether it has the flag or not.
+    pub fn ack(mut self, ack: u32) -> Segment {
+        self.ack = ack;
+        self
+    }
+
+    /// With a window.
+    pub fn window(mut self, window: u16) -> Segment {
+        self.window = window;
+        self
+    }
+
+    /// With options: a multiple of four bytes.
+    pub fn options(mut self, options: &[u8]) -> Segment {
+        self.options = options.to_vec();
+        self
+    }
+
+    /// With so many bytes of payload.
+    pub fn data(mut self, len: usize) -> Segment {
+        self.len = len;
+        self
+    }
+
+    /// Its bytes, checksum to be filled in.
+    pub fn bytes(&self, ports: (u16, u16)) -> Vec<u8> {
+        let payload: Vec<u8> = (0..self.len).map(|i| i as u8).collect();
+        let mut l4 = tcp(ports, self.seq, 0, self.flags, &self.options, &payload);
+        l4[8..12].copy_from_slice(&self.ack.to_be_bytes());
+        l4[14..16].copy_from_slice(&self.window.to_be_bytes());
+        l4
+    }
+}
+
 /// A UDP datagram, checksum to be filled in.
 pub fn udp(ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
     let mut l4 = [ports.0, ports.1, 8 + payload.len() as u16, 0].map(u16::to_be_bytes).concat();

@@ -1,0 +1,300 @@
+//! Scripts: what happens to one ruleset step by step, through the kernel's router and through the engine.
+//!
+//! ```text
+//!   let talk = Talk::new(Family::V4);
+//!   Script::new("a connection opens", Family::V4, TELL)
+//!       .set("nf_conntrack_tcp_loose", "0")
+//!       .step(talk.there(&segment(SYN).seq(100)))
+//!       .step(talk.back(&segment(SYN | ACK).seq(500).ack(101)))
+//!       .run(&mut kernel)?
+//! ```
+//!
+//! After each step what came out is compared byte by byte, and the flow table: states, time left, flags, counters. Steps go on
+//! after a difference, so one script tells all that differs; a flow that differs is told once. [`TELL`] makes every
+//! forwarded packet show what conntrack says of it.
+
+use super::compare::{self, Choices};
+use super::kernel::Kernel;
+use super::net::{HOST, LAN, ROUTER, WAN};
+use super::rules::Rules;
+use super::subject::Subject;
+use super::traffic::{self, Answer, hosts};
+use super::wire::{self, Ip};
+use super::{First, input, show};
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::time::Duration;
+use sumun_config::facts::{Family, PortId, proto};
+
+pub use super::wire::{ACK, FIN, PSH, RST, SYN, Segment, URG, segment};
+
+/// Rules that only tell: the traffic class of a forwarded packet becomes its state, with the lowest bit of the DSCP for
+/// replies.
+pub const TELL: &str = "\
+*mangle
+-A FORWARD -m conntrack --ctstate INVALID -j TOS --set-tos 0x10/0xff
+-A FORWARD -m conntrack --ctstate NEW -j TOS --set-tos 0x20/0xff
+-A FORWARD -m conntrack --ctstate ESTABLISHED -j TOS --set-tos 0x40/0xff
+-A FORWARD -m conntrack --ctstate RELATED -j TOS --set-tos 0x80/0xff
+-A FORWARD -m conntrack --ctstate UNTRACKED -j TOS --set-tos 0xe0/0xff
+-A FORWARD -m conntrack --ctdir REPLY -j TOS --or-tos 0x04
+COMMIT
+";
+
+/// One thing that happens.
+#[derive(Clone)]
+pub enum Step {
+    /// A frame comes in, or somebody answers what came out.
+    Traffic(traffic::Step),
+    /// Time passes.
+    Wait(Duration),
+}
+
+/// A ruleset and what happens to it.
+#[derive(Clone)]
+pub struct Script {
+    name: String,
+    rules: Rules,
+    settings: Vec<(String, String)>,
+    /// With the note that was made last before.
+    steps: Vec<(String, Step)>,
+    note: String,
+}
+
+impl Script {
+    /// A script that does nothing yet. `rules` is iptables-save's text; chains that it does not name accept.
+    pub fn new(name: &str, family: Family, rules: &str) -> Script {
+        let rules = Rules::of_text(family, rules);
+        Script { name: name.into(), rules, settings: Vec::new(), steps: Vec::new(), note: String::new() }
+    }
+
+    /// With a setting on both sides, by the kernel's short name.
+    pub fn set(mut self, name: &str, value: &str) -> Script {
+        self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// What the steps from here on are about, for whoever reads a difference.
+    pub fn note(mut self, note: impl Into<String>) -> Script {
+        self.note = note.into();
+        self
+    }
+
+    /// One step more.
+    pub fn step(mut self, step: Step) -> Script {
+        self.steps.push((self.note.clone(), step));
+        self
+    }
+
+    /// Several steps more.
+    pub fn steps(self, steps: impl IntoIterator<Item = Step>) -> Script {
+        steps.into_iter().fold(self, Script::step)
+    }
+
+    /// A step more: somebody answers the first packet that came out at the step so many steps before.
+    pub fn answer(self, before: usize, with: Answer) -> Script {
+        let to = self.steps.len().checked_sub(before).unwrap_or_else(|| panic!("{}: nothing to answer", self.name));
+        self.step(Step::Traffic(traffic::Step::Answer { to, with }))
+    }
+
+    /// A step more: time passes.
+    pub fn wait(self, milliseconds: u64) -> Script {
+        self.step(Step::Wait(Duration::from_millis(milliseconds)))
+    }
+
+    /// Number of steps so far.
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Whether nothing happens.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Runs it on both; all differences as text, empty where there is none.
+    pub fn run(&self, kernel: &mut Kernel) -> Result<String> {
+        let mut before = Vec::new();
+        for (name, value) in &self.settings {
+            before.push((name, kernel.set(name, value)?));
+        }
+        let result = self.compare(kernel).with_context(|| self.name.clone());
+        for (name, value) in before.iter().rev() {
+            kernel.set(name, value)?;
+        }
+        result
+    }
+
+    fn compare(&self, kernel: &mut Kernel) -> Result<String> {
+        let family = self.rules.family;
+        if let Err(why) = kernel.load(family, &self.rules.restore())? {
+            bail!("the kernel refuses the rules: {why}");
+        }
+        let settings: String = self.settings.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+        let mut subject =
+            Subject::with(&self.rules.toml(), &settings).map_err(|why| anyhow::anyhow!("Sumun refuses them: {why}"))?;
+        let mut choices = Choices::default();
+        let mut earlier: Vec<First> = vec![[None, None]; self.steps.len()];
+        let (mut told, mut text) = (BTreeSet::new(), String::new());
+        for (n, (note, step)) in self.steps.iter().enumerate() {
+            let mut found = String::new();
+            let what = match step {
+                Step::Wait(time) => {
+                    std::thread::sleep(*time);
+                    format!("{time:?} pass")
+                }
+                Step::Traffic(step) => {
+                    let [Some(k), Some(e)] = [0, 1].map(|side| input(Some(step), &earlier, side)) else {
+                        let _ = writeln!(text, "{}: step {n} ({note}): nothing to answer", self.name);
+                        continue;
+                    };
+                    let mut from_kernel = kernel.send(k.0, &k.1)?;
+                    let from_engine = subject.send(e.0, &e.1)?;
+                    from_kernel.retain(|(_, frame)| !compare::is_redirect(frame));
+                    if !choices.equal(&e.1, &from_kernel, &from_engine) {
+                        show(&mut found, "kernel", &from_kernel);
+                        show(&mut found, "sumun", &from_engine);
+                    }
+                    earlier[n] = [from_kernel.into_iter().next(), from_engine.into_iter().next()];
+                    wire::describe(&k.1)
+                }
+            };
+            for line in choices.flows(&kernel.flows_at_once(family)?, &subject.flows()) {
+                if told.insert(line.clone()) {
+                    let _ = writeln!(found, "    {line}");
+                }
+            }
+            if !found.is_empty() {
+                let _ = write!(text, "{}: step {n} ({note}): {what}\n{found}", self.name);
+            }
+        }
+        subject.census()?;
+        Ok(text)
+    }
+}
+
+/// What is above IP in a packet.
+pub trait Upper {
+    /// Its protocol, and its bytes, for these ports; checksums are filled in later.
+    fn bytes(&self, family: Family, ports: (u16, u16)) -> (u8, Vec<u8>);
+}
+
+impl Upper for Segment {
+    fn bytes(&self, _: Family, ports: (u16, u16)) -> (u8, Vec<u8>) {
+        (proto::TCP, self.bytes(ports))
+    }
+}
+
+/// A UDP datagram with this payload.
+pub struct Datagram<'a>(pub &'a [u8]);
+
+impl Upper for Datagram<'_> {
+    fn bytes(&self, _: Family, ports: (u16, u16)) -> (u8, Vec<u8>) {
+        (proto::UDP, wire::udp(ports, self.0))
+    }
+}
+
+/// A protocol and its bytes as they are.
+pub struct Raw<'a>(pub u8, pub &'a [u8]);
+
+impl Upper for Raw<'_> {
+    fn bytes(&self, _: Family, _: (u16, u16)) -> (u8, Vec<u8>) {
+        (self.0, self.1.to_vec())
+    }
+}
+
+/// An ICMP or ICMPv6 message: type, code, second word, payload.
+pub struct Icmp<'a>(pub u8, pub u8, pub u32, pub &'a [u8]);
+
+impl Upper for Icmp<'_> {
+    fn bytes(&self, family: Family, _: (u16, u16)) -> (u8, Vec<u8>) {
+        let protocol = super::net::of(family, proto::ICMP, proto::ICMPV6);
+        (protocol, wire::icmp(self.0, self.1, self.2, self.3))
+    }
+}
+
+/// One end of a talk.
+#[derive(Clone, Copy)]
+pub struct End {
+    /// The port of the router that it is behind.
+    pub port: PortId,
+    /// Its address.
+    pub address: u128,
+    /// Its port number.
+    pub number: u16,
+}
+
+/// Two ends that talk through the router.
+#[derive(Clone, Copy)]
+pub struct Talk {
+    /// Its family.
+    pub family: Family,
+    /// Who begins.
+    pub client: End,
+    /// Who answers.
+    pub server: End,
+}
+
+impl Talk {
+    /// A client on the LAN, port 5000, with a server on the WAN, port 80.
+    pub fn new(family: Family) -> Talk {
+        let (lan, wan) = hosts(family);
+        let end = |port, address, number| End { port, address, number };
+        Talk { family, client: end(LAN, lan[0], 5000), server: end(WAN, wan[1], 80) }
+    }
+
+    /// The same from another port of the client.
+    pub fn from(mut self, number: u16) -> Talk {
+        self.client.number = number;
+        self
+    }
+
+    /// The same with the ends changed over.
+    pub fn reversed(self) -> Talk {
+        Talk { client: self.server, server: self.client, ..self }
+    }
+
+    /// A packet of the client's, without a frame.
+    pub fn packet(&self, upper: &impl Upper) -> Vec<u8> {
+        let (protocol, l4) = upper.bytes(self.family, (self.client.number, self.server.number));
+        Ip::new(self.family, self.client.address, self.server.address).packet(protocol, &l4, 1)
+    }
+
+    /// The client sends.
+    pub fn there(&self, upper: &impl Upper) -> Step {
+        arrives(self.client.port, &self.packet(upper))
+    }
+
+    /// The server sends.
+    pub fn back(&self, upper: &impl Upper) -> Step {
+        self.reversed().there(upper)
+    }
+
+    /// Opens a TCP connection: three segments. The client begins at 1000, the server at 5000; both have said one number
+    /// (their SYN) then.
+    pub fn open(&self) -> [Step; 3] {
+        [
+            self.there(&segment(SYN).seq(1000)),
+            self.back(&segment(SYN | ACK).seq(5000).ack(1001)),
+            self.there(&segment(ACK).seq(1001).ack(5001)),
+        ]
+    }
+}
+
+/// A packet comes in on a port.
+pub fn arrives(port: PortId, packet: &[u8]) -> Step {
+    let p = port.0 as usize;
+    let frame = wire::frame(wire::family(packet), HOST[p], ROUTER[p], packet);
+    Step::Traffic(traffic::Step::Fresh { port, frame })
+}
+
+/// Runs scripts one after the other; panics with all differences if there are any.
+pub fn expect_none(kernel: &mut Kernel, scripts: &[Script]) -> Result<()> {
+    let mut text = String::new();
+    for script in scripts {
+        text += &script.run(kernel)?;
+    }
+    assert!(text.is_empty(), "\n{text}");
+    Ok(())
+}
