@@ -59,6 +59,8 @@ pub struct Script {
     settings: Vec<(String, String)>,
     /// With the note that was made last before.
     steps: Vec<(String, Step)>,
+    /// Numbers of steps after which the flow table is not compared.
+    leads: BTreeSet<usize>,
     note: String,
 }
 
@@ -66,7 +68,14 @@ impl Script {
     /// A script that does nothing yet. `rules` is iptables-save's text; chains that it does not name accept.
     pub fn new(name: &str, family: Family, rules: &str) -> Script {
         let rules = Rules::of_text(family, rules);
-        Script { name: name.into(), rules, settings: Vec::new(), steps: Vec::new(), note: String::new() }
+        Script {
+            name: name.into(),
+            rules,
+            settings: Vec::new(),
+            steps: Vec::new(),
+            leads: BTreeSet::new(),
+            note: String::new(),
+        }
     }
 
     /// With a setting on both sides, by the kernel's short name.
@@ -90,6 +99,15 @@ impl Script {
     /// Several steps more.
     pub fn steps(self, steps: impl IntoIterator<Item = Step>) -> Script {
         steps.into_iter().fold(self, Script::step)
+    }
+
+    /// Several steps that lead to what the script is about: what comes out of them is compared, the flow table is not.
+    pub fn lead(self, steps: impl IntoIterator<Item = Step>) -> Script {
+        steps.into_iter().fold(self, |mut script, step| {
+            script = script.step(step);
+            script.leads.insert(script.steps.len() - 1);
+            script
+        })
     }
 
     /// A step more: somebody answers the first packet that came out at the step so many steps before.
@@ -160,9 +178,11 @@ impl Script {
                     wire::describe(&k.1)
                 }
             };
-            for line in choices.flows(&kernel.flows_at_once(family)?, &subject.flows()) {
-                if told.insert(line.clone()) {
-                    let _ = writeln!(found, "    {line}");
+            if !self.leads.contains(&n) {
+                for line in choices.flows(&kernel.flows_at_once(family)?, &subject.flows()) {
+                    if told.insert(line.clone()) {
+                        let _ = writeln!(found, "    {line}");
+                    }
                 }
             }
             if !found.is_empty() {

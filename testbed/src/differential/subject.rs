@@ -12,6 +12,14 @@ use sumun_dataplane::engine::{Engine, Router};
 use sumun_dataplane::port::Link;
 use sumun_dataplane::umem::Pool;
 
+/// Chains that nobody jumps to: as in the kernel's router, flows are tracked and mapped whatever the rules are.
+const WATCH: &str = "\
+[security.watch]
+rules = [\"-m conntrack --ctstate NEW\"]
+[nat.watch]
+rules = []
+";
+
 /// Frames that the engine has.
 const FRAMES: u32 = 128;
 
@@ -118,5 +126,5 @@ fn base() -> String {
         let how = if via.is_empty() { format!("type = \"{kind}\"") } else { format!("via = \"{via}\"") };
         let _ = writeln!(text, "[[routes]]\nto = \"{to}\"\n{how}");
     }
-    text + "[sysctl]\n" + SETTINGS
+    text + WATCH + "[sysctl]\n" + SETTINGS
 }

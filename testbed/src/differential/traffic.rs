@@ -85,7 +85,14 @@ impl Answer {
                 let rest = u32::from_be_bytes([l4[4], l4[5], l4[6], l4[7]]);
                 Some(back.packet(icmp, &wire::icmp(reply, 0, rest, &l4[8..]), 9))
             }
-            Answer::Reply { .. } if f.proto != proto::TCP => Some(back.packet(f.proto, l4, 10)),
+            Answer::Reply { .. } if f.proto != proto::TCP => {
+                let mut l4 = l4.to_vec();
+                if matches!(f.proto, proto::SCTP | proto::UDPLITE) && f.has_l4 {
+                    l4[..2].copy_from_slice(&f.dport.to_be_bytes());
+                    l4[2..4].copy_from_slice(&f.sport.to_be_bytes());
+                }
+                Some(back.packet(f.proto, &l4, 10))
+            }
             Answer::Error { kind, code, rest, from, quote } => {
                 let quoted = &l3[..l3.len().min(quote)];
                 let mut ip = Ip::new(family, from.unwrap_or(f.dst), f.src);

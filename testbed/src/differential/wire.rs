@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use sumun_config::facts::{Family, proto};
 use sumun_dataplane::packet::checksum::Sum;
-use sumun_dataplane::packet::parse;
+use sumun_dataplane::packet::{crc32c, parse};
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -157,6 +157,25 @@ pub fn icmp(kind: u8, code: u8, rest: u32, payload: &[u8]) -> Vec<u8> {
     [&[kind, code, 0, 0][..], &rest.to_be_bytes(), payload].concat()
 }
 
+/// An SCTP packet of these chunks, checksum to be filled in.
+pub fn sctp(ports: (u16, u16), tag: u32, chunks: &[u8]) -> Vec<u8> {
+    let mut l4 = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
+    l4.extend(tag.to_be_bytes());
+    l4.extend([0; 4]);
+    l4.extend(chunks);
+    l4
+}
+
+/// An SCTP chunk: its kind, its flags, and what it carries (a multiple of four bytes).
+pub fn chunk(kind: u8, flags: u8, value: &[u8]) -> Vec<u8> {
+    [&[kind, flags][..], &(4 + value.len() as u16).to_be_bytes(), value].concat()
+}
+
+/// INIT (1) or INIT ACK (2) that asks for a tag.
+pub fn init(kind: u8, tag: u32) -> Vec<u8> {
+    chunk(kind, 0, &[&tag.to_be_bytes()[..], &[0, 1, 0, 0, 0, 10, 0, 10, 0, 0, 0, 1]].concat())
+}
+
 /// The family of an IP packet.
 pub fn family(l3: &[u8]) -> Family {
     if l3.first().is_some_and(|b| b >> 4 == 6) { Family::V6 } else { Family::V4 }
@@ -166,10 +185,7 @@ pub fn family(l3: &[u8]) -> Family {
 pub fn fix(packet: &mut [u8]) {
     let family = family(packet);
     if family == Family::V4 {
-        let len = usize::from(packet[0] & 15) * 4;
-        packet[10..12].fill(0);
-        let check = Sum::new().bytes(&packet[..len]).checksum();
-        packet[10..12].copy_from_slice(&check.to_be_bytes());
+        fix_header(packet);
     }
     let Ok(facts) = parse::ip(family, packet) else { return };
     if !facts.has_l4 {
@@ -178,7 +194,13 @@ pub fn fix(packet: &mut [u8]) {
     let l4 = &mut packet[usize::from(facts.l4_off)..usize::from(facts.len)];
     let (at, pseudo) = match facts.proto {
         proto::TCP => (16, true),
-        proto::UDP => (6, true),
+        proto::UDP | proto::UDPLITE => (6, true),
+        proto::SCTP => {
+            if let Some(check) = crc32c::sctp(l4) {
+                l4[8..12].copy_from_slice(&check);
+            }
+            return;
+        }
         proto::ICMP => (2, false),
         proto::ICMPV6 => (2, true),
         _ => return,
@@ -186,10 +208,52 @@ pub fn fix(packet: &mut [u8]) {
     l4[at..at + 2].fill(0);
     let sum = if pseudo { Sum::new().pseudo(facts.src, facts.dst, facts.proto, l4.len()) } else { Sum::new() };
     let check = match sum.bytes(l4).checksum() {
-        0 if facts.proto == proto::UDP => 0xffff,
+        0 if matches!(facts.proto, proto::UDP | proto::UDPLITE) => 0xffff,
         check => check,
     };
     l4[at..at + 2].copy_from_slice(&check.to_be_bytes());
+}
+
+/// Computes the checksum of an IPv4 header anew.
+pub fn fix_header(packet: &mut [u8]) {
+    let len = usize::from(packet[0] & 15) * 4;
+    packet[10..12].fill(0);
+    let check = Sum::new().bytes(&packet[..len]).checksum();
+    packet[10..12].copy_from_slice(&check.to_be_bytes());
+}
+
+/// The fragments of a packet without options, each with up to `size` bytes of its payload (a multiple of eight). `id` is
+/// IPv6's; IPv4 has one already.
+pub fn fragments(packet: &[u8], size: usize, id: u32) -> Vec<Vec<u8>> {
+    let header = if family(packet) == Family::V4 { 20 } else { 40 };
+    let payload = &packet[header..];
+    (0..payload.len()).step_by(size).map(|at| fragment(packet, at, (payload.len() - at).min(size), id)).collect()
+}
+
+/// The fragment that carries so many bytes of a packet's payload, from `at` (a multiple of eight) on. More follow unless it
+/// reaches the end.
+pub fn fragment(packet: &[u8], at: usize, len: usize, id: u32) -> Vec<u8> {
+    let header = if family(packet) == Family::V4 { 20 } else { 40 };
+    let end = header + at + len;
+    let more = u16::from(end < packet.len());
+    let mut piece = packet[..header].to_vec();
+    match family(packet) {
+        Family::V4 => {
+            let df = u16::from_be_bytes([packet[6], packet[7]]) & 0x4000;
+            piece[2..4].copy_from_slice(&((20 + len) as u16).to_be_bytes());
+            piece[6..8].copy_from_slice(&(df | more << 13 | (at / 8) as u16).to_be_bytes());
+            fix_header(&mut piece);
+        }
+        Family::V6 => {
+            piece[4..6].copy_from_slice(&((8 + len) as u16).to_be_bytes());
+            piece[6] = 44;
+            piece.extend([packet[6], 0]);
+            piece.extend((at as u16 | more).to_be_bytes());
+            piece.extend(id.to_be_bytes());
+        }
+    }
+    piece.extend(&packet[header + at..end]);
+    piece
 }
 
 /// A frame of a packet, which may be damaged.
