@@ -9,8 +9,8 @@ use super::Manip;
 use crate::conntrack::tuple::has_ports;
 use crate::conntrack::{Flow, Tracker, Tuple};
 use crate::packet::checksum::Sum;
-use crate::packet::edit;
-use crate::packet::parse;
+use crate::packet::view::Tcp;
+use crate::packet::{crc32c, edit, parse};
 use crate::reason::DropReason;
 use sumun_config::facts::{Facts, Family, proto, status};
 use sumun_config::rule::Hook;
@@ -96,11 +96,30 @@ fn rewrite_quote(tuple: &Tuple, manip: Manip, l3: &mut [u8], facts: &Facts) -> R
     let quote = message.get_mut(HEADER..).ok_or(DropReason::NatFailed)?;
     let mut quoted = parse::embedded(facts.family, quote).ok_or(DropReason::NatFailed)?;
     // The ports are enough to find the flow, but not to write in (`nf_nat_proto.c`).
-    let quoted_l4 = quote.len().saturating_sub(usize::from(quoted.l4_off));
-    if quoted.has_l4 && quoted_l4 < HEADER {
+    let l4 = usize::from(quoted.l4_off);
+    let quoted_l4 = quote.len().saturating_sub(l4);
+    if (quoted.has_l4 || quoted.proto == proto::GRE) && quoted_l4 < HEADER {
         return Err(DropReason::NatFailed);
     }
+    let tcp_check = l4 + 16..l4 + 18;
+    let before = quote.get(tcp_check.clone()).and_then(|check| check.first_chunk::<2>()).copied();
     apply(tuple, manip, quote, &mut quoted);
+    match quoted.proto {
+        // Only a whole header has a checksum to set.
+        proto::TCP if quoted_l4 < Tcp::LEN => {
+            if let (Some(check), Some(before)) = (quote.get_mut(tcp_check), before) {
+                check.copy_from_slice(&before);
+            }
+        }
+        // Of what is quoted, since the rest is not there (`sctp_manip_pkt`).
+        proto::SCTP if quoted.has_l4 => {
+            let packet = quote.get_mut(l4..).unwrap_or_default();
+            if let (Some(crc), Some(check)) = (crc32c::sctp(packet), packet.get_mut(8..12)) {
+                check.copy_from_slice(&crc);
+            }
+        }
+        _ => {}
+    }
     message[2..4].fill(0);
     let checksum = pseudo.bytes(message).checksum();
     message[2..4].copy_from_slice(&checksum.to_be_bytes());

@@ -354,6 +354,29 @@ fn icmp_errors_that_quote_eight_bytes_are_translated() {
 }
 
 #[test]
+fn checksums_that_a_quote_has_only_in_part_are_left_or_made_for_the_part() {
+    let error = |sent: &Sample, quoted: usize| {
+        sample(Family::V4, 9, OUTER, proto::ICMP, &bytes::icmp(11, 0, 0, &sent.l3[..20 + quoted]))
+    };
+    let mut r = Router::new(None, Some(ports(7000, 7000)));
+    let sent = r.sent(sample(Family::V4, A, B, proto::TCP, &bytes::tcp(1000, 80, 2, &[], b"")));
+    let mut p = error(&sent, 19);
+    assert_eq!(r.forward(&mut p), Ok(CtState::Related));
+    assert_eq!(p.l3[48..50], 1000u16.to_be_bytes());
+    assert_eq!(p.l3[64..66], sent.l3[36..38], "TCP's header is not whole");
+
+    let heartbeat = [4, 0, 0, 12, 0, 1, 0, 8, 1, 2, 3, 4];
+    let sent = r.sent(sample(Family::V4, A, B, proto::SCTP, &bytes::sctp(1000, 80, &heartbeat)));
+    let mut p = error(&sent, 20);
+    assert_eq!(r.forward(&mut p), Ok(CtState::Related));
+    assert_eq!(Some(p.l3[56..60].try_into().unwrap()), crate::packet::crc32c::sctp(&p.l3[48..]));
+
+    let sent = r.sent(sample(Family::V4, A, B, proto::GRE, &[0, 0, 8, 0, 1, 2, 3, 4]));
+    assert_eq!(r.forward(&mut error(&sent, 7)), Err(DropReason::NatFailed));
+    assert_eq!(r.forward(&mut error(&sent, 8)), Ok(CtState::Related));
+}
+
+#[test]
 fn an_error_about_a_mapped_ping_gets_its_identifier_back() {
     let mut r = Router::new(None, Some(ports(500, 500)));
     let sent = r.sent(ping(A, B, 8, 7));

@@ -346,7 +346,7 @@ fn quoted_ports(l4: &[u8]) -> Upper {
 }
 
 /// Parses the packet that an ICMP error quotes: it may be cut off anywhere behind the first eight bytes of its L4 header,
-/// and neither its lengths nor its header checksum are held against it. None where not even the addresses can be read,
+/// and neither its version, nor its lengths, nor its header checksum are held against it. None where not even the addresses can be read,
 /// or its IPv6 headers are cut off.
 ///
 /// `has_l4` means here that the first eight bytes are there, which is all that any quote must have (RFC 792), or at least the
@@ -355,18 +355,12 @@ pub fn embedded(family: Family, bytes: &[u8]) -> Option<Facts> {
     let network = match family {
         Family::V4 => {
             let header = Ipv4::new(bytes)?;
-            if header.version() != 4 || header.header_len() < Ipv4::LEN {
+            if header.header_len() < Ipv4::LEN {
                 return None;
             }
             ipv4_network(header)
         }
-        Family::V6 => {
-            let header = Ipv6::new(bytes)?;
-            if header.version() != 6 {
-                return None;
-            }
-            ipv6_network(header, bytes)?
-        }
+        Family::V6 => ipv6_network(Ipv6::new(bytes)?, bytes)?,
     };
     let l4 = bytes.get(usize::from(network.l4_off)..)?;
     let upper = match network.proto {
@@ -562,13 +556,13 @@ mod tests {
         assert!(!embedded(Family::V4, &whole[..23]).unwrap().has_l4);
         assert!(embedded(Family::V4, &whole[..19]).is_none());
         let mut wrong = whole.clone();
-        wrong[10] ^= 1;
-        assert!(embedded(Family::V4, &wrong).is_some());
+        (wrong[0], wrong[10]) = (0xc5, wrong[10] ^ 1);
+        assert!(embedded(Family::V4, &wrong).is_some(), "as long as its header has a length");
         let whole = v6(proto::UDP, &sample::udp(5, 6, &[0; 100]));
         let quoted = embedded(Family::V6, &whole[..48]).unwrap();
         assert_eq!((quoted.sport, quoted.dport, quoted.has_l4, quoted.len), (5, 6, true, 148));
         assert!(embedded(Family::V6, &whole[..39]).is_none());
-        assert!(embedded(Family::V4, &whole).is_none());
+        assert!(embedded(Family::V4, &[0x44; 60]).is_none(), "a header that is shorter than any");
     }
 
     #[test]
