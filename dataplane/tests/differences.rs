@@ -31,6 +31,27 @@ fn an_error_of_the_local_udp_is_placed_by_conntrack_like_any_packet() {
 }
 
 #[test]
+fn raw_has_no_say_in_answers_to_what_is_not_tracked() {
+    let rules = "
+[raw.PREROUTING]
+rules = [\"-p udp -j NOTRACK\"]
+[raw.OUTPUT]
+rules = [\"-j NOTRACK\", \"-m conntrack --ctstate INVALID\"]
+[filter.FORWARD]
+rules = [\"-p udp -j REJECT\"]
+[filter.OUTPUT]
+rules = [\"-m conntrack --ctstate INVALID\", \"-m conntrack --ctstate UNTRACKED\"]
+";
+    for family in Family::ALL {
+        let (client, server) = ends(family);
+        let mut rig = Rig::new(rules);
+        assert_eq!(rig.send(LAN, &udp(family, client, server, (5, 7), b"")).len(), 1);
+        assert_eq!(rig.packets(family, "raw.OUTPUT"), [1, 1, 1]);
+        assert_eq!(rig.packets(family, "filter.OUTPUT"), [1, 0, 1]);
+    }
+}
+
+#[test]
 fn a_reset_that_ends_an_unanswered_flow_is_an_answer_to_rules() {
     for family in Family::ALL {
         let (client, server) = ends(family);

@@ -70,6 +70,8 @@ pub enum Ct {
     None,
     /// It is not to be tracked.
     Untracked,
+    /// Nothing yet, and raw has no say: it answers a packet that is not tracked (`nf_ct_attach` attaches it to no flow).
+    Unplaced,
     /// It is not yet tracked, and this rule of its family's program says how.
     Template(u32),
     /// It belongs to a flow.

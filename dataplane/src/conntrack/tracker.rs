@@ -511,7 +511,11 @@ impl Tracker {
     /// Makes a packet of the router's own an error about the flow of its cause (`nf_conntrack_attach`, for REJECT and for
     /// ICMP errors about forwarded packets): RELATED, the other way. Sets the facts. Ends with confirm or abandon as well.
     pub fn attach(&mut self, cause: Ct, facts: &mut Facts) -> Ct {
-        let Ct::Flow(cause) = cause else { return Ct::None };
+        let cause = match cause {
+            Ct::Flow(cause) => cause,
+            Ct::Untracked => return Ct::Unplaced,
+            Ct::None | Ct::Unplaced | Ct::Template(_) => return Ct::None,
+        };
         if let Some(p) = self.pending.iter_mut().find(|p| p.id == cause.id) {
             p.holders += 1;
         }

@@ -153,7 +153,7 @@ impl Engine {
     /// Conntrack places the packet, unless raw said not to or it is an answer that belongs to a flow already.
     fn track(&mut self, g: &Generation, p: &mut Packet) -> Result<(), DropReason> {
         let template = match p.ct {
-            Ct::None => Template::default(),
+            Ct::None | Ct::Unplaced => Template::default(),
             Ct::Template(rule) => template(g, p, rule),
             Ct::Untracked | Ct::Flow(_) => return Ok(()),
         };
