@@ -40,8 +40,9 @@ pub(super) fn icmp(facts: &Facts, kind: u8, l3: &[u8]) -> Icmp {
         (Family::V4, 3 | 4 | 5 | 11 | 12) => Icmp::Error { quote },
         (Family::V4, 0..=18) => Icmp::Query,
         (Family::V4, _) => Icmp::Invalid,
-        // Multicast listener query, report, done; router and neighbour solicitation and advertisement; MLDv2 report.
-        (Family::V6, 130..=136 | 143) => Icmp::Untracked,
+        // Multicast listener query, report, done; router and neighbour solicitation and advertisement; MLDv2 report; multicast
+        // router discovery (RFC 4286).
+        (Family::V6, 130..=136 | 143 | 151..=153) => Icmp::Untracked,
         (Family::V6, 137) => redirect(facts, l3),
         (Family::V6, 0..=127) => Icmp::Error { quote },
         (Family::V6, _) => Icmp::Query,

@@ -127,7 +127,7 @@ fn pings_are_flows_by_identifier_and_answers_begin_none() {
 #[test]
 fn icmpv6_neighbour_discovery_is_untracked_and_echo_is_a_flow() {
     let (shared, mut t) = table(100);
-    for kind in [130, 131, 132, 133, 134, 135, 136, 143] {
+    for kind in [130, 131, 132, 133, 134, 135, 136, 143, 151, 152, 153] {
         let mut p = sample(Family::V6, A, B, proto::ICMPV6, &sample::icmpv6(kind, 0, 0, &[0; 20]));
         assert_eq!(t.track(&mut p.facts, &p.l3, 0, &Sysctl::default()), Ok(Ct::Untracked));
         assert_eq!((p.facts.ct_state, p.facts.has_ct), (Untracked, false));
@@ -138,6 +138,11 @@ fn icmpv6_neighbour_discovery_is_untracked_and_echo_is_a_flow() {
         assert_eq!(pass(&mut t, &mut p, 0).unwrap().0, state, "type {kind}");
     }
     assert_eq!(shared.count(), 2);
+    // Node information is told apart by what stands where an echo has its identifier, too.
+    for (id, state) in [(7, Established), (8, Invalid)] {
+        let mut p = sample(Family::V6, B, A, proto::ICMPV6, &sample::icmpv6(140, 0, id << 16, &[0; 20]));
+        assert_eq!(pass(&mut t, &mut p, 0).unwrap().0, state, "{id}");
+    }
 }
 
 #[test]

@@ -133,10 +133,14 @@ fn set_port(l3: &mut [u8], facts: &Facts, within: usize, old: u16, new: u16) -> 
     true
 }
 
-/// Sets the identifier of an ICMP or ICMPv6 query or its answer; nothing for other messages.
+/// Sets the identifier of an ICMP query or its answer, or of an ICMPv6 echo (`icmpv6_manip_pkt`); nothing for other messages.
 #[inline]
 pub fn set_icmp_id(l3: &mut [u8], facts: &mut Facts, id: u16) {
-    if facts.icmp().is_some_and(|(kind, _)| icmp_has_id(facts.family, kind)) {
+    let is_written = |kind| match facts.family {
+        Family::V4 => icmp_has_id(Family::V4, kind),
+        Family::V6 => matches!(kind, 128 | 129),
+    };
+    if facts.icmp().is_some_and(|(kind, _)| is_written(kind)) {
         write(l3, usize::from(facts.l4_off) + 4, id);
         update_l4(l3, facts, |check| replace(check, facts.sport, id));
         facts.sport = id;

@@ -433,6 +433,6 @@ impl Icmp<'_> {
 pub const fn icmp_has_id(family: Family, kind: u8) -> bool {
     match family {
         Family::V4 => matches!(kind, 0 | 8 | 13..=18),
-        Family::V6 => matches!(kind, 128 | 129),
+        Family::V6 => matches!(kind, 128 | 129 | 139 | 140),
     }
 }

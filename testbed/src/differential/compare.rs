@@ -6,6 +6,7 @@
 //! |---|---|
 //! | IPv4 id of packets that the router makes itself | both draw it |
 //! | source port or ICMP id that NAT chose by search | both draw where to start; the same choice must be kept, and is answered to on each side |
+//! | id of IPv6 fragments | both draw it |
 //! | IPv6 redirects | the kernel cannot be told not to send them, Sumun never does; counters are not compared then |
 //!
 //! Time left of flows may differ by [`SLACK`] seconds. What the traffic leaves out, since Sumun is known to differ:
@@ -60,8 +61,10 @@ impl Choices {
         let (mut kernel, mut engine) = (kernel.to_vec(), engine.to_vec());
         // Ids last: without them the header's checksum no longer holds.
         self.mask_choice(&mut kernel, &mut engine);
-        mask_id(input, &mut kernel);
-        mask_id(input, &mut engine);
+        for frame in [&mut kernel, &mut engine] {
+            mask_id(input, frame);
+            mask_fragment_id(frame);
+        }
         kernel == engine
     }
 
@@ -207,6 +210,14 @@ fn mask_id(input: &[u8], frame: &mut [u8]) {
     if own && header <= l3.len() && Sum::new().bytes(&l3[..header]).checksum() == 0 {
         l3[4..6].fill(0);
         l3[10..12].fill(0);
+    }
+}
+
+/// Takes away the id of an IPv6 fragment.
+fn mask_fragment_id(frame: &mut [u8]) {
+    const FRAGMENT: u8 = 44;
+    if let Some(l3) = frame.get_mut(ETHERNET..).filter(|l3| l3.len() >= 48 && l3[0] >> 4 == 6 && l3[6] == FRAGMENT) {
+        l3[44..48].fill(0);
     }
 }
 

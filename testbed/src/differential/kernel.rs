@@ -141,6 +141,11 @@ impl Kernel {
     /// One frame in; all frames that come out of it.
     pub fn send(&mut self, port: PortId, frame: &[u8]) -> Result<Vec<(PortId, Vec<u8>)>> {
         self.transmit(port.0 as usize, frame)?;
+        self.settle()
+    }
+
+    /// All frames that came out since the last time.
+    pub fn settle(&mut self) -> Result<Vec<(PortId, Vec<u8>)>> {
         let marker = std::mem::take(&mut self.marker);
         let sent = self.transmit(0, &marker);
         self.marker = marker;

@@ -157,27 +157,25 @@ impl Script {
         let (mut told, mut text) = (BTreeSet::new(), String::new());
         for (n, (note, step)) in self.steps.iter().enumerate() {
             let mut found = String::new();
-            let what = match step {
+            let (what, sent, mut from_kernel, from_engine) = match step {
                 Step::Wait(time) => {
                     std::thread::sleep(*time);
-                    format!("{time:?} pass")
+                    (format!("{time:?} pass"), Vec::new(), kernel.settle()?, subject.settle()?)
                 }
                 Step::Traffic(step) => {
                     let [Some(k), Some(e)] = [0, 1].map(|side| input(Some(step), &earlier, side)) else {
                         let _ = writeln!(text, "{}: step {n} ({note}): nothing to answer", self.name);
                         continue;
                     };
-                    let mut from_kernel = kernel.send(k.0, &k.1)?;
-                    let from_engine = subject.send(e.0, &e.1)?;
-                    from_kernel.retain(|(_, frame)| !compare::is_redirect(frame));
-                    if !choices.equal(&e.1, &from_kernel, &from_engine) {
-                        show(&mut found, "kernel", &from_kernel);
-                        show(&mut found, "sumun", &from_engine);
-                    }
-                    earlier[n] = [from_kernel.into_iter().next(), from_engine.into_iter().next()];
-                    wire::describe(&k.1)
+                    (wire::describe(&k.1), e.1.clone(), kernel.send(k.0, &k.1)?, subject.send(e.0, &e.1)?)
                 }
             };
+            from_kernel.retain(|(_, frame)| !compare::is_redirect(frame));
+            if !choices.equal(&sent, &from_kernel, &from_engine) {
+                show(&mut found, "kernel", &from_kernel);
+                show(&mut found, "sumun", &from_engine);
+            }
+            earlier[n] = [from_kernel.into_iter().next(), from_engine.into_iter().next()];
             if !self.leads.contains(&n) {
                 for line in choices.flows(&kernel.flows_at_once(family)?, &subject.flows()) {
                     if told.insert(line.clone()) {

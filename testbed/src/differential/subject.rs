@@ -59,6 +59,12 @@ impl Subject {
         let Some(mut frame) = self.engine.pool().take() else { anyhow::bail!("no free frame: some were lost") };
         ensure!(frame.set(bytes), "{} bytes do not fit a frame", bytes.len());
         self.engine.process(now, port, &mut vec![frame]);
+        self.settle()
+    }
+
+    /// What was due meanwhile; all frames that come out of it.
+    pub fn settle(&mut self) -> Result<Vec<(PortId, Vec<u8>)>> {
+        let now = self.now();
         self.engine.tick(now);
         let mut out = Vec::new();
         for i in 0..PORTS.len() {

@@ -422,7 +422,7 @@ impl Traffic {
             // Cut off, the length right.
             5 => {
                 packet.truncate(header + self.rng.below(packet.len() - header));
-                set_length(&mut packet);
+                wire::set_length(&mut packet);
                 reheader = true;
             }
             // Padded by the link.
@@ -569,14 +569,6 @@ impl Traffic {
         if self.rng.chance(30) {
             self.answer(first, Answer::Reply { len: 11 });
         }
-    }
-}
-
-fn set_length(packet: &mut [u8]) {
-    let len = packet.len() as u16;
-    match wire::family(packet) {
-        Family::V4 => packet[2..4].copy_from_slice(&len.to_be_bytes()),
-        Family::V6 => packet[4..6].copy_from_slice(&(len - 40).to_be_bytes()),
     }
 }
 

@@ -222,6 +222,15 @@ pub fn fix_header(packet: &mut [u8]) {
     packet[10..12].copy_from_slice(&check.to_be_bytes());
 }
 
+/// Writes a packet's length into its header.
+pub fn set_length(packet: &mut [u8]) {
+    let len = packet.len() as u16;
+    match family(packet) {
+        Family::V4 => packet[2..4].copy_from_slice(&len.to_be_bytes()),
+        Family::V6 => packet[4..6].copy_from_slice(&(len - 40).to_be_bytes()),
+    }
+}
+
 /// The fragments of a packet without options, each with up to `size` bytes of its payload (a multiple of eight). `id` is
 /// IPv6's; IPv4 has one already.
 pub fn fragments(packet: &[u8], size: usize, id: u32) -> Vec<Vec<u8>> {

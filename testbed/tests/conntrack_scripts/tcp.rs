@@ -21,8 +21,11 @@ type Sent = (Side, u8, u32, u32);
 /// A connection that is open; both ends have said one number.
 const OPEN: &[Sent] = &[(Client, SYN, 1000, 0), (Server, SYN | ACK, 5000, 1001), (Client, ACK, 1001, 5001)];
 
-/// Ways to every state: its name, a connection to begin with, what follows, and the next number of client and server.
-const STATES: &[(&str, &[Sent], &[Sent], u32, u32)] = &[
+/// A way to a state: its name, a connection to begin with, what follows, and the next number of client and server.
+type Way = (&'static str, &'static [Sent], &'static [Sent], u32, u32);
+
+/// Ways to every state.
+const STATES: &[Way] = &[
     ("NONE", &[], &[], 1000, 5000),
     ("SYN_SENT", &[], &[(Client, SYN, 1000, 0)], 1001, 5000),
     ("SYN_SENT2", &[], &[(Client, SYN, 1000, 0), (Server, SYN, 5000, 0)], 1001, 5001),
