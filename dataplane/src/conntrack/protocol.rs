@@ -42,7 +42,7 @@ pub(super) fn icmp(facts: &Facts, kind: u8, l3: &[u8]) -> Icmp {
         (Family::V4, _) => Icmp::Invalid,
         // Multicast listener query, report, done; router and neighbour solicitation and advertisement; MLDv2 report; multicast
         // router discovery (RFC 4286).
-        (Family::V6, 130..=136 | 143 | 151..=153) => Icmp::Untracked,
+        (Family::V6, 130..=136 | 143 | 151 | 152) => Icmp::Untracked,
         (Family::V6, 137) => redirect(facts, l3),
         (Family::V6, 0..=127) => Icmp::Error { quote },
         (Family::V6, _) => Icmp::Query,
@@ -127,12 +127,12 @@ fn udp(entry: &Entry, mut word: Word, facts: &Facts, l3: &[u8], now: u32, s: &Sy
     let l4 = l3.get(usize::from(facts.l4_off)..usize::from(facts.len)).ok_or(Invalid::Truncated)?;
     let header = Udp::new(l4).ok_or(Invalid::Truncated)?;
     let length = usize::from(header.length());
-    let whole = !facts.is_fragment();
-    let malformed = if facts.proto == proto::UDP {
-        length < Udp::LEN || (whole && length > l4.len())
-    } else {
+    let is_lite = facts.proto == proto::UDPLITE;
+    let malformed = if is_lite {
         // RFC 3828: the length is the checksum's coverage, zero is all, and there is no packet without a checksum.
-        (length != 0 && length < Udp::LEN) || (whole && length > l4.len()) || header.checksum() == 0
+        (length != 0 && length < Udp::LEN) || length > l4.len() || header.checksum() == 0
+    } else {
+        length < Udp::LEN || length > l4.len()
     };
     if malformed {
         return Err(Invalid::UdpLength);
@@ -146,7 +146,8 @@ fn udp(entry: &Entry, mut word: Word, facts: &Facts, l3: &[u8], now: u32, s: &Sy
     if word.status() & status::SEEN_REPLY == 0 {
         return Ok(s.nf_conntrack_udp_timeout);
     }
-    if left(word.protocol(), now) < 0 {
+    // UDP-Lite is for media: whatever is answered is a stream.
+    if is_lite || left(word.protocol(), now) < 0 {
         entry.set_status(status::ASSURED);
         return Ok(s.nf_conntrack_udp_timeout_stream);
     }

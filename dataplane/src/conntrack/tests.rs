@@ -109,6 +109,21 @@ fn a_quick_exchange_of_datagrams_is_no_stream() {
 }
 
 #[test]
+fn any_answered_exchange_of_udp_lite_is_a_stream() {
+    let (shared, mut t) = table(100);
+    let lite =
+        |src, dst, sport, dport| sample(Family::V4, src, dst, proto::UDPLITE, &sample::udp(sport, dport, b"lite"));
+    for (mut p, left, bits) in [
+        (lite(A, B, 1, 53), 30_000, 0),
+        (lite(B, A, 53, 1), 30_000, status::SEEN_REPLY),
+        (lite(A, B, 1, 53), 120_000, status::SEEN_REPLY | status::ASSURED),
+    ] {
+        assert_eq!(pass(&mut t, &mut p, S).unwrap().2, bits);
+        assert_eq!(shared.flow_of(&p.facts, S).unwrap().0.left, left);
+    }
+}
+
+#[test]
 fn pings_are_flows_by_identifier_and_answers_begin_none() {
     let (shared, mut t) = table(100);
     assert_eq!(pass(&mut t, &mut ping(A, B, 8, 7), 0).unwrap(), (New, Original, 0));
@@ -127,7 +142,7 @@ fn pings_are_flows_by_identifier_and_answers_begin_none() {
 #[test]
 fn icmpv6_neighbour_discovery_is_untracked_and_echo_is_a_flow() {
     let (shared, mut t) = table(100);
-    for kind in [130, 131, 132, 133, 134, 135, 136, 143, 151, 152, 153] {
+    for kind in [130, 131, 132, 133, 134, 135, 136, 143, 151, 152] {
         let mut p = sample(Family::V6, A, B, proto::ICMPV6, &sample::icmpv6(kind, 0, 0, &[0; 20]));
         assert_eq!(t.track(&mut p.facts, &p.l3, 0, &Sysctl::default()), Ok(Ct::Untracked));
         assert_eq!((p.facts.ct_state, p.facts.has_ct), (Untracked, false));
@@ -233,6 +248,11 @@ fn malformed_packets_and_bad_checksums_are_invalid() {
     let mut later = udp(A, 1, B, 2);
     (later.facts.frag_off, later.facts.has_l4) = (8, false);
     cases.push(("later fragment", later));
+    let mut first = sample(Family::V6, A, B, proto::UDP, &sample::udp(1, 2, &[0; 13]));
+    first.facts.more_frags = true;
+    first.l3.pop();
+    first.facts.len -= 1;
+    cases.push(("first fragment of an odd length", first));
     let mut cut = tcp(A, 1, B, 2, 2);
     cut.facts.has_l4 = false;
     cases.push(("truncated header", cut));

@@ -179,7 +179,7 @@ impl Tracker {
             Err(why) => return Ok(Placed::Invalid(why)),
         };
         // Only what came in on a port is checked: what the router makes itself has no other chance to be wrong.
-        if s.nf_conntrack_checksum && facts.iif != PortId::NONE && !parse::l4_checksum_ok(facts, l3) {
+        if s.nf_conntrack_checksum && facts.iif != PortId::NONE && !is_sum_right(facts, l3) {
             if facts.icmp().is_some() {
                 self.counts().error.bump();
             }
@@ -669,6 +669,16 @@ impl Tracker {
             pending.hashes[Dir::Reply as usize] = hash;
             self.shared.entry(id).set_tuple(Dir::Reply, reply);
         }
+    }
+}
+
+/// Whether the checksum is right. A fragment that is here and has ports is one that could not be gathered (IPv6's of an odd
+/// length): it is taken for a packet.
+#[inline]
+fn is_sum_right(facts: &Facts, l3: &[u8]) -> bool {
+    match facts.is_fragment() {
+        false => parse::l4_checksum_ok(facts, l3),
+        true => parse::l4_checksum_ok(&Facts { frag_off: 0, more_frags: false, ..*facts }, l3),
     }
 }
 

@@ -26,7 +26,7 @@
 
 use super::wire::{ETHERNET, family};
 use std::collections::BTreeMap;
-use sumun_config::facts::{Family, PortId, proto};
+use sumun_config::facts::{PortId, proto};
 use sumun_dataplane::packet::checksum::Sum;
 use sumun_dataplane::packet::parse;
 
@@ -261,7 +261,7 @@ fn sections(text: &str) -> BTreeMap<String, Vec<String>> {
 
 /// Whether the kernel sent a redirect, which Sumun never does.
 pub fn is_redirect(frame: &[u8]) -> bool {
-    frame
-        .get(ETHERNET..)
-        .is_some_and(|l3| family(l3) == Family::V6 && l3.len() > 40 && l3[6] == proto::ICMPV6 && l3[40] == 137)
+    frame.get(ETHERNET..).is_some_and(|l3| {
+        l3.len() > 40 && l3[0] >> 4 == 6 && l3[6] == proto::ICMPV6 && l3[40] == 137 && l3[8..10] == [0xfe, 0x80]
+    })
 }

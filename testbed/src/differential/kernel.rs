@@ -121,6 +121,8 @@ impl Kernel {
         let file = self.router.inside(|| Ok(std::fs::read_to_string("/proc/thread-self/net/nf_conntrack")));
         let Ok(text) = file? else { return self.flows(family) };
         let name = family_flag(family, "ipv4", "ipv6");
+        // The kernel forgot DCCP's name, the program did not.
+        let text = text.replace("unknown  33 ", "dccp     33 ");
         let lines = text.lines().filter(|line| line.starts_with(name));
         Ok(lines
             .map(|line| line.split_whitespace().skip(2).filter_map(as_listed).collect::<Vec<_>>().join(" ") + "\n")

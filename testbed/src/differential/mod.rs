@@ -31,10 +31,14 @@ use net::{HOST, ROUTER};
 use rng::Rng;
 use rules::Rules;
 use std::fmt::Write;
+use std::sync::atomic::{AtomicU32, Ordering};
 use subject::Subject;
 use sumun_config::facts::{Family, PortId};
 use traffic::Step;
 use wire::ETHERNET;
+
+/// Number of the next run of a case or script. The kernel remembers fragments for half a minute, so each has ids of its own.
+static RUN: AtomicU32 = AtomicU32::new(0);
 
 /// The first frame that came out of the kernel and of the engine at a step, and its port.
 type First = [Option<(PortId, Vec<u8>)>; 2];
@@ -76,11 +80,12 @@ impl Case {
             (Err(why), Ok(_)) => return Ok(Outcome::Differs(format!("the kernel refuses the rules: {why}"))),
             (Ok(()), Err(why)) => return Ok(Outcome::Differs(format!("Sumun refuses the rules: {why}"))),
         };
+        let run = RUN.fetch_add(1, Ordering::Relaxed);
         let mut choices = Choices::default();
         let mut earlier: Vec<First> = vec![[None, None]; self.steps.len()];
         let (mut packets, mut redirected) = (0, false);
         for (n, step) in self.steps.iter().enumerate() {
-            let [Some(k), Some(e)] = [0, 1].map(|side| input(step.as_ref(), &earlier, side)) else { continue };
+            let [Some(k), Some(e)] = [0, 1].map(|side| input(step.as_ref(), &earlier, side, run)) else { continue };
             packets += 1;
             let drops = subject.drops();
             let mut from_kernel = kernel.send(k.0, &k.1)?;
@@ -172,10 +177,10 @@ impl Case {
     }
 }
 
-/// What a step sends into one side's router; nothing if it answers to what never came.
-fn input(step: Option<&Step>, earlier: &[First], side: usize) -> Option<(PortId, Vec<u8>)> {
+/// What a step of run number `run` sends into one side's router; nothing if it answers to what never came.
+fn input(step: Option<&Step>, earlier: &[First], side: usize, run: u32) -> Option<(PortId, Vec<u8>)> {
     match step? {
-        Step::Fresh { port, frame } => Some((*port, frame.clone())),
+        Step::Fresh { port, frame } => Some((*port, wire::of_run(frame, run))),
         Step::Answer { to, with } => {
             let (port, frame) = earlier[*to][side].as_ref()?;
             let packet = with.packet(&frame[ETHERNET..])?;

@@ -20,10 +20,11 @@ use super::rules::Rules;
 use super::subject::Subject;
 use super::traffic::{self, Answer, hosts};
 use super::wire::{self, Ip};
-use super::{First, input, show};
+use super::{First, RUN, input, show};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use sumun_config::facts::{Family, PortId, proto};
 
@@ -152,6 +153,7 @@ impl Script {
         let settings: String = self.settings.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
         let mut subject =
             Subject::with(&self.rules.toml(), &settings).map_err(|why| anyhow::anyhow!("Sumun refuses them: {why}"))?;
+        let run = RUN.fetch_add(1, Ordering::Relaxed);
         let mut choices = Choices::default();
         let mut earlier: Vec<First> = vec![[None, None]; self.steps.len()];
         let (mut told, mut text) = (BTreeSet::new(), String::new());
@@ -163,7 +165,7 @@ impl Script {
                     (format!("{time:?} pass"), Vec::new(), kernel.settle()?, subject.settle()?)
                 }
                 Step::Traffic(step) => {
-                    let [Some(k), Some(e)] = [0, 1].map(|side| input(Some(step), &earlier, side)) else {
+                    let [Some(k), Some(e)] = [0, 1].map(|side| input(Some(step), &earlier, side, run)) else {
                         let _ = writeln!(text, "{}: step {n} ({note}): nothing to answer", self.name);
                         continue;
                     };
