@@ -21,15 +21,19 @@
 //! where frames come in and go out; a *flow* is what conntrack knows of packets that belong together; a *generation* is one
 //! published policy; a *fate* is how a packet ends, and if that is a drop, a [`reason`] says why.
 
+#![cfg_attr(feature = "model", allow(dead_code, reason = "the process is left out, and what only it uses"))]
+
 pub mod conntrack;
 pub mod defrag;
 pub mod engine;
 pub mod fib;
 pub mod handover;
 pub mod icmp;
+#[cfg(not(feature = "model"))]
 pub mod keep;
 pub mod local;
 pub mod log;
+#[cfg(not(feature = "model"))]
 pub mod machine;
 pub mod nat;
 pub mod neigh;
@@ -39,5 +43,6 @@ pub mod process;
 pub mod protocol;
 pub mod reason;
 pub mod server;
+mod sync;
 pub mod umem;
 pub mod worker;

@@ -25,8 +25,8 @@
 
 use super::tuple::WORDS;
 use super::{Cold, Conntrack, Entry, Life, Lines, Private, Tuple, Word, sctp, tcp};
+use crate::sync::atomic::Ordering;
 use std::fmt;
-use std::sync::atomic::Ordering;
 use sumun_config::facts::{Dir, PortId, proto, status};
 use sumun_config::helper::Helper;
 use zerocopy::FromBytes;

@@ -8,7 +8,7 @@ use super::entry::millis;
 use super::tracker::Pending;
 use super::{Ct, Entry, Flow, Life, Tracker, Word};
 use crate::reason::DropReason;
-use std::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 use sumun_config::facts::{Dir, Facts, proto, status};
 
 impl Tracker {

@@ -12,10 +12,9 @@
 //!   and after they copy an entry.
 
 use super::tuple::{Tuple, WORDS};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use sumun_config::facts::{Dir, status};
 use sumun_config::helper::Helper;
-use zerocopy::FromBytes;
 
 /// Where an entry is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,7 +93,8 @@ impl Word {
 }
 
 /// The hot part of a flow. The first line is what packets of the original direction compare, the second what replies do.
-#[derive(Default, FromBytes)]
+#[derive(Default)]
+#[cfg_attr(not(feature = "model"), derive(zerocopy::FromBytes))]
 #[repr(C, align(128))]
 pub(crate) struct Entry {
     original: [AtomicU64; WORDS],
@@ -111,7 +111,8 @@ pub(crate) struct Entry {
 }
 
 /// The part of a flow that few packets touch.
-#[derive(Default, FromBytes)]
+#[derive(Default)]
+#[cfg_attr(not(feature = "model"), derive(zerocopy::FromBytes))]
 #[repr(C)]
 pub(crate) struct Cold {
     /// Next in the list of one NAT source ([`crate::nat`]).

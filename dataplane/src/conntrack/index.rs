@@ -9,9 +9,8 @@
 //! both tuples' shards, taken in order, so "both were absent" and "both are there" is one step. Readers may still see a
 //! slot whose entry is just being confirmed or removed; the entry's life tells.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use sumun_config::facts::Dir;
-use zerocopy::FromBytes;
 
 const SLOTS: usize = 7;
 /// Most buckets that a tuple may be away from home. With load at most one half this is never reached but under attack.
@@ -27,7 +26,8 @@ struct Bucket {
 }
 
 /// A spin flag: 1 while it is taken.
-#[derive(Default, FromBytes)]
+#[derive(Default)]
+#[cfg_attr(not(feature = "model"), derive(zerocopy::FromBytes))]
 #[repr(transparent)]
 pub(crate) struct Spin(AtomicU32);
 
@@ -80,12 +80,8 @@ impl Spin {
     fn take(&self) {
         let mut spins = 0u32;
         while self.0.compare_exchange_weak(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            spins += 1;
-            if spins.is_multiple_of(4096) {
-                // The holder was preempted: it needs the core more than we do.
-                std::thread::yield_now();
-            }
-            std::hint::spin_loop();
+            spins = spins.wrapping_add(1);
+            crate::sync::wait(spins);
         }
     }
 }

@@ -6,9 +6,9 @@
 
 use super::tuple::Tuple;
 use super::{Conntrack, Entry, Life, Word, left, millis, sctp, tcp};
+use crate::sync::atomic::Ordering;
 use std::fmt;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
 use sumun_config::facts::{Dir, Facts, Family, PortId, proto, status};
 
 /// One direction of a listed flow.

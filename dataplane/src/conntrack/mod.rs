@@ -23,6 +23,7 @@
 //! errors, GRE (by call where it is enhanced), everything else by addresses: DCCP too, as kernels do since 6.16. Zones are
 //! part of tuples: what CT of table raw asks for is a packet's [`Template`]. A packet that cannot be placed is INVALID, and [`Tracker::why_invalid`] says why.
 
+#[cfg(not(feature = "model"))]
 mod adopt;
 mod confirm;
 mod entry;
@@ -39,6 +40,7 @@ pub mod sctp;
 pub mod tcp;
 pub mod tuple;
 
+#[cfg(not(feature = "model"))]
 pub use adopt::Adopted;
 pub use invalid::Invalid;
 pub use list::{FlowView, Side};
@@ -47,18 +49,21 @@ pub use template::Template;
 pub use tracker::Tracker;
 pub use tuple::Tuple;
 
+#[cfg(not(feature = "model"))]
 pub(crate) use adopt::Remains;
 pub(crate) use entry::{Entry, Life, Word, left, millis};
 pub(crate) use index::Flag;
 pub(crate) use reclaim::NONE;
 
 use crate::nat::Sources;
-use crate::umem::shared::{Mapping, Slab};
+use crate::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+#[cfg(not(feature = "model"))]
+use crate::umem::shared::Mapping;
+use crate::umem::shared::Slab;
 use entry::Cold;
 use index::Index;
 use private::Private;
 use reclaim::Depot;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use sumun_config::facts::{Dir, Facts, PortId};
 use sumun_config::helper::Helper;
 use tuple::{Hasher, WORDS};
@@ -181,7 +186,7 @@ impl Lines {
     /// How many a table for so many flows and workers has: some more than flows, to have free ones while removed ones wait.
     pub fn needed(max_flows: u32, workers: usize) -> u32 {
         let max_flows = most(max_flows);
-        max_flows + max_flows / 16 + 512 * workers.max(1) as u32
+        max_flows + max_flows / 16 + SPARE * workers.max(1) as u32
     }
 
     /// `count` of each kind on the heap.
@@ -190,11 +195,15 @@ impl Lines {
     }
 
     /// The same in a file: `count` times each kind of line, one kind after the other.
+    #[cfg(not(feature = "model"))]
     pub fn mapped(mapping: &mut Mapping, count: usize) -> Option<Lines> {
         let (entries, private) = (mapping.cut(count)?, mapping.cut(count)?);
         Some(Lines { entries, private, cold: mapping.cut(count)? })
     }
 }
+
+/// Entries beyond flows for each worker: what a burst or two can remove. A model checker would have to look after them all.
+const SPARE: u32 = if cfg!(feature = "model") { 6 } else { 512 };
 
 /// The maximum of flows that a table has for the one that is asked for.
 fn most(max_flows: u32) -> u32 {
@@ -378,6 +387,9 @@ impl Conntrack {
 
 #[cfg(test)]
 pub(crate) mod tests;
+
+#[cfg(all(test, feature = "model"))]
+mod model;
 
 #[cfg(test)]
 mod recorded_tests;

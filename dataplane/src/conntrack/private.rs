@@ -7,8 +7,7 @@
 
 use super::Invalid;
 use super::index::{Held, Spin};
-use std::sync::atomic::{AtomicU64, Ordering};
-use zerocopy::FromBytes;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// How many words a protocol has.
 pub(crate) const PRIVATE: usize = 7;
@@ -45,7 +44,8 @@ impl Step {
 }
 
 /// The private words of one flow.
-#[derive(Default, FromBytes)]
+#[derive(Default)]
+#[cfg_attr(not(feature = "model"), derive(zerocopy::FromBytes))]
 #[repr(C, align(64))]
 pub(crate) struct Private {
     words: [AtomicU64; PRIVATE],

@@ -12,8 +12,8 @@
 //! have announced G + 2, so every worker has ended a burst since it could last find the entries. A sleeping worker is
 //! offline and holds up nobody.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
 
 /// No entry.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -195,6 +195,26 @@ impl Depot {
         Chain { head, tail, length }
     }
 
+    /// The entries of all chains in it, and room for how many flows it has.
+    #[cfg(all(test, feature = "model"))]
+    pub fn inventory(&self) -> (Vec<u32>, i64) {
+        let mut ids = Vec::new();
+        let mut head = self.stack.0.load(Ordering::Relaxed) as u32;
+        while head != NONE {
+            let links = &self.links[head as usize];
+            ids.extend(self.ids(Chain { head, tail: NONE, length: links.length.load(Ordering::Relaxed) }));
+            head = links.next_chain.load(Ordering::Relaxed);
+        }
+        ids.extend(self.ids(*self.orphans.lock().unwrap_or_else(|e| e.into_inner())));
+        (ids, self.room.0.load(Ordering::Relaxed))
+    }
+
+    #[cfg(all(test, feature = "model"))]
+    fn ids(&self, chain: Chain) -> Vec<u32> {
+        let next = |id: &u32| Some(self.links[*id as usize].next.load(Ordering::Relaxed));
+        std::iter::successors((chain.length > 0).then_some(chain.head), next).take(chain.length as usize).collect()
+    }
+
     /// Takes room for up to a batch of flows; what it got.
     fn take_room(&self) -> u32 {
         let mut room = self.room.0.load(Ordering::Relaxed);
@@ -349,6 +369,13 @@ impl Store {
                 return;
             }
         }
+    }
+
+    /// The entries that are free or wait here, and the credit.
+    #[cfg(all(test, feature = "model"))]
+    pub fn inventory(&self, depot: &Depot) -> (Vec<u32>, u32) {
+        let chains = self.bags.iter().map(|bag| bag.chain).chain([self.free, self.open]);
+        (chains.flat_map(|chain| depot.ids(chain)).collect(), self.credit)
     }
 
     /// Gives everything back; the worker ends. What still waits is left to the next worker that starts.

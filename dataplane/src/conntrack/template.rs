@@ -1,7 +1,7 @@
 //! What CT of table raw asks of conntrack for a packet and the flow that it begins (`nf_ct_tmpl_alloc` and its readers).
 
 use super::Cold;
-use std::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 use sumun_config::rule::targets::ct::Ct;
 
 /// The template of a packet.

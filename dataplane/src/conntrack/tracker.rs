@@ -13,9 +13,9 @@ use super::{
 };
 use crate::packet::parse;
 use crate::reason::DropReason;
+use crate::sync::atomic::Ordering;
 use std::hint::black_box;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use sumun_config::facts::{CtState, Dir, Facts, PortId, proto, status};
 use sumun_config::model::Sysctl;
 
@@ -154,6 +154,14 @@ impl Tracker {
                 Ct::None
             }
         })
+    }
+
+    /// The entries that this worker has free, waiting or unconfirmed, and its credit.
+    #[cfg(all(test, feature = "model"))]
+    pub(super) fn inventory(&self) -> (Vec<u32>, u32) {
+        let (mut ids, credit) = self.store.inventory(&self.shared.depot);
+        ids.extend(self.pending.iter().map(|p| p.id));
+        (ids, credit)
     }
 
     /// Why the packet that was tracked last is INVALID, if it is.

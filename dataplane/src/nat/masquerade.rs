@@ -2,7 +2,7 @@
 
 use crate::conntrack::{Flow, Tracker};
 use crate::reason::DropReason;
-use std::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 use sumun_config::facts::{Dir, PortId, status};
 
 impl Tracker {

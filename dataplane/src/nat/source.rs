@@ -6,7 +6,7 @@
 //! spin flag; only first packets come here.
 
 use crate::conntrack::{Conntrack, Flag, Life, NONE, Tuple};
-use std::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicU32, Ordering};
 use sumun_config::facts::Dir;
 
 const FLAGS: usize = 256;
