@@ -81,7 +81,6 @@ fn name(protocol: u8) -> &'static str {
         proto::ICMP => "icmp",
         proto::TCP => "tcp",
         proto::UDP => "udp",
-        proto::DCCP => "dccp",
         proto::GRE => "gre",
         proto::ICMPV6 => "icmpv6",
         proto::SCTP => "sctp",

@@ -670,6 +670,30 @@ impl Tracker {
         taken
     }
 
+    /// Ends the connection whose answers have this tuple, if it is over and a new one wants it (`nf_nat_used_tuple_harder`): it
+    /// was mapped, is in TIME_WAIT or closed, and the new one's sequence numbers have gone on from its own, so that what is
+    /// still under way to the old one is not taken for the new one's. Whether it did.
+    #[cold]
+    pub(crate) fn give_up(&mut self, reply: &Tuple, to: u32) -> bool {
+        let words = reply.words();
+        let Some((old, Dir::Reply, word)) = self.lookup_known(None, self.shared.hasher.hash(&words), &words) else {
+            return false;
+        };
+        let connection = |id: u32, word: Word| {
+            let private = self.shared.private(id);
+            let _held = (!self.alone).then(|| private.hold());
+            tcp::Connection::from_words(word.protocol(), &private.words())
+        };
+        let new = connection(to, self.shared.entry(to).word());
+        let is_over = tcp::State::from_bits(word.protocol()) as u32 >= tcp::State::TimeWait as u32;
+        let may = word.status() & (status::FIXED_TIMEOUT | status::SRC_NAT) == status::SRC_NAT;
+        new.state == tcp::State::SynSent
+            && is_over
+            && may
+            && new.is_ahead_of(&connection(old, word))
+            && self.remove(old)
+    }
+
     /// Changes the reply tuple of an unconfirmed flow (`nf_conntrack_alter_reply`).
     pub(crate) fn alter_reply(&mut self, id: u32, reply: &Tuple) {
         let hash = self.shared.hash(reply);

@@ -4,7 +4,7 @@
 //! table and among this worker's unconfirmed flows. Another worker may take the same one at the same time; the later to
 //! confirm then is a clash.
 
-use super::{Manip, NatRange};
+use super::{Manip, NatRange, spread};
 use crate::conntrack::{Flow, Life, Tracker, Tuple};
 use crate::packet::view::icmp_has_id;
 use crate::reason::DropReason;
@@ -14,6 +14,8 @@ use sumun_config::facts::{Dir, Facts, proto, status};
 const ATTEMPTS: u32 = 128;
 /// A round of fewer is the last.
 const LAST_ROUND: u32 = 16;
+/// In the last tries of a round a connection that is over gives way (`NF_NAT_HARDER_THRESH`).
+const HARDER: u32 = ATTEMPTS / 4;
 
 impl Tracker {
     /// Whether a mapping of this end is still to be chosen: only then do the chains of table nat see the packet.
@@ -57,7 +59,7 @@ impl Tracker {
 }
 
 struct Search<'a> {
-    tracker: &'a Tracker,
+    tracker: &'a mut Tracker,
     flow: Flow,
     manip: Manip,
     range: NatRange,
@@ -138,6 +140,14 @@ impl Search<'_> {
         })
     }
 
+    /// The same where nothing else was free: a TCP connection that is over gives its tuple to a new one, and ends.
+    fn is_used_for_long(&mut self, t: &Tuple) -> bool {
+        match t.inverted() {
+            Some(reply) if t.proto == proto::TCP => !self.tracker.give_up(&reply, self.flow.id) && self.is_used(t),
+            _ => self.is_used(t),
+        }
+    }
+
     /// The same for a tuple that nothing was done to: datagrams that both ends sent at once began two flows, each the
     /// reverse of the other; mapping one would make its answers unknown (`nf_nat_used_tuple_new`).
     fn is_used_at_first(&self, t: &Tuple) -> bool {
@@ -149,15 +159,12 @@ impl Search<'_> {
     /// An address of the range, always the same for the same source and destination (`find_best_ips_proto`).
     fn with_address(&self, t: Tuple) -> Tuple {
         let Some((low, high)) = self.range.addresses else { return t };
-        let span = high.wrapping_sub(low);
-        let addr = if span == 0 {
-            low
-        } else {
-            let dst = if self.range.persistent { 0 } else { t.dst };
-            let hash = self.tracker.shared.hash(&Tuple { dst, sport: 0, dport: 0, proto: 0, ..t });
-            // The remainder of 128 bits by any span; the hash fills both halves.
-            let wide = u128::from(hash) << 64 | u128::from(hash.rotate_left(32));
-            span.checked_add(1).map_or(wide, |n| low.wrapping_add(wide % n))
+        let addr = match low == high {
+            true => low,
+            false => {
+                let zone = self.source().zone | t.zone;
+                spread::address((low, high), &t, self.manip, self.range.persistent, zone)
+            }
         };
         match self.manip {
             Manip::Src => Tuple { src: addr, ..t },
@@ -197,7 +204,8 @@ impl Search<'_> {
                 } else {
                     t.dport = port;
                 }
-                if !self.is_used(t) {
+                let is_used = if attempts - i > HARDER { self.is_used(t) } else { self.is_used_for_long(t) };
+                if !is_used {
                     return;
                 }
             }

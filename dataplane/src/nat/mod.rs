@@ -16,6 +16,7 @@ mod masquerade;
 pub(crate) mod prefix;
 mod rewrite;
 mod source;
+mod spread;
 
 pub(crate) use source::Sources;
 

@@ -170,6 +170,28 @@ fn a_port_range_serves_until_it_is_exhausted_and_again_when_flows_end() {
 }
 
 #[test]
+fn a_closed_connection_gives_its_port_to_one_that_is_ahead_of_it() {
+    let syn = |client: u128, seq: u32| {
+        let mut syn = bytes::tcp(1000, 80, 2, &[], b"");
+        syn[4..8].copy_from_slice(&seq.to_be_bytes());
+        sample(Family::V4, client, B, proto::TCP, &syn)
+    };
+    for (seq, goes) in [(5001, true), (5000, false), (4000, false)] {
+        let mut r = Router::new(None, Some(ports(7000, 7000)));
+        r.sent(syn(A, 5000));
+        assert_eq!(r.forward(&mut syn(C, 6000)), Err(DropReason::NatExhausted), "it is not over");
+        let mut answer = bytes::tcp(80, 7000, 0x12, &[], b"");
+        answer[8..12].copy_from_slice(&5001u32.to_be_bytes());
+        r.sent(sample(Family::V4, B, OUTER, proto::TCP, &answer));
+        let mut reset = bytes::tcp(1000, 80, 4, &[], b"");
+        reset[4..8].copy_from_slice(&5001u32.to_be_bytes());
+        r.sent(sample(Family::V4, A, B, proto::TCP, &reset));
+        assert_eq!(r.forward(&mut syn(C, seq)).is_ok(), goes, "{seq}");
+        assert_eq!(r.shared.count(), 1);
+    }
+}
+
+#[test]
 fn random_ports_are_chosen_even_where_the_old_one_is_free() {
     for (random, random_fully) in [(true, false), (false, true)] {
         let mut r = Router::new(None, Some(NatRange { random, random_fully, ..range(OUTER) }));

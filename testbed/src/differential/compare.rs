@@ -98,7 +98,7 @@ impl Choices {
         // Where the choice and the checksum are.
         let (choice, sum) = match k.proto {
             proto::TCP => (0, 16),
-            proto::UDP => (0, 6),
+            proto::UDP | proto::UDPLITE => (0, 6),
             proto::ICMP | proto::ICMPV6 => (4, 2),
             _ => return,
         };

@@ -107,6 +107,11 @@ impl Connection {
         }
     }
 
+    /// Whether its first side is ahead of another's in sequence numbers (`nf_seq_has_advanced`).
+    pub(crate) fn is_ahead_of(&self, other: &Connection) -> bool {
+        before(other.sides[0].end, self.sides[0].end)
+    }
+
     /// The connection that a segment begins (`tcp_new`); none where it may not.
     fn begin(seg: &Segment, s: &Sysctl) -> Option<Connection> {
         let window = u32::from(seg.window).max(1);
