@@ -183,6 +183,8 @@ pub mod status {
     pub const SRC_NAT: u32 = 16;
     /// Destination is rewritten in the original direction.
     pub const DST_NAT: u32 = 32;
+    /// A helper has changed the length of its packets.
+    pub const SEQ_ADJUST: u32 = 64;
     /// The source mapping has been chosen (a null binding counts).
     pub const SRC_NAT_DONE: u32 = 128;
     /// The destination mapping has been chosen (a null binding counts).
@@ -193,6 +195,8 @@ pub mod status {
     pub const FIXED_TIMEOUT: u32 = 1024;
     /// Not a flow but what CT of table raw asks for one.
     pub const TEMPLATE: u32 = 2048;
+    /// A rule gave it a helper.
+    pub const HELPER: u32 = 8192;
     /// Beyond its mapping the flow has something of what few flows have: a helper, a time-out policy, chosen events,
     /// labels. The engine's own; for the kernel this bit is another.
     pub const EXTRA: u32 = 1 << 14;

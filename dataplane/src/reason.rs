@@ -113,6 +113,12 @@ reasons! {
     ConntrackClash "conntrack-clash" Error,
     /// The protocol's tracker told to drop it (`nf_conntrack_in` returns NF_DROP).
     ConntrackDrop "conntrack-drop" Error,
+    /// A line that a helper has to read is cut off or makes no sense; its sender repeats it.
+    HelperPartial "helper-partial" Error,
+    /// A packet has no room for the address that a helper has to write into it.
+    HelperNoRoom "helper-no-room" Error,
+    /// A flow that a helper announces cannot be expected: too many are, or another is expected there.
+    ExpectationRefused "expectation-refused" Overload,
     /// The flow table is full and nothing in it could be dropped early.
     ConntrackFull "conntrack-full" Overload,
     /// Too many fragments wait for the rest of their packets, or too many for one packet.

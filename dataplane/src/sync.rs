@@ -5,9 +5,9 @@
 //! shuttle takes every ordering for the strongest, so what an acquire or release is for is argued where it stands.
 
 #[cfg(feature = "model")]
-pub(crate) use shuttle::sync::{Mutex, atomic};
+pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
 #[cfg(not(feature = "model"))]
-pub(crate) use std::sync::{Mutex, atomic};
+pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 
 /// Waits for another thread, which has nanoseconds' work; called again and again, with how often.
 #[cfg(not(feature = "model"))]

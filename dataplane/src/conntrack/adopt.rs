@@ -95,6 +95,8 @@ const KNOWN: u32 = status::EXPECTED
     | status::SRC_NAT_DONE
     | status::DST_NAT_DONE
     | status::FIXED_TIMEOUT
+    | status::SEQ_ADJUST
+    | status::HELPER
     | status::EXTRA;
 
 impl Remains {
@@ -256,6 +258,9 @@ impl Conntrack {
         self.private(id).change(&[0; super::private::PRIVATE], &flow.private.words());
         self.cold(id).become_as(&flow.cold, flow.entry.word().status(), masquerade);
         self.entry(id).become_as(&flow.entry);
+        if self.cold(id).helper().is_some() {
+            self.take_helper(id);
+        }
         if flow.entry.word().status() & status::SRC_NAT != 0 {
             self.sources.insert(self, id);
         }

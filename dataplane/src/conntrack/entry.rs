@@ -11,6 +11,7 @@
 //! - The word carries a generation that changes with every reuse: readers that are no workers (listing) check it before
 //!   and after they copy an entry.
 
+use super::seqadj::Shift;
 use super::tuple::{Tuple, WORDS};
 use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use sumun_config::facts::{Dir, status};
@@ -86,6 +87,11 @@ impl Word {
         Word(self.0 & 0xffff_ffff | u64::from(bits) << 32)
     }
 
+    /// Whether both are words of the same use of an entry.
+    pub fn is_same_generation(self, other: Word) -> bool {
+        (self.0 ^ other.0) & GENERATION == 0
+    }
+
     /// The first word of the next use: a new generation and nothing else.
     fn reused(self) -> Word {
         Word(self.0.wrapping_add(1 << 18) & GENERATION)
@@ -125,6 +131,12 @@ pub(crate) struct Cold {
     pub silent: AtomicU32,
     /// Number of its helper; zero is none.
     pub helper: AtomicU8,
+    /// Number of the helper that expected the flow: its master's; zero is none.
+    pub master_helper: AtomicU8,
+    /// One more than its line of what helped flows have; zero is none ([`super::helped`]).
+    pub helped: AtomicU32,
+    /// By how much the numbers of each side have moved ([`super::seqadj`]). Changed with the flow's private line held.
+    shifts: [[AtomicU32; 3]; 2],
 }
 
 impl Cold {
@@ -133,12 +145,29 @@ impl Cold {
         self.labels.iter().for_each(|label| label.store(0, Ordering::Relaxed));
         self.silent.store(0, Ordering::Relaxed);
         self.helper.store(0, Ordering::Relaxed);
+        self.master_helper.store(0, Ordering::Relaxed);
+        self.helped.store(0, Ordering::Relaxed);
+        [Dir::Original, Dir::Reply].iter().for_each(|dir| self.set_shift(*dir, &Shift::default()));
+    }
+
+    /// By how much the numbers of a side have moved.
+    pub fn shift(&self, dir: Dir) -> Shift {
+        let [position, before, after] = std::array::from_fn(|i| self.shifts[dir as usize][i].load(Ordering::Relaxed));
+        Shift { position, before, after }
+    }
+
+    /// Replaces that.
+    pub fn set_shift(&self, dir: Dir, shift: &Shift) {
+        let words = [shift.position, shift.before, shift.after];
+        for (cell, word) in self.shifts[dir as usize].iter().zip(words) {
+            cell.store(word, Ordering::Relaxed);
+        }
     }
 
     /// Takes over what a flow has of another table, where its status says that it has something.
     pub fn become_as(&self, other: &Cold, bits: u32, masquerade: u32) {
-        // The list of its source is made anew.
-        let Cold { source_next: _, masquerade: _, labels, silent, helper } = other;
+        // The list of its source is made anew, and lines of helped flows are given out again.
+        let Cold { source_next: _, masquerade: _, labels, silent, helper, master_helper, helped: _, shifts: _ } = other;
         self.masquerade.store(masquerade, Ordering::Relaxed);
         if bits & status::EXTRA == 0 {
             return;
@@ -148,6 +177,8 @@ impl Cold {
         }
         self.silent.store(silent.load(Ordering::Relaxed), Ordering::Relaxed);
         self.helper.store(helper.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.master_helper.store(master_helper.load(Ordering::Relaxed), Ordering::Relaxed);
+        [Dir::Original, Dir::Reply].iter().for_each(|dir| self.set_shift(*dir, &other.shift(*dir)));
     }
 
     /// Bits of the events of the flow that are told (`enum ip_conntrack_events`).
@@ -163,6 +194,11 @@ impl Cold {
     /// Its helper.
     pub fn helper(&self) -> Option<Helper> {
         Helper::from_number(self.helper.load(Ordering::Relaxed))
+    }
+
+    /// The helper of the flow that has led to this one.
+    pub fn master_helper(&self) -> Option<Helper> {
+        Helper::from_number(self.master_helper.load(Ordering::Relaxed))
     }
 }
 

@@ -27,21 +27,27 @@
 mod adopt;
 mod confirm;
 mod entry;
+mod expect;
+mod help;
+mod helped;
 mod index;
 mod invalid;
 mod list;
 mod private;
 mod protocol;
 mod reclaim;
+mod seqadj;
 mod template;
 mod tracker;
 
+pub mod helper;
 pub mod sctp;
 pub mod tcp;
 pub mod tuple;
 
 #[cfg(not(feature = "model"))]
 pub use adopt::Adopted;
+pub use expect::{ExpectationView, Flags, Follow, Mask, Refusal};
 pub use invalid::Invalid;
 pub use list::{FlowView, Side};
 pub use private::Step;
@@ -61,6 +67,8 @@ use crate::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use crate::umem::shared::Mapping;
 use crate::umem::shared::Slab;
 use entry::Cold;
+use expect::Expectations;
+use helped::Helped;
 use index::Index;
 use private::Private;
 use reclaim::Depot;
@@ -142,6 +150,12 @@ counts! {
     chaintoolong,
     /// Flows removed, for whatever reason.
     delete,
+    /// Flows that were expected.
+    expect_new,
+    /// Expectations made.
+    expect_create,
+    /// Expectations removed, for whatever reason.
+    expect_delete,
 }
 
 /// A counter that only its worker writes.
@@ -151,7 +165,12 @@ pub(crate) struct Count(AtomicU64);
 impl Count {
     #[inline]
     pub fn bump(&self) {
-        self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.add(1);
+    }
+
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed) + n, Ordering::Relaxed);
     }
 
     fn get(&self) -> u64 {
@@ -210,6 +229,16 @@ fn most(max_flows: u32) -> u32 {
     max_flows.clamp(1, 1 << 30)
 }
 
+/// The maximum of expectations, in the kernel's proportion to flows (`nf_conntrack_expect_max`).
+fn expectations(max_flows: u32) -> u32 {
+    (max_flows / 64).max(64)
+}
+
+/// The maximum of flows that have a helper.
+fn helped(max_flows: u32) -> u32 {
+    (max_flows / 16).max(64)
+}
+
 /// The flow table. One for the router, shared by its workers; lives as long as the router.
 pub struct Conntrack {
     pub(crate) hasher: Hasher,
@@ -217,6 +246,8 @@ pub struct Conntrack {
     private: Slab<Private>,
     cold: Slab<Cold>,
     index: Index,
+    pub(crate) expectations: Expectations,
+    helped: Box<[Helped]>,
     pub(crate) sources: Sources,
     depot: Depot,
     counts: Box<[Counts]>,
@@ -244,9 +275,12 @@ impl Conntrack {
     fn over(lines: Lines, max_flows: u32, workers: usize, seed: u64) -> Conntrack {
         let (max_flows, workers) = (most(max_flows), workers.max(1));
         let Lines { entries, private, cold } = lines;
+        let helped = helped(max_flows);
         Conntrack {
             hasher: Hasher::new(seed),
             index: Index::new(max_flows as usize),
+            expectations: Expectations::new(expectations(max_flows), helped),
+            helped: (0..helped).map(|_| Helped::default()).collect(),
             sources: Sources::new(max_flows as usize),
             depot: Depot::new(entries.len() as u32, max_flows, workers, 0),
             counts: (0..workers).map(|_| Counts::default()).collect(),
@@ -275,6 +309,7 @@ impl Conntrack {
             + Index::memory(flows)
             + Sources::memory(flows)
             + Depot::memory(lines, workers)
+            + Expectations::memory(expectations(flows as u32), helped(flows as u32))
             + workers * (size_of::<Counts>() + size_of::<InvalidCounts>())
     }
 
@@ -346,6 +381,11 @@ impl Conntrack {
         self.cold(flow.id).helper()
     }
 
+    /// The helper of the flow that has led to this one, if it was expected.
+    pub fn master_helper_of(&self, flow: Flow) -> Option<Helper> {
+        self.cold(flow.id).master_helper()
+    }
+
     /// Bits of the events that are told of a flow, and of its expectations ([`sumun_config::rule::targets::ct`]).
     pub fn event_masks_of(&self, flow: Flow) -> (u16, u16) {
         let cold = self.cold(flow.id);
@@ -393,6 +433,9 @@ mod model;
 
 #[cfg(test)]
 mod recorded_tests;
+
+#[cfg(test)]
+mod help_tests;
 
 #[cfg(test)]
 mod template_tests;

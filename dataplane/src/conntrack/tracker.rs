@@ -58,7 +58,7 @@ pub struct Tracker {
     pub(super) pending: Vec<Pending>,
     /// Time of the last packet or burst, in the clock of deadlines.
     pub(crate) now: u32,
-    alone: bool,
+    pub(super) alone: bool,
     /// Why the last packet is INVALID.
     why: Option<Invalid>,
 }
@@ -221,7 +221,7 @@ impl Tracker {
                 },
             };
             let state = match flow.dir {
-                Dir::Original if word.status() & status::SEEN_REPLY == 0 => CtState::New,
+                Dir::Original if word.status() & status::SEEN_REPLY == 0 => super::help::unanswered(word.status()),
                 _ => CtState::Established,
             };
             let held = word.life() == Life::Unconfirmed;
@@ -361,8 +361,15 @@ impl Tracker {
         if template.write(cold) {
             entry.set_status(status::EXTRA);
         }
+        let cold_helper = cold.helper().is_some();
         self.pending.push(Pending { id, holders: 1, hashes: [hash, self.shared.hash(&reply)] });
-        Ok(Some((Flow { id, dir: Dir::Original, related: false }, entry.word())))
+        let flow = Flow { id, dir: Dir::Original, related: false };
+        match self.expected(tuple) {
+            Some(expectation) => self.welcome(flow, &expectation).inspect_err(|_| self.let_go(id))?,
+            None if cold_helper => self.shared.take_helper(id),
+            None => {}
+        }
+        Ok(Some((flow, self.shared.entry(id).word())))
     }
 
     /// Makes room by removing what is over or not ASSURED in the neighbourhood of a hash.
@@ -443,7 +450,10 @@ impl Tracker {
         let old = private.words();
         let mut bits = word.status();
         let (step, new, state) = match heard {
-            Heard::Tcp(segment) => {
+            Heard::Tcp(mut segment) => {
+                if bits & status::SEQ_ADJUST != 0 {
+                    segment.moved = self.moved(flow, segment.ack);
+                }
                 let mut c = tcp::Connection::from_words(word.protocol(), &old);
                 let step = c.judge(flow.dir, &segment, &mut bits, s);
                 (step, c.words(), c.state as u32)
@@ -503,6 +513,9 @@ impl Tracker {
             self.pending[at].holders -= 1;
             if self.pending[at].holders == 0 {
                 self.pending.swap_remove(at);
+                if self.shared.entry(id).word().status() & status::HELPER != 0 {
+                    self.give_helper(id);
+                }
                 self.shared.entry(id).turn(Life::Unconfirmed, Life::Free, 0);
                 self.store.put_back(&self.shared.depot, id);
             }
@@ -511,6 +524,9 @@ impl Tracker {
 
     fn abandon_all(&mut self) {
         while let Some(pending) = self.pending.pop() {
+            if self.shared.entry(pending.id).word().status() & status::HELPER != 0 {
+                self.give_helper(pending.id);
+            }
             self.shared.entry(pending.id).turn(Life::Unconfirmed, Life::Free, 0);
             self.store.put_back(&self.shared.depot, pending.id);
         }
@@ -584,6 +600,10 @@ impl Tracker {
         if last.status() & status::SRC_NAT != 0 {
             shared.sources.remove(shared, id);
         }
+        if last.status() & status::HELPER != 0 {
+            self.give_helper(id);
+        }
+        let shared = &self.shared;
         if last.status() & status::DYING != 0 {
             shared.deleted.fetch_sub(1, Ordering::Relaxed);
         }
@@ -617,6 +637,7 @@ impl Tracker {
     /// closing connections too (`gc_worker_can_early_drop`).
     pub fn sweep(&mut self, now: u64, budget: usize) {
         self.now = millis(now);
+        self.sweep_expectations();
         let used = self.shared.depot.used();
         if used == 0 {
             return;

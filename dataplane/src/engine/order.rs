@@ -1,7 +1,7 @@
 //! The order of hooks and tables, as data: the only place where it is written.
 //!
 //! Priorities are netfilter's: defragmentation -400, raw -300, conntrack -200, mangle -150, dstnat -100, filter 0, security 50, srcnat 100,
-//! confirm last (`enum nf_ip_hook_priorities`).
+//! helpers and confirm last (`enum nf_ip_hook_priorities`).
 
 use crate::nat::Manip;
 use sumun_config::rule::{Hook, Match, Policy, Table, Target};
@@ -21,6 +21,8 @@ pub enum Stage {
     /// Local output only: the route is looked up again if the stage before changed what it depends on
     /// (`ip_route_me_harder`).
     Reroute,
+    /// The flow's helper reads the packet, sequence numbers move (`nf_confirm` before it confirms).
+    Help,
     /// The flow enters the table (`nf_conntrack_confirm`).
     Confirm,
 }
@@ -30,7 +32,9 @@ pub const fn stages(hook: Hook) -> &'static [Stage] {
     use Stage::*;
     match hook {
         Hook::Prerouting => &[Defrag, Chain(Table::Raw), Track, Chain(Table::Mangle), Nat(Manip::Dst)],
-        Hook::Input => &[Chain(Table::Mangle), Chain(Table::Filter), Chain(Table::Security), Nat(Manip::Src), Confirm],
+        Hook::Input => {
+            &[Chain(Table::Mangle), Chain(Table::Filter), Chain(Table::Security), Nat(Manip::Src), Help, Confirm]
+        }
         Hook::Forward => &[Chain(Table::Mangle), Chain(Table::Filter), Chain(Table::Security)],
         Hook::Output => &[
             Defrag,
@@ -43,7 +47,7 @@ pub const fn stages(hook: Hook) -> &'static [Stage] {
             Chain(Table::Filter),
             Chain(Table::Security),
         ],
-        Hook::Postrouting => &[Chain(Table::Mangle), Nat(Manip::Src), Confirm],
+        Hook::Postrouting => &[Chain(Table::Mangle), Nat(Manip::Src), Help, Confirm],
     }
 }
 
@@ -85,7 +89,7 @@ impl Order {
     /// [`stages`] without those that nobody needs.
     pub fn of(needs: Needs) -> Order {
         let is_needed = |stage: &Stage| match stage {
-            Stage::Defrag | Stage::Track | Stage::Confirm => needs.tracking,
+            Stage::Defrag | Stage::Track | Stage::Help | Stage::Confirm => needs.tracking,
             Stage::Nat(_) => needs.nat,
             Stage::Chain(_) | Stage::Reroute => true,
         };
@@ -116,7 +120,10 @@ mod tests {
         assert_eq!(Needs::of(empty.of(Family::V4), all), all);
         let tracked = Needs { tracking: true, nat: false };
         assert_eq!(Needs::of(empty.of(Family::V4), tracked), none);
-        assert_eq!(Order::of(tracked).at(Hook::Postrouting), [Stage::Chain(Table::Mangle), Stage::Confirm]);
+        assert_eq!(
+            Order::of(tracked).at(Hook::Postrouting),
+            [Stage::Chain(Table::Mangle), Stage::Help, Stage::Confirm]
+        );
         for hook in Hook::ALL {
             assert_eq!(Order::of(all).at(hook), stages(hook));
         }

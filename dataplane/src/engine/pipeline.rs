@@ -21,7 +21,7 @@ use crate::icmp::Error;
 use crate::nat::Manip;
 use crate::packet::{edit, parse};
 use crate::reason::DropReason;
-use sumun_config::facts::{Facts, Family, PacketType, PortId, proto};
+use sumun_config::facts::{Facts, Family, PacketType, PortId, proto, status};
 use sumun_config::rule::targets::nat::Kind;
 use sumun_config::rule::{Hook, Table, Target};
 
@@ -141,6 +141,11 @@ impl Engine {
                         self.route_out(g, p)?;
                     }
                 }
+                Stage::Help => {
+                    if p.facts.ct_status & (status::HELPER | status::SEQ_ADJUST) != 0 {
+                        self.help(p)?;
+                    }
+                }
                 Stage::Confirm => {
                     let now = self.now;
                     self.tracker.confirm(p.ct, &mut p.facts, now)?;
@@ -183,6 +188,14 @@ impl Engine {
         let end = start + p.facts.len as usize;
         let l3 = p.frame.bytes_mut().get_mut(start..end).unwrap_or_default();
         self.tracker.translate(flow, hook, l3, &mut p.facts)
+    }
+
+    /// The helper of the packet's flow reads it, and it moves by what was changed before.
+    #[cold]
+    fn help(&mut self, p: &mut Packet) -> Result<(), DropReason> {
+        let Ct::Flow(flow) = p.ct else { return Ok(()) };
+        let random = self.rng.next();
+        self.tracker.help(flow, &mut p.frame, p.l3, &mut p.facts, self.now, random)
     }
 
     /// The routing decision for a packet from outside (`ip_route_input`).

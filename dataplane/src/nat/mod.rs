@@ -12,6 +12,7 @@
 //! [`Tracker::translate`]: crate::conntrack::Tracker::translate
 
 mod choose;
+mod follow;
 mod masquerade;
 pub(crate) mod prefix;
 mod rewrite;

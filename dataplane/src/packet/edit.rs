@@ -147,6 +147,28 @@ pub fn set_icmp_id(l3: &mut [u8], facts: &mut Facts, id: u16) {
     }
 }
 
+/// Sets a 32-bit field of the TCP header at `at`, which may be odd.
+pub fn set_long(l3: &mut [u8], facts: &Facts, at: usize, new: u32) {
+    let Some(field) = l3.get_mut(at..).and_then(|bytes| bytes.first_chunk_mut()) else { return };
+    let old = u32::from_be_bytes(*field);
+    *field = new.to_be_bytes();
+    // At an odd place the bytes are summed swapped.
+    let summed = |value: u32| match (at - usize::from(facts.l4_off).min(at)) % 2 {
+        0 => value,
+        _ => value.rotate_left(8),
+    };
+    update_l4(l3, facts, |check| replace_wide(check, summed(old).into(), summed(new).into()));
+}
+
+/// Sets the length of the packet: total length, or the length of what is behind the IPv6 header.
+pub fn set_length(l3: &mut [u8], facts: &mut Facts, len: u16) {
+    match facts.family {
+        Family::V4 => set_ipv4_word(l3, 2, len),
+        Family::V6 => write(l3, 4, len.saturating_sub(40)),
+    }
+    facts.len = len;
+}
+
 /// Sets TTL or hop limit.
 #[inline]
 pub fn set_ttl(l3: &mut [u8], facts: &mut Facts, ttl: u8) {

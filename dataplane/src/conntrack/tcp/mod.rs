@@ -225,13 +225,13 @@ pub fn next(state: State, dir: Dir, kind: Kind) -> Next {
 
 /// Whether `a` comes before `b` in the circle of sequence numbers.
 #[inline]
-const fn before(a: u32, b: u32) -> bool {
+pub(super) const fn before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
 }
 
 /// Whether `a` comes after `b` in the circle of sequence numbers.
 #[inline]
-const fn after(a: u32, b: u32) -> bool {
+pub(super) const fn after(a: u32, b: u32) -> bool {
     before(b, a)
 }
 

@@ -33,6 +33,8 @@ pub struct Segment<'a> {
     pub end: u32,
     /// Window as in the header, unscaled.
     pub window: u16,
+    /// By how much the numbers of the side that it answers have moved on the way to its sender.
+    pub moved: u32,
     options: &'a [u8],
 }
 
@@ -66,6 +68,7 @@ impl<'a> Segment<'a> {
             ack: header.acknowledgement(),
             end: seq.wrapping_add(occupies),
             window: header.window(),
+            moved: 0,
             options,
         })
     }

@@ -113,6 +113,7 @@ pub(super) fn fit(c: &mut Connection, dir: Dir, seg: &Segment, liberal: bool) ->
     };
     let (mut seq, mut end, mut ack) = (seg.seq, seg.end, seg.ack);
     let mut sack = if receiver.has(flag::SACK_PERMITTED) { seg.sack() } else { ack };
+    (ack, sack) = (ack.wrapping_sub(seg.moved), sack.wrapping_sub(seg.moved));
 
     if sender.max_win == 0 {
         if seg.is_syn() {
