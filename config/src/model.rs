@@ -376,6 +376,12 @@ pub struct Sysctl {
     pub nf_conntrack_generic_timeout: u64,
     pub nf_conntrack_checksum: bool,
     pub nf_conntrack_acct: bool,
+    /// Flows keep when they began.
+    pub nf_conntrack_timestamp: bool,
+    /// 0: nobody is told of what happens to flows. Else whoever listens is.
+    pub nf_conntrack_events: u8,
+    /// Packets of this protocol that are INVALID are logged; 255 is every protocol, 0 none.
+    pub nf_conntrack_log_invalid: u8,
     pub ip_forward: bool,
     pub ipv6_forwarding: bool,
     pub ip_default_ttl: u8,
@@ -444,6 +450,9 @@ impl Default for Sysctl {
             nf_conntrack_generic_timeout: 600 * S,
             nf_conntrack_checksum: true,
             nf_conntrack_acct: true,
+            nf_conntrack_timestamp: false,
+            nf_conntrack_events: 2,
+            nf_conntrack_log_invalid: 0,
             ip_forward: true,
             ipv6_forwarding: true,
             ip_default_ttl: 64,

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use sumun_dataplane::protocol::{self, FlowFilter, FlowRow, Kind};
+use sumun_dataplane::protocol::{self, EventRow, FlowFilter, FlowRow, Kind};
 
 /// A connection to control.
 pub struct Control(UnixStream);
@@ -65,8 +65,35 @@ impl Control {
         Ok(count)
     }
 
+    /// What happens to flows, batch by batch with the number of events that were lost, until the dataplane ends or `each`
+    /// fails.
+    pub fn events(
+        &mut self,
+        filter: FlowFilter,
+        kinds: u8,
+        mut each: impl FnMut(Vec<EventRow>, u64) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut response = self.ask(&Request::Dataplane(Box::new(protocol::Request::Events { filter, kinds })))?;
+        loop {
+            match response {
+                Response::Dataplane(response) => match *response {
+                    protocol::Response::Events { events, lost } => each(events, lost)?,
+                    protocol::Response::Refused { reason } => bail!("sumun-dataplane: {reason}"),
+                    other => bail!(astray(&other)),
+                },
+                Response::Failed { reason } => bail!(reason),
+                other => bail!(astray(&other)),
+            }
+            response = self.response()?;
+        }
+    }
+
     fn exchange(&mut self, kind: Kind, message: &impl Serialize) -> anyhow::Result<Response> {
         protocol::write_frame(&mut self.0, kind, &protocol::encode(message)?).context("sumun control")?;
+        self.response()
+    }
+
+    fn response(&mut self) -> anyhow::Result<Response> {
         match protocol::read_message(&mut self.0, Kind::Response).context("sumun control")? {
             Some(response) => Ok(response),
             None => bail!("sumun control has closed the connection; see its log"),

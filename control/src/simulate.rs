@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sumun_config::facts::PortId;
 use sumun_config::model::Config;
+use sumun_dataplane::conntrack::Invalid;
 use sumun_dataplane::engine::trace::{End, Trace};
 use sumun_dataplane::engine::{Engine, Router};
 use sumun_dataplane::port::pcap::{PcapPort, Reader, Recorded, Tape, Writer};
@@ -61,6 +62,9 @@ struct Line<'a> {
     port: &'a str,
     fate: &'static str,
     reason: Option<&'static str>,
+    /// Why conntrack could not place it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    invalid: Option<&'static str>,
     out: Vec<&'a str>,
     steps: Vec<StepLine<'a>>,
 }
@@ -229,7 +233,8 @@ fn line<'a>(packet: usize, recorded: &'a Recorded, trace: &'a Trace, sent: &[&'a
         rule: step.rule,
         verdict: &step.verdict,
     });
-    Line { packet, port: &recorded.port, fate, reason, out: sent.to_vec(), steps: steps.collect() }
+    let invalid = trace.invalid.map(Invalid::name);
+    Line { packet, port: &recorded.port, fate, reason, invalid, out: sent.to_vec(), steps: steps.collect() }
 }
 
 fn text(
@@ -247,6 +252,9 @@ fn text(
     }
     if !sent.is_empty() {
         write!(print, ", out {}", sent.join(" "))?;
+    }
+    if let Some(why) = trace.invalid {
+        write!(print, ", INVALID ({})", why.name())?;
     }
     writeln!(print)?;
     for step in &trace.steps {

@@ -1,16 +1,19 @@
 //! The machine of the real process: ports over AF_XDP, a worker for each core, and what control may ask of them.
 
-use crate::conntrack::{FlowView, Side, Stats, Tuple};
+use crate::conntrack::{FlowEvent, FlowView, Happened, Side, Stats, Tuple};
 use crate::engine::{Engine, Router};
 use crate::keep::{self, Heart, Opened};
 use crate::log::LogRing;
 use crate::log::writer::Writer;
 use crate::port::af_xdp::{self, Mode, Plan, Sending};
 use crate::process::Machine;
-use crate::protocol::{ConntrackStats, Counter, Counters, FlowFilter, FlowKey, FlowRow, FlowTuple, InvalidCount};
-use crate::protocol::{NeighbourRow, PortStatus};
+use crate::protocol::{
+    ConntrackStats, Counter, Counters, EventKind, EventRow, FlowFilter, FlowKey, FlowRow, FlowTuple,
+};
+use crate::protocol::{InvalidCount, NeighbourRow, PortStatus};
 use crate::reason::DropReason;
 use crate::server::Service;
+use crate::server::events::{Hub, Subscription};
 use crate::worker::{self, Control, Member, Workers};
 use anyhow::Context;
 use std::borrow::Cow;
@@ -47,6 +50,7 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
     });
     let workers = worker::start(members.collect(), appliance.idle)?;
     let control = workers.control();
+    let hub = Arc::<Hub>::default();
     let service = Arc::new(Answers {
         router,
         appliance: appliance.clone(),
@@ -54,10 +58,12 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
         sending: opened.sending,
         control,
         adopted: adopted.flows,
+        hub: hub.clone(),
     });
     let names = appliance.interfaces.iter().map(|i| i.name.clone()).collect();
     let log = Log { writer: Writer::new(&appliance.log), names, lost: 0 };
-    Ok(Box::new(Running { service, workers, log, heart }))
+    let telling = Telling { hub, taken: Vec::new(), lost: 0 };
+    Ok(Box::new(Running { service, workers, log, heart, telling }))
 }
 
 /// A router at work.
@@ -66,6 +72,7 @@ struct Running {
     workers: Workers<Engine>,
     log: Log,
     heart: Heart,
+    telling: Telling,
 }
 
 /// Where LOG lines go.
@@ -101,6 +108,7 @@ impl Machine for Running {
         self.log.write(&self.service.router.log);
         self.service.router.settle();
         self.heart.beat(worker::now());
+        self.telling.tell(&self.service.router);
         if self.service.control.is_stopping() {
             return Err("a worker has ended: see above".to_string());
         }
@@ -108,7 +116,7 @@ impl Machine for Running {
     }
 
     fn stop(self: Box<Self>) {
-        let Running { service, workers, mut log, heart } = *self;
+        let Running { service, workers, mut log, heart, .. } = *self;
         service.control.stop();
         if let Err(error) = workers.join() {
             tracing::error!("{error}");
@@ -127,6 +135,7 @@ struct Answers {
     control: Control,
     /// Flows that were taken over at the start.
     adopted: u32,
+    hub: Arc<Hub>,
 }
 
 impl Service for Answers {
@@ -192,9 +201,9 @@ impl Service for Answers {
     }
 
     fn flows(&self, filter: &FlowFilter, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>) {
-        let mut rows = Vec::new();
-        let next = self.router.conntrack.list_part(from, most, worker::now(), |flow| {
-            rows.extend(Some(row(flow)).filter(|row| filter.takes(row)));
+        let (mut rows, clock) = (Vec::new(), Clock::now());
+        let next = self.router.conntrack.list_part(from, most, clock.mono, |flow| {
+            rows.extend(Some(row(flow, &clock)).filter(|row| filter.takes(row)));
         });
         (rows, next)
     }
@@ -209,20 +218,29 @@ impl Service for Answers {
             family: key.family,
             zone: key.tuple.zone,
         };
-        let dir = if key.reply { Dir::Reply } else { Dir::Original };
-        self.router.conntrack.get(&tuple, dir, worker::now()).map(|flow| row(&flow))
+        let (dir, clock) = (if key.reply { Dir::Reply } else { Dir::Original }, Clock::now());
+        self.router.conntrack.get(&tuple, dir, clock.mono).map(|flow| row(&flow, &clock))
     }
 
     fn delete_flows(&self, filter: &FlowFilter, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>) {
-        let mut rows = Vec::new();
+        let (mut rows, clock) = (Vec::new(), Clock::now());
         let conntrack = &self.router.conntrack;
-        let takes = |flow: &FlowView| filter.takes(&row(flow));
-        let next = conntrack.delete_part(from, most, worker::now(), takes, |flow| rows.push(row(flow)));
+        let takes = |flow: &FlowView| filter.takes(&row(flow, &clock));
+        let next = conntrack.delete_part(from, most, clock.mono, takes, |flow| rows.push(row(flow, &clock)));
         (rows, next)
     }
 
     fn flush_flows(&self) -> u64 {
         self.router.conntrack.flush(worker::now()) as u64
+    }
+
+    fn subscribe(&self, filter: FlowFilter, kinds: u8) -> Result<Subscription, String> {
+        if self.router.current().policy.sysctl.nf_conntrack_events == 0 {
+            return Err("nf_conntrack_events is 0: nobody is told of what happens to flows".to_string());
+        }
+        let subscription = self.hub.subscribe(filter, kinds)?;
+        self.router.conntrack.listen(self.hub.kinds());
+        Ok(subscription)
     }
 
     fn conntrack_stats(&self) -> ConntrackStats {
@@ -252,6 +270,69 @@ impl Service for Answers {
     }
 }
 
+/// One moment on two clocks.
+struct Clock {
+    /// Nanoseconds of the workers' clock.
+    mono: u64,
+    /// Nanoseconds since 1970.
+    wall: u64,
+}
+
+impl Clock {
+    fn now() -> Clock {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Clock { mono: worker::now(), wall: wall.as_nanos() as u64 }
+    }
+
+    /// When something was, since 1970.
+    fn wall(&self, mono: u64) -> u64 {
+        self.wall.saturating_sub(self.mono.saturating_sub(mono))
+    }
+}
+
+/// What happened to flows, on its way from the workers to who listens.
+struct Telling {
+    hub: Arc<Hub>,
+    taken: Vec<FlowEvent>,
+    lost: u64,
+}
+
+impl Telling {
+    /// Hands on what happened since the last time.
+    fn tell(&mut self, router: &Router) {
+        let conntrack = &router.conntrack;
+        let kinds = match router.current().policy.sysctl.nf_conntrack_events {
+            0 => 0,
+            _ => self.hub.kinds(),
+        };
+        if !conntrack.listen(kinds) {
+            return;
+        }
+        conntrack.take_events(&mut self.taken);
+        let lost = conntrack.lost_events();
+        if self.taken.is_empty() && lost == self.lost {
+            return;
+        }
+        let clock = Clock::now();
+        let events: Vec<EventRow> = self.taken.drain(..).map(|event| event_row(&event, &clock)).collect();
+        self.hub.publish(&events, lost - self.lost);
+        self.lost = lost;
+    }
+}
+
+fn event_row(event: &FlowEvent, clock: &Clock) -> EventRow {
+    let mut flow = row(&event.flow, clock);
+    let what = match event.what {
+        Happened::New => EventKind::New,
+        Happened::Update => EventKind::Update,
+        Happened::Destroy => {
+            flow.stop = flow.start.map(|_| clock.wall);
+            EventKind::Destroy
+        }
+    };
+    EventRow { what, changes: event.changes, at: clock.wall, flow }
+}
+
 fn describe(mode: &Mode, sending: &Sending) -> String {
     let attach = if mode.native { "native" } else { "generic" };
     let copy = if mode.zero_copy { "zero-copy" } else { "copy" };
@@ -267,7 +348,7 @@ fn engine_address(address: IpAddr) -> u128 {
     }
 }
 
-fn row(flow: &FlowView) -> FlowRow {
+fn row(flow: &FlowView, clock: &Clock) -> FlowRow {
     let counted = flow.original.packets | flow.reply.packets != 0;
     let tuple = |side: &Side| FlowTuple {
         source: side.tuple.family.address(side.tuple.src),
@@ -287,5 +368,9 @@ fn row(flow: &FlowView) -> FlowRow {
         reply: tuple(&flow.reply),
         status: flow.status,
         mark: flow.mark,
+        labels: u128::from(flow.labels[0]) | u128::from(flow.labels[1]) << 64,
+        helper: flow.helper.map(|helper| Cow::Borrowed(helper.name())),
+        start: (flow.start != 0).then(|| clock.wall(flow.start)),
+        stop: None,
     }
 }

@@ -23,10 +23,8 @@ use sumun_config::model::Appliance;
 
 mod flow;
 
-pub use flow::has_ports;
-pub use flow::{
-    ConntrackStats, FlowFilter, FlowKey, FlowRow, FlowTuple, IcmpFilter, InvalidCount, Masked, TupleFilter,
-};
+pub use flow::{ConntrackStats, EventKind, EventRow, FlowFilter, FlowKey, FlowRow, FlowTuple};
+pub use flow::{IcmpFilter, InvalidCount, Masked, TupleFilter, has_ports};
 
 /// The version of frames and messages. Both ends must have the same: they are of one release.
 pub const VERSION: u16 = 1;
@@ -242,6 +240,14 @@ pub enum Request {
     FlushFlows,
     /// How many flows? Answered by [`Response::Count`].
     CountFlows(FlowFilter),
+    /// What happens to flows from now on. Answered by [`Response::Events`] again and again, at once and then at least once a
+    /// second, until the connection is closed; nothing else can be asked on it.
+    Events {
+        /// Which flows.
+        filter: FlowFilter,
+        /// Which kinds: bits of [`EventKind`].
+        kinds: u8,
+    },
     /// What connection tracking counted. Answered by [`Response::ConntrackStats`].
     ConntrackStats,
     /// Answered by [`Response::Neighbours`].
@@ -280,6 +286,13 @@ pub enum Response {
     },
     /// To [`Request::FlushFlows`] and [`Request::CountFlows`].
     Count(u64),
+    /// To [`Request::Events`].
+    Events {
+        /// What happened, in order.
+        events: Vec<EventRow>,
+        /// How many events were lost because more came than could be handed on.
+        lost: u64,
+    },
     /// To [`Request::ConntrackStats`].
     ConntrackStats(ConntrackStats),
     /// To [`Request::Neighbours`].
@@ -472,7 +485,8 @@ mod tests {
             Request::Flow(FlowKey { family: Family::V6, proto: 17, tuple, reply: true }),
             Request::DeleteFlows { filter: filter.clone(), from: 5 },
             Request::FlushFlows,
-            Request::CountFlows(filter),
+            Request::CountFlows(filter.clone()),
+            Request::Events { filter, kinds: EventKind::ALL },
             Request::ConntrackStats,
             Request::Neighbours,
         ]

@@ -76,6 +76,9 @@ const SETTINGS: &[Setting] = settings! {
     nf_conntrack_generic_timeout 1000 ["net.netfilter.nf_conntrack_generic_timeout" 1000] Time;
     nf_conntrack_checksum 0 ["net.netfilter.nf_conntrack_checksum" 0] Flag;
     nf_conntrack_acct 0 ["net.netfilter.nf_conntrack_acct" 0] Flag;
+    nf_conntrack_timestamp 0 ["net.netfilter.nf_conntrack_timestamp" 0] Flag;
+    nf_conntrack_events 0 ["net.netfilter.nf_conntrack_events" 0] Byte(0..=2);
+    nf_conntrack_log_invalid 0 ["net.netfilter.nf_conntrack_log_invalid" 0] Byte(0..=255);
     ip_forward 0 ["net.ipv4.ip_forward" 0, "net.ipv4.conf.all.forwarding" 0] Flag;
     ipv6_forwarding 0 ["net.ipv6.conf.all.forwarding" 0] Flag;
     ip_default_ttl 0 ["net.ipv4.ip_default_ttl" 0] Byte(1..=255);
@@ -138,8 +141,15 @@ pub(crate) fn verify(sysctl: &Sysctl) -> Result<(), String> {
 }
 
 /// Sysctls that people look for: set elsewhere in the file, or of something that the router does not do.
-const ELSEWHERE: [(&str, &str); 5] = [
+const ELSEWHERE: &[(&str, &str)] = &[
     ("nf_conntrack_max", "this is `max-flows` in [dataplane]"),
+    ("nf_conntrack_buckets", "the table of flows has its size from `max-flows` in [dataplane]"),
+    ("nf_conntrack_count", "this can only be read: `sumun conntrack count`"),
+    ("nf_conntrack_helper", "helpers are given to flows by rules, as in kernels since 6.0: `-j CT --helper`"),
+    ("nf_conntrack_frag6_low_thresh", "it means nothing, as in kernels since 4.17"),
+    ("nf_hooks_lwtunnel", "there are no lightweight tunnels"),
+    ("nf_log", "where lines go is `log` in [dataplane]"),
+    ("nf_log_all_netns", "where lines go is `log` in [dataplane]"),
     ("rp_filter", "this is `rp-filter` of an interface"),
     ("mtu", "this is `mtu` of an interface"),
     ("gc_thresh3", "this is `max-neighbours` in [dataplane]"),
@@ -194,8 +204,7 @@ fn find(name: &str) -> Option<(&'static Setting, u64)> {
 
 /// Complains of an unknown name.
 fn unknown(name: &str, field: &Field, sink: &mut Sink) {
-    let last = name.rsplit('.').next().unwrap_or(name);
-    let elsewhere = ELSEWHERE.iter().find(|(other, _)| *other == last);
+    let elsewhere = ELSEWHERE.iter().find(|(other, _)| name.split('.').any(|part| part == *other));
     let names: Vec<&str> = if name.contains('.') {
         SETTINGS.iter().flat_map(|setting| setting.whole.iter().map(|(whole, _)| *whole)).collect()
     } else {

@@ -97,6 +97,9 @@ pub struct Matching {
     /// The flow's mark; with a mask only its bits count
     #[arg(long, short, value_name = "VALUE[/MASK]", value_parser = mark)]
     mark: Option<Masked>,
+    /// A label that it has, by number; several all of them
+    #[arg(long, short = 'l', value_name = "LABEL[,...]", value_delimiter = ',', value_parser = label)]
+    label: Vec<u8>,
     /// The flow's zone
     #[arg(long, short = 'w', value_name = "ZONE", value_parser = port)]
     zone: Option<u16>,
@@ -158,6 +161,7 @@ impl Matching {
             set: status.set,
             unset: status.unset,
             mark: self.mark,
+            labels: self.label.iter().fold(0, |labels, label| labels | 1 << label),
             zone: self.zone,
             src_nat: self.src_nat,
             dst_nat: self.dst_nat,
@@ -255,6 +259,10 @@ fn mark(text: &str) -> Result<Masked, String> {
     Ok(Masked { value, mask })
 }
 
+fn label(text: &str) -> Result<u8, String> {
+    text.parse().ok().filter(|label| *label < 128).ok_or_else(|| "labels are numbers from 0 to 127".to_string())
+}
+
 fn state(text: &str) -> Result<String, String> {
     let tcp = tcp::State::ALL.map(tcp::State::name);
     let sctp = sctp::State::ALL.map(sctp::State::name);
@@ -314,6 +322,10 @@ mod tests {
             reply: half("192.0.2.9", "203.0.113.1", 80, 6000),
             status: status::SEEN_REPLY | status::ASSURED | status::SRC_NAT,
             mark: 0x15,
+            labels: 1 << 5 | 1 << 127,
+            helper: None,
+            start: None,
+            stop: None,
         }
     }
 
@@ -340,6 +352,8 @@ mod tests {
             ("--status seen_reply,assured", "-u EXPECTED"),
             ("-m 21", "-m 5"),
             ("-m 0x5/0xf", "--mark 0x1/0xf"),
+            ("-l 5", "-l 6"),
+            ("-l 5,127", "--label 5,6"),
             ("-w 0", "-w 1"),
             ("--orig-zone 0", "--reply-zone 7"),
             ("-n", "-g"),
@@ -384,6 +398,7 @@ mod tests {
             ("--state ESTABLISHD", "states of TCP are NONE, SYN_SENT"),
             ("-u ASSURED,REPLIED", "`REPLIED` is none of ASSURED, SEEN_REPLY"),
             ("-u UNSET,ASSURED", "no flow could match"),
+            ("-l 128", "numbers from 0 to 127"),
             ("-m x", "a mark is a number of 32 bits"),
             ("-m 0x10/0xf", "has bits outside of the mask"),
             ("-f ip", "families are ipv4 and ipv6"),

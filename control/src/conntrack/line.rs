@@ -2,16 +2,55 @@
 
 use super::filter::NAMES;
 use super::{Detail, Output};
+use chrono::{DateTime, Local};
 use std::fmt::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
 use sumun_config::facts::{Family, proto, status};
-use sumun_dataplane::protocol::{FlowRow, FlowTuple, has_ports};
+use sumun_dataplane::conntrack::change;
+use sumun_dataplane::protocol::{EventKind, EventRow, FlowRow, FlowTuple, has_ports};
 
 fn name(number: u8) -> &'static str {
     NAMES.iter().find(|(_, n)| *n == number).map_or("unknown", |(name, _)| name)
 }
 
+/// What of a flow is printed.
+struct Shown {
+    state: bool,
+    counters: bool,
+    mark: bool,
+    times: bool,
+    users: bool,
+}
+
 /// As libnetfilter_conntrack prints a flow.
 pub fn line(flow: &FlowRow, output: &Output) -> String {
+    text(flow, output, &Shown { state: true, counters: true, mark: true, times: true, users: true })
+}
+
+/// As `conntrack -E` prints an event: with what the kernel sends of a flow with one.
+pub fn event(event: &EventRow, output: &Output) -> String {
+    let name = match event.what {
+        EventKind::New => "[NEW]",
+        EventKind::Update => "[UPDATE]",
+        EventKind::Destroy => "[DESTROY]",
+    };
+    let is_end = event.what == EventKind::Destroy;
+    let shown = Shown {
+        state: is_end || event.changes & change::PROTOINFO != 0,
+        counters: is_end,
+        mark: event.flow.mark != 0 || event.changes & change::MARK != 0,
+        times: is_end,
+        users: false,
+    };
+    let mut line = String::new();
+    if output.has(Detail::Timestamp) {
+        let _ = write!(line, "[{:<8}.{:<6}]\t", event.at / 1_000_000_000, event.at / 1000 % 1_000_000);
+    }
+    let _ = write!(line, "{name:>9} {}", text(&event.flow, output, &shown));
+    line
+}
+
+fn text(flow: &FlowRow, output: &Output, shown: &Shown) -> String {
     let mut text = String::new();
     if output.has(Detail::Extended) {
         // The number is the address family's in the system.
@@ -19,27 +58,67 @@ pub fn line(flow: &FlowRow, output: &Output) -> String {
         let _ = write!(text, "{:<8} {number} ", flow.family.name());
     }
     let _ = write!(text, "{:<8} {} {} ", name(flow.proto), flow.proto, flow.timeout);
-    if let Some(state) = &flow.state {
+    if let Some(state) = flow.state.as_ref().filter(|_| shown.state) {
         let _ = write!(text, "{state} ");
     }
     let zone = (flow.original.zone == flow.reply.zone).then_some(flow.original.zone);
-    tuple(&mut text, flow.proto, &flow.original, zone.is_none().then_some("zone-orig"));
+    let bare = |tuple: &FlowTuple| FlowTuple { counter: tuple.counter.filter(|_| shown.counters), ..*tuple };
+    tuple(&mut text, flow.proto, &bare(&flow.original), zone.is_none().then_some("zone-orig"));
     if flow.status & status::SEEN_REPLY == 0 {
         text.push_str("[UNREPLIED] ");
     }
-    tuple(&mut text, flow.proto, &flow.reply, zone.is_none().then_some("zone-reply"));
+    tuple(&mut text, flow.proto, &bare(&flow.reply), zone.is_none().then_some("zone-reply"));
     if flow.status & status::ASSURED != 0 {
         text.push_str("[ASSURED] ");
     }
-    let _ = write!(text, "mark={} ", flow.mark);
+    if shown.mark {
+        let _ = write!(text, "mark={} ", flow.mark);
+    }
     if let Some(zone @ 1..) = zone {
         let _ = write!(text, "zone={zone} ");
     }
-    text.push_str("use=1");
-    if output.has(Detail::Id) {
-        let _ = write!(text, " id={}", flow.id);
+    if shown.times {
+        times(&mut text, flow, output);
     }
+    if let Some(helper) = &flow.helper {
+        let _ = write!(text, "helper={helper} ");
+    }
+    if shown.users {
+        text.push_str("use=1 ");
+    }
+    if output.has(Detail::Id) {
+        let _ = write!(text, "id={} ", flow.id);
+    }
+    if output.has(Detail::Labels) && flow.labels != 0 {
+        let labels: Vec<String> = labels(flow).map(|label| label.to_string()).collect();
+        let _ = write!(text, "labels={} ", labels.join(","));
+    }
+    text.truncate(text.trim_end().len());
     text
+}
+
+fn labels(flow: &FlowRow) -> impl Iterator<Item = u8> {
+    let labels = flow.labels;
+    (0..128).filter(move |label| labels >> label & 1 != 0)
+}
+
+/// Appends how long the flow is or was there, and from when to when, where that is known.
+fn times(text: &mut String, flow: &FlowRow, output: &Output) {
+    let Some(start) = flow.start else { return };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+    let seconds = flow.stop.unwrap_or(now).saturating_sub(start) / 1_000_000_000;
+    let _ = write!(text, "delta-time={seconds} ");
+    if output.has(Detail::Ktimestamp) {
+        for (name, at) in [("start", Some(start)), ("stop", flow.stop)] {
+            if let Some(at) = at {
+                let _ = write!(
+                    text,
+                    "[{name}={}] ",
+                    DateTime::from_timestamp_nanos(at as i64).with_timezone(&Local).format("%c")
+                );
+            }
+        }
+    }
 }
 
 /// Appends a direction; `zone` names its own zone, where each direction has another.
@@ -97,7 +176,26 @@ pub fn as_json(flow: &FlowRow) -> serde_json::Value {
         "snat": flow.status & status::SRC_NAT != 0,
         "dnat": flow.status & status::DST_NAT != 0,
         "mark": flow.mark,
+        "labels": labels(flow).collect::<Vec<_>>(),
+        "helper": flow.helper,
+        "start": flow.start.map(seconds),
+        "stop": flow.stop.map(seconds),
     })
+}
+
+/// Nanoseconds since 1970 as seconds.
+fn seconds(at: u64) -> f64 {
+    at as f64 / 1e9
+}
+
+/// An event, with the flow that it is about.
+pub fn event_as_json(event: &EventRow) -> serde_json::Value {
+    let kind = match event.what {
+        EventKind::New => "new",
+        EventKind::Update => "update",
+        EventKind::Destroy => "destroy",
+    };
+    serde_json::json!({"event": kind, "time": seconds(event.at), "flow": as_json(&event.flow)})
 }
 
 #[cfg(test)]
@@ -118,7 +216,21 @@ mod tests {
 
     fn flow(proto: u8, timeout: u64, original: FlowTuple, reply: FlowTuple) -> FlowRow {
         let family = if original.source.is_ipv4() { Family::V4 } else { Family::V6 };
-        FlowRow { id: 1, family, proto, timeout, state: None, original, reply, status: 0, mark: 0 }
+        FlowRow {
+            id: 1,
+            family,
+            proto,
+            timeout,
+            state: None,
+            original,
+            reply,
+            status: 0,
+            mark: 0,
+            labels: 0,
+            helper: None,
+            start: None,
+            stop: None,
+        }
     }
 
     #[test]
@@ -225,5 +337,59 @@ mod tests {
             assert_eq!(line(&flow, &output), expected);
         }
         assert_eq!((&as_json(&udp)["id"], &as_json(&zoned(3, 0))["original"]["zone"]), (&77.into(), &3.into()));
+    }
+
+    #[test]
+    fn events_read_as_conntrack_prints_them() {
+        // The right side was printed by conntrack(8) 1.4.7 for a real kernel.
+        let halves = (
+            half("10.0.0.2", "10.0.1.2", 6001, 80, Some((6, 321))),
+            half("10.0.1.2", "10.0.0.2", 80, 6001, Some((4, 217))),
+        );
+        let tcp = |state: &'static str, timeout, status| FlowRow {
+            state: Some(state.into()),
+            status,
+            ..flow(proto::TCP, timeout, halves.0, halves.1)
+        };
+        let assured = status::SEEN_REPLY | status::ASSURED;
+        let (state, mark) = (change::PROTOINFO, change::MARK);
+        let cases = [
+            (
+                EventKind::New,
+                state | change::NEW,
+                tcp("SYN_SENT", 120, 0),
+                "    [NEW] tcp      6 120 SYN_SENT src=10.0.0.2 dst=10.0.1.2 sport=6001 dport=80 [UNREPLIED] src=10.0.1.2 \
+                 dst=10.0.0.2 sport=80 dport=6001",
+            ),
+            (
+                EventKind::Update,
+                state | change::ASSURED,
+                tcp("ESTABLISHED", 432_000, assured),
+                " [UPDATE] tcp      6 432000 ESTABLISHED src=10.0.0.2 dst=10.0.1.2 sport=6001 dport=80 src=10.0.1.2 \
+                 dst=10.0.0.2 sport=80 dport=6001 [ASSURED]",
+            ),
+            (
+                EventKind::Update,
+                mark,
+                FlowRow { mark: 9, ..tcp("ESTABLISHED", 432_000, assured) },
+                " [UPDATE] tcp      6 432000 src=10.0.0.2 dst=10.0.1.2 sport=6001 dport=80 src=10.0.1.2 dst=10.0.0.2 \
+                 sport=80 dport=6001 [ASSURED] mark=9",
+            ),
+            (
+                EventKind::Destroy,
+                0,
+                FlowRow { start: Some(1_000_000_000), stop: Some(2_500_000_000), ..tcp("TIME_WAIT", 119, assured) },
+                "[DESTROY] tcp      6 119 TIME_WAIT src=10.0.0.2 dst=10.0.1.2 sport=6001 dport=80 packets=6 bytes=321 \
+                 src=10.0.1.2 dst=10.0.0.2 sport=80 dport=6001 packets=4 bytes=217 [ASSURED] delta-time=1",
+            ),
+        ];
+        for (what, changes, flow, expected) in cases {
+            assert_eq!(event(&EventRow { what, changes, at: 0, flow }, &Output::default()), expected);
+        }
+        let new =
+            EventRow { what: EventKind::New, changes: 0, at: 1_795_625_945_000_207_999, flow: tcp("SYN_SENT", 1, 0) };
+        let stamped = event(&new, &Output { output: vec![Detail::Timestamp], json: false });
+        assert!(stamped.starts_with("[1795625945.207   ]\t    [NEW] tcp"), "{stamped}");
+        assert_eq!(event_as_json(&new)["event"], "new");
     }
 }

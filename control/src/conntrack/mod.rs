@@ -10,7 +10,7 @@ use filter::Matching;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
-use sumun_dataplane::protocol::{ConntrackStats, FlowFilter, FlowRow, Request, Response};
+use sumun_dataplane::protocol::{ConntrackStats, EventKind, EventRow, FlowFilter, FlowRow, Request, Response};
 
 /// The command line after `sumun conntrack`.
 #[derive(Args)]
@@ -34,12 +34,23 @@ enum Command {
     Flush,
     /// How many flows there are; with conditions, how many of them
     Count(Matching),
+    /// Print what happens to flows, from now on until it is interrupted
+    Events(Listening),
     /// What connection tracking counted: a line for each worker, then the reasons of INVALID
     Stats {
         /// For programs
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Args)]
+struct Listening {
+    /// Which events: ALL, NEW, UPDATES, DESTROY
+    #[arg(long, short, value_name = "EVENT[,...]", value_delimiter = ',', value_parser = kinds)]
+    event_mask: Vec<u8>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 #[derive(Args, Default)]
@@ -68,6 +79,12 @@ enum Detail {
     Extended,
     /// What tells a flow from those that had the same addresses before
     Id,
+    /// Before each event when it was told
+    Timestamp,
+    /// When the flow began and ended, where `nf_conntrack_timestamp` is on
+    Ktimestamp,
+    /// Labels, by number
+    Labels,
     /// One JSON object a line
     Json,
 }
@@ -77,9 +94,22 @@ impl Output {
         self.output.contains(&detail)
     }
 
+    fn is_json(&self) -> bool {
+        self.json || self.has(Detail::Json)
+    }
+
+    /// Prints an event on a line.
+    fn print_event(&self, out: &mut impl Write, event: &EventRow) -> anyhow::Result<()> {
+        if self.is_json() {
+            serde_json::to_writer(&mut *out, &line::event_as_json(event))?;
+            return Ok(writeln!(out)?);
+        }
+        Ok(writeln!(out, "{}", line::event(event, self))?)
+    }
+
     /// Prints a flow on a line.
     fn print(&self, out: &mut impl Write, flow: &FlowRow) -> anyhow::Result<()> {
-        if self.json || self.has(Detail::Json) {
+        if self.is_json() {
             serde_json::to_writer(&mut *out, &line::as_json(flow))?;
             return Ok(writeln!(out)?);
         }
@@ -97,6 +127,7 @@ pub fn run(options: &Options, run_dir: &Path, out: &mut impl Write) -> anyhow::R
         Some(Command::Delete(listing)) => delete(control, listing, out),
         Some(Command::Flush) => flush(&mut control()?),
         Some(Command::Count(matching)) => count(&mut control()?, matching, out),
+        Some(Command::Events(listening)) => events(&mut control()?, listening, out),
         Some(Command::Stats { json }) => stats(&mut control()?, *json, out),
     }
 }
@@ -158,6 +189,31 @@ fn count(control: &mut Control, matching: &Matching, out: &mut impl Write) -> an
         other => bail!(astray(&other)),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn events(control: &mut Control, listening: &Listening, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let Listening { event_mask, listing } = listening;
+    let kinds = if event_mask.is_empty() { EventKind::ALL } else { event_mask.iter().fold(0, |all, kind| all | kind) };
+    control.events(listing.matching.filter(), kinds, |events, lost| {
+        events.iter().try_for_each(|event| listing.output.print_event(out, event))?;
+        if lost > 0 {
+            eprintln!("{lost} events were lost: more happened than could be told");
+        }
+        Ok(out.flush()?)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The kinds of events of a word of `--event-mask`.
+fn kinds(word: &str) -> Result<u8, String> {
+    let kinds = [
+        ("ALL", EventKind::ALL),
+        ("NEW", EventKind::New.bit()),
+        ("UPDATES", EventKind::Update.bit()),
+        ("DESTROY", EventKind::Destroy.bit()),
+    ];
+    let found = kinds.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
+    found.map(|(_, bits)| *bits).ok_or_else(|| format!("events are {}", kinds.map(|(name, _)| name).join(", ")))
 }
 
 fn stats(control: &mut Control, json: bool, out: &mut impl Write) -> anyhow::Result<ExitCode> {

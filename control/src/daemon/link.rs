@@ -58,6 +58,37 @@ pub async fn ask(socket: &Path, request: &Request) -> Result<Response, String> {
     exchange(&mut stream, Kind::Request, &encode(request)?, ANSWER).await
 }
 
+/// The answers to a request that has no last one.
+pub struct Answers(UnixStream);
+
+impl Answers {
+    /// Asks, on a connection of its own.
+    pub async fn open(socket: &Path, request: &Request) -> Result<Answers, String> {
+        let mut stream = UnixStream::connect(socket).await.map_err(|error| DATAPLANE.explain(socket, &error))?;
+        let payload = encode(request)?;
+        match timeout(ANSWER, write_frame(&mut stream, Kind::Request, &payload)).await {
+            Ok(Ok(())) => Ok(Answers(stream)),
+            Ok(Err(error)) => Err(format!("sumun-dataplane: {error}")),
+            Err(_) => Err(late(ANSWER)),
+        }
+    }
+
+    /// The next answer.
+    pub async fn next(&mut self) -> Result<Response, String> {
+        match timeout(ANSWER, read_frame(&mut self.0)).await {
+            Ok(Ok(Some((Kind::Response, payload)))) => protocol::decode(&payload).map_err(|error| error.to_string()),
+            Ok(Ok(Some((kind, _)))) => Err(FrameError::Unexpected(kind).to_string()),
+            Ok(Ok(None)) => Err("sumun-dataplane has ended".to_string()),
+            Ok(Err(error)) => Err(format!("sumun-dataplane: {error}")),
+            Err(_) => Err(late(ANSWER)),
+        }
+    }
+}
+
+fn late(most: Duration) -> String {
+    format!("sumun-dataplane did not answer within {} seconds", most.as_secs())
+}
+
 async fn exchange(stream: &mut UnixStream, kind: Kind, payload: &[u8], most: Duration) -> Result<Response, String> {
     let answer = async {
         write_frame(stream, kind, payload).await?;
@@ -70,7 +101,7 @@ async fn exchange(stream: &mut UnixStream, kind: Kind, payload: &[u8], most: Dur
     match timeout(most, answer).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => Err(format!("sumun-dataplane: {error}")),
-        Err(_) => Err(format!("sumun-dataplane did not answer within {} seconds", most.as_secs())),
+        Err(_) => Err(late(most)),
     }
 }
 

@@ -73,12 +73,29 @@ async fn connection(
                 Err(error) => failed(&error.to_string()),
             },
             Ok(Ok(Some((Kind::Request, payload)))) => match protocol::decode(&payload) {
+                Ok(Request::Dataplane(request)) if matches!(*request, protocol::Request::Events { .. }) => {
+                    return hand_on(stream, dataplane, &request).await;
+                }
                 Ok(request) => respond(request, dataplane, commands).await,
                 Err(error) => failed(&error.to_string()),
             },
             Ok(Ok(Some((kind @ Kind::Response, _)))) => failed(&FrameError::Unexpected(kind).to_string()),
         };
         answer(&mut stream, &response).await?;
+    }
+}
+
+/// Hands on what the dataplane answers to a request that has no last answer, until one of the two ends.
+async fn hand_on(mut stream: UnixStream, dataplane: &Path, request: &protocol::Request) -> Result<(), FrameError> {
+    let mut answers = match link::Answers::open(dataplane, request).await {
+        Ok(answers) => answers,
+        Err(reason) => return answer(&mut stream, &failed(&reason)).await,
+    };
+    loop {
+        match answers.next().await {
+            Ok(response) => answer(&mut stream, &Response::Dataplane(Box::new(response))).await?,
+            Err(reason) => return answer(&mut stream, &failed(&reason)).await,
+        }
     }
 }
 

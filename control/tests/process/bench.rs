@@ -14,9 +14,10 @@ use sumun_config::facts::Family;
 use sumun_config::model::{Appliance, Policy};
 use sumun_config::schema;
 use sumun_dataplane::protocol::{ChainCounters, ConntrackStats, Counter, Counters, FlowFilter, FlowKey, FlowRow};
-use sumun_dataplane::protocol::{FlowTuple, InvalidCount, NeighbourRow, PortStatus};
+use sumun_dataplane::protocol::{EventKind, EventRow, FlowTuple, InvalidCount, NeighbourRow, PortStatus};
 use sumun_dataplane::reason::DropReason;
 use sumun_dataplane::server::claim::Claim;
+use sumun_dataplane::server::events::{Hub, Subscription};
 use sumun_dataplane::server::{Server, Service};
 
 /// Longest wait for something that must happen.
@@ -38,6 +39,7 @@ pub struct Memory {
     refuse: Mutex<Option<String>>,
     zeroed: AtomicU64,
     flows: Mutex<Vec<FlowRow>>,
+    hub: Arc<Hub>,
 }
 
 impl Memory {
@@ -54,6 +56,17 @@ impl Memory {
     /// Refuses policies from now on.
     pub fn refuse(&self, reason: &str) {
         *self.refuse.lock().unwrap() = Some(reason.to_string());
+    }
+
+    /// Whoever listens to events hears of the first flow: it is new, and more than can be told happened before.
+    pub fn tell(&self) {
+        let flow = self.flows.lock().unwrap()[0].clone();
+        self.hub.publish(&[EventRow { what: EventKind::New, changes: 0, at: 5_000_000_000, flow }], 3);
+    }
+
+    /// Kinds of events that somebody listens for.
+    pub fn listened(&self) -> u8 {
+        self.hub.kinds()
     }
 
     /// How often the counters were set to zero.
@@ -144,6 +157,10 @@ impl Service for Memory {
         self.flows.lock().unwrap().drain(..).count() as u64
     }
 
+    fn subscribe(&self, filter: FlowFilter, kinds: u8) -> Result<Subscription, String> {
+        self.hub.subscribe(filter, kinds)
+    }
+
     fn conntrack_stats(&self) -> ConntrackStats {
         let worker = vec![("found".to_string(), 1), ("invalid".to_string(), 2)];
         let invalid =
@@ -181,6 +198,10 @@ fn flows() -> Vec<FlowRow> {
         reply,
         status: 0,
         mark: 0,
+        labels: 0,
+        helper: None,
+        start: None,
+        stop: None,
     };
     vec![
         flow(1, Family::V4, half("10.0.0.2", "10.0.1.2", 1000, 53), half("10.0.1.2", "10.0.0.2", 53, 1000)),
@@ -240,6 +261,7 @@ impl Place {
             refuse: Mutex::new(None),
             zeroed: AtomicU64::new(0),
             flows: Mutex::new(flows()),
+            hub: Arc::default(),
         });
         let claim = Claim::take(&self.run_dir(), "dataplane", "sumun-dataplane").unwrap();
         Dataplane { _server: Server::start(claim, memory.clone()).unwrap(), memory }
@@ -248,6 +270,11 @@ impl Place {
     /// `sumun` with these arguments, to its end.
     pub fn sumun(&self, args: &[&str]) -> Ran {
         Ran::of(self.command().args(args).output().unwrap())
+    }
+
+    /// `sumun` with these arguments, running.
+    pub fn start(&self, args: &[&str]) -> Child {
+        self.command().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     fn command(&self) -> Command {

@@ -2,6 +2,7 @@
 
 use crate::bench::{self, Place, arg, eventually};
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 
 const PORTS: &[&str] = &["lan0", "wan0"];
 const BAD: &str = "[interfaces.lan0]\nadresses = [\"10.0.0.1/24\"]\nring = 3\n";
@@ -195,6 +196,30 @@ fn flows_are_deleted_and_told_and_never_all_by_mistake() {
     let flushed = place.sumun(&["conntrack", "flush"]);
     assert_eq!((flushed.code, flushed.err.as_str()), (Some(0), "connection tracking table has been emptied.\n"));
     assert_eq!(place.sumun(&["conntrack", "count"]).out, "0\n");
+}
+
+#[test]
+fn events_are_told_as_they_happen_until_the_dataplane_ends() {
+    let (place, dataplane, _control) = both();
+    let line = "    [NEW] udp      17 30 src=10.0.0.2 dst=10.0.1.2 sport=1000 dport=53 [UNREPLIED] src=10.0.1.2 dst=10.0.0.2 \
+                sport=53 dport=1000\n";
+    let mut listener = place.start(&["conntrack", "events", "-o", "timestamp", "-e", "NEW,DESTROY"]);
+    eventually("somebody listens", || dataplane.memory.listened() == 5);
+    dataplane.memory.tell();
+    let (mut out, mut err) = (BufReader::new(listener.stdout.take().unwrap()), listener.stderr.take().unwrap());
+    let mut first = String::new();
+    out.read_line(&mut first).unwrap();
+    assert_eq!(first, format!("[5       .0     ]\t{line}"));
+    let other = place.start(&["conntrack", "events", "-p", "tcp"]);
+    eventually("both listen", || dataplane.memory.listened() == 7);
+    drop(dataplane);
+    let mut says = String::new();
+    err.read_to_string(&mut says).unwrap();
+    assert_eq!(says, "3 events were lost: more happened than could be told\nsumun: sumun-dataplane has ended\n");
+    assert_eq!(listener.wait().unwrap().code(), Some(1));
+    assert_eq!(other.wait_with_output().unwrap().stdout, b"");
+    let wrong = place.sumun(&["conntrack", "events", "-e", "OLD"]);
+    assert!(wrong.err.contains("events are ALL, NEW, UPDATES, DESTROY"), "{wrong:?}");
 }
 
 #[test]

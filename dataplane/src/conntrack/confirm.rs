@@ -4,7 +4,7 @@
 //! lookups do not see the entry before it is live. So of two first packets that race one wins, and the other either
 //! joins it or is dropped.
 
-use super::entry::millis;
+use super::entry::{TENTH, millis};
 use super::tracker::Pending;
 use super::{Ct, Entry, Flow, Life, Tracker, Word};
 use crate::reason::DropReason;
@@ -20,6 +20,10 @@ impl Tracker {
     pub fn confirm(&mut self, ct: Ct, facts: &mut Facts, now: u64) -> Result<(), DropReason> {
         match ct {
             Ct::Flow(flow) if facts.ct_status & status::CONFIRMED == 0 => self.confirm_first(flow, facts, now),
+            Ct::Flow(flow) => {
+                self.tell_any(flow.id);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -38,8 +42,12 @@ impl Tracker {
             return Ok(());
         }
         let pending = self.pending[at];
+        let start = if self.stamps { ((now / TENTH) as u32).max(1) } else { 0 };
+        self.shared.cold(flow.id).start.store(start, Ordering::Relaxed);
+        let number = self.number_event();
         match self.insert(&pending) {
             Ok(()) => {
+                self.tell_new(flow.id, number);
                 self.pending.swap_remove(at);
                 self.counts().insert.bump();
                 facts.ct_status = self.shared.entry(flow.id).word().status();

@@ -13,7 +13,7 @@
 
 use super::seqadj::Shift;
 use super::tuple::{Tuple, WORDS};
-use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 use sumun_config::facts::{Dir, status};
 use sumun_config::helper::Helper;
 
@@ -133,10 +133,14 @@ pub(crate) struct Cold {
     pub helper: AtomicU8,
     /// Number of the helper that expected the flow: its master's; zero is none.
     pub master_helper: AtomicU8,
+    /// What changed of the flow and has not been told ([`super::events`]).
+    pub changes: AtomicU16,
     /// One more than its line of what helped flows have; zero is none ([`super::helped`]).
     pub helped: AtomicU32,
     /// By how much the numbers of each side have moved ([`super::seqadj`]). Changed with the flow's private line held.
     shifts: [[AtomicU32; 3]; 2],
+    /// Tenth of a second at which it entered the table; zero where that is not kept.
+    pub start: AtomicU32,
 }
 
 impl Cold {
@@ -166,9 +170,22 @@ impl Cold {
 
     /// Takes over what a flow has of another table, where its status says that it has something.
     pub fn become_as(&self, other: &Cold, bits: u32, masquerade: u32) {
-        // The list of its source is made anew, and lines of helped flows are given out again.
-        let Cold { source_next: _, masquerade: _, labels, silent, helper, master_helper, helped: _, shifts: _ } = other;
+        // The list of its source is made anew, and lines of helped flows are given out again. Who listened to what changed
+        // has gone with the other table.
+        let Cold {
+            source_next: _,
+            masquerade: _,
+            labels,
+            silent,
+            helper,
+            master_helper,
+            changes: _,
+            helped: _,
+            shifts: _,
+            start,
+        } = other;
         self.masquerade.store(masquerade, Ordering::Relaxed);
+        self.start.store(start.load(Ordering::Relaxed), Ordering::Relaxed);
         if bits & status::EXTRA == 0 {
             return;
         }
@@ -378,6 +395,9 @@ impl Entry {
         now.0 & GENERATION == word.0 & GENERATION && now.life() == word.life()
     }
 }
+
+/// Nanoseconds of a tenth of a second.
+pub(crate) const TENTH: u64 = 100_000_000;
 
 /// The clock of deadlines: milliseconds that wrap, as the kernel's `nfct_time_stamp` does.
 #[inline]

@@ -4,12 +4,14 @@
 //! one status bit; from then on lookups take the flow for absent, and the worker that meets it next takes it out. So
 //! operators never wait for workers, nor workers for them.
 
+use super::entry::TENTH;
 use super::tuple::Tuple;
 use super::{Conntrack, Entry, Life, Word, left, millis, sctp, tcp};
 use crate::sync::atomic::Ordering;
 use std::fmt;
 use std::ops::Range;
 use sumun_config::facts::{Dir, Facts, Family, PortId, proto, status};
+use sumun_config::helper::Helper;
 
 /// One direction of a listed flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,14 +41,33 @@ pub struct FlowView {
     pub state: Option<&'static str>,
     /// Milliseconds that it has left.
     pub left: u32,
+    /// Labels, by bit.
+    pub labels: [u64; 2],
+    /// Its helper.
+    pub helper: Option<Helper>,
+    /// Which of its events are told, by the bits of [`super::change`].
+    pub told: u16,
+    /// Nanosecond at which it entered the table, to the tenth of a second, of the clock that `now` is of; zero where that was
+    /// not kept.
+    pub start: u64,
 }
 
 impl FlowView {
-    fn copy(number: u32, entry: &Entry, now: u32) -> Option<FlowView> {
+    /// The flow that has entry number `number`, if there is one that is not over.
+    fn copy(conntrack: &Conntrack, number: u32, now: u32) -> Option<FlowView> {
+        let entry = conntrack.entry(number);
         let word = entry.word();
         if word.life() != Life::Live {
             return None;
         }
+        let view = FlowView::of(conntrack, number, word, now);
+        let there = entry.is_same_use(word) && word.status() & status::DYING == 0 && view.left > 0;
+        there.then_some(view)
+    }
+
+    /// What entry number `number` holds, whose word is `word`: to be thrown away where the entry was reused meanwhile.
+    pub(super) fn of(conntrack: &Conntrack, number: u32, word: Word, now: u32) -> FlowView {
+        let (entry, cold) = (conntrack.entry(number), conntrack.cold(number));
         let side = |dir| {
             let (packets, bytes) = entry.counters(dir);
             Side { tuple: entry.tuple(dir), packets, bytes }
@@ -57,11 +78,19 @@ impl FlowView {
             proto::SCTP => Some(sctp::State::from_bits(word.protocol()).name()),
             _ => None,
         };
-        let left = left(entry.deadline.load(Ordering::Relaxed), now);
-        let mark = entry.mark.load(Ordering::Relaxed);
-        let there = entry.is_same_use(word) && word.status() & status::DYING == 0 && left > 0;
-        let id = word.identity(number);
-        there.then_some(FlowView { id, original, reply, status: word.status(), mark, state, left: left as u32 })
+        FlowView {
+            id: word.identity(number),
+            original,
+            reply,
+            status: word.status(),
+            mark: entry.mark.load(Ordering::Relaxed),
+            state,
+            left: left(entry.deadline.load(Ordering::Relaxed), now).max(0) as u32,
+            labels: [0, 1].map(|half: usize| cold.labels[half].load(Ordering::Relaxed)),
+            helper: cold.helper(),
+            told: cold.event_mask(),
+            start: u64::from(cold.start.load(Ordering::Relaxed)) * TENTH,
+        }
     }
 
     /// The zones of both directions.
@@ -149,7 +178,7 @@ impl Conntrack {
         let now = millis(now);
         let (part, next) = self.part(from, most);
         for id in part {
-            if let Some(view) = FlowView::copy(id, self.entry(id), now) {
+            if let Some(view) = FlowView::copy(self, id, now) {
                 each(&view);
             }
         }
@@ -185,9 +214,10 @@ impl Conntrack {
         for id in part {
             let entry = self.entry(id);
             let word = entry.word();
-            if let Some(view) = FlowView::copy(id, entry, now).filter(|view| which(view))
+            if let Some(view) = FlowView::copy(self, id, now).filter(|view| which(view))
                 && self.doom(entry, word)
             {
+                self.tell_deleted(view);
                 deleted(&view);
             }
         }
@@ -202,23 +232,26 @@ impl Conntrack {
     /// The flow that has this tuple in this direction, if there is one.
     pub fn get(&self, tuple: &Tuple, dir: Dir, now: u64) -> Option<FlowView> {
         let words = tuple.words();
-        let (id, found, _) = self.find(self.hasher.hash(&words), &words)?;
-        let view = FlowView::copy(id, self.entry(id), millis(now))?;
+        let (id, _, _) = self.find_as(Some(dir), self.hasher.hash(&words), &words)?;
+        let view = FlowView::copy(self, id, millis(now))?;
         // The entry may have been given to another flow since it was found.
         let side = if dir == Dir::Original { view.original } else { view.reply };
-        (found == dir && side.tuple == *tuple).then_some(view)
+        (side.tuple == *tuple).then_some(view)
     }
 
     /// Deletes the flows to which MASQUERADE gave an address that is `gone` (`nf_nat_masquerade_inet`); how many. The
     /// ends would wait for packets that never come back, and another host may get the address.
-    pub fn forget_masqueraded(&self, gone: impl Fn(PortId, Family, u128) -> bool) -> usize {
+    pub fn forget_masqueraded(&self, now: u64, gone: impl Fn(PortId, Family, u128) -> bool) -> usize {
+        let now = millis(now);
         let mut deleted = 0;
         for id in 0..self.depot.used() {
             let entry = self.entry(id);
             let word = entry.word();
             let Some(port) = self.masqueraded_on(id).filter(|_| word.life() == Life::Live) else { continue };
-            let reply = entry.tuple(Dir::Reply);
+            let view = FlowView::of(self, id, word, now);
+            let reply = view.reply.tuple;
             if entry.is_same_use(word) && gone(port, reply.family, reply.dst) && self.doom(entry, word) {
+                self.tell_deleted(view);
                 deleted += 1;
             }
         }
@@ -248,7 +281,7 @@ impl Conntrack {
     pub fn flow_of(&self, facts: &Facts, now: u64) -> Option<(FlowView, Dir)> {
         let words = Tuple::of(facts).words();
         let (id, dir, _) = self.find(self.hasher.hash(&words), &words)?;
-        FlowView::copy(id, self.entry(id), millis(now)).map(|view| (view, dir))
+        FlowView::copy(self, id, millis(now)).map(|view| (view, dir))
     }
 }
 
@@ -268,6 +301,10 @@ mod tests {
             mark: 7,
             state,
             left: 431_999_500,
+            labels: [0; 2],
+            helper: None,
+            told: u16::MAX,
+            start: 0,
         }
     }
 

@@ -27,6 +27,7 @@
 mod adopt;
 mod confirm;
 mod entry;
+mod events;
 mod expect;
 mod help;
 mod helped;
@@ -47,6 +48,7 @@ pub mod tuple;
 
 #[cfg(not(feature = "model"))]
 pub use adopt::Adopted;
+pub use events::{FlowEvent, Happened, change};
 pub use expect::{ExpectationView, Flags, Follow, Mask, Refusal};
 pub use invalid::Invalid;
 pub use list::{FlowView, Side};
@@ -67,6 +69,7 @@ use crate::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use crate::umem::shared::Mapping;
 use crate::umem::shared::Slab;
 use entry::Cold;
+use events::Events;
 use expect::Expectations;
 use helped::Helped;
 use index::Index;
@@ -259,6 +262,7 @@ pub struct Conntrack {
     deleted: AtomicI64,
     sweep_due: AtomicU64,
     sweep_at: AtomicU32,
+    events: Events,
 }
 
 impl Conntrack {
@@ -293,6 +297,7 @@ impl Conntrack {
             deleted: AtomicI64::new(0),
             sweep_due: AtomicU64::new(0),
             sweep_at: AtomicU32::new(0),
+            events: Events::new(workers),
         }
     }
 

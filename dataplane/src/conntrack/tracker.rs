@@ -9,11 +9,13 @@ use super::protocol::{self, Verdict};
 use super::reclaim::Store;
 use super::tuple::{Tuple, WORDS};
 use super::{
-    Conntrack, Counts, Ct, Entry, Flow, Invalid, Life, SWEEP_PERIOD, SWEEP_STEP, Step, Template, Word, sctp, tcp,
+    Conntrack, Counts, Ct, Entry, Flow, Invalid, Life, SWEEP_PERIOD, SWEEP_STEP, Step, Template, Word, change, sctp,
+    tcp,
 };
 use crate::packet::parse;
 use crate::reason::DropReason;
 use crate::sync::atomic::Ordering;
+use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::Arc;
 use sumun_config::facts::{CtState, Dir, Facts, PortId, proto, status};
@@ -53,7 +55,7 @@ enum Placed {
 /// One worker's access to the flow table. Made and owned by its engine; there is one for each worker number at a time.
 pub struct Tracker {
     pub(crate) shared: Arc<Conntrack>,
-    worker: usize,
+    pub(super) worker: usize,
     store: Store,
     pub(super) pending: Vec<Pending>,
     /// Time of the last packet or burst, in the clock of deadlines.
@@ -61,6 +63,10 @@ pub struct Tracker {
     pub(super) alone: bool,
     /// Why the last packet is INVALID.
     why: Option<Invalid>,
+    /// Something changed in this burst that is to be told.
+    pub(super) eventful: Cell<bool>,
+    /// Flows that begin keep when they did.
+    pub(super) stamps: bool,
 }
 
 impl Drop for Tracker {
@@ -77,7 +83,17 @@ impl Tracker {
         assert!(worker < shared.depot.workers(), "worker {worker} of a table made for fewer");
         let store = Store::new(&shared.depot, worker);
         let alone = shared.depot.workers() == 1;
-        Tracker { shared, worker, store, pending: Vec::with_capacity(PENDING), now: 0, alone, why: None }
+        Tracker {
+            shared,
+            worker,
+            store,
+            pending: Vec::with_capacity(PENDING),
+            now: 0,
+            alone,
+            why: None,
+            eventful: Cell::new(false),
+            stamps: false,
+        }
     }
 
     /// The table.
@@ -215,10 +231,13 @@ impl Tracker {
             };
             let (flow, word) = match found {
                 Some((id, dir, word)) => (Flow { id, dir, related: false }, word),
-                None => match self.begin(&tuple, hash, template)? {
-                    Some(found) => found,
-                    None => return Ok(Placed::Invalid(Invalid::NoQuery)),
-                },
+                None => {
+                    self.stamps = s.nf_conntrack_timestamp;
+                    match self.begin(&tuple, hash, template)? {
+                        Some(found) => found,
+                        None => return Ok(Placed::Invalid(Invalid::NoQuery)),
+                    }
+                }
             };
             let state = match flow.dir {
                 Dir::Original if word.status() & status::SEEN_REPLY == 0 => super::help::unanswered(word.status()),
@@ -229,15 +248,16 @@ impl Tracker {
                 Verdict::Accept => {
                     if flow.dir == Dir::Reply && word.status() & status::SEEN_REPLY == 0 {
                         self.shared.entry(flow.id).set_status(status::SEEN_REPLY);
+                        self.changed(flow.id, change::REPLY);
                     }
                     return Ok(Placed::Flow(flow, state));
                 }
                 Verdict::Refused => {
+                    self.remove(flow.id);
                     // The refusal is an answer too, and its rules see so.
                     if flow.dir == Dir::Reply {
                         self.shared.entry(flow.id).set_status(status::SEEN_REPLY);
                     }
-                    self.remove(flow.id);
                     return Ok(Placed::Flow(flow, state));
                 }
                 Verdict::Invalid(why) => {
@@ -358,6 +378,9 @@ impl Tracker {
         if cold.masquerade.load(Ordering::Relaxed) != 0 {
             cold.masquerade.store(0, Ordering::Relaxed);
         }
+        if cold.changes.load(Ordering::Relaxed) != 0 {
+            cold.changes.store(0, Ordering::Relaxed);
+        }
         if template.write(cold) {
             entry.set_status(status::EXTRA);
         }
@@ -406,7 +429,13 @@ impl Tracker {
             }
         } else {
             match protocol::judge(entry, word, facts, l3, self.now, s) {
-                Ok(timeout) => Some(timeout),
+                Ok(timeout) => {
+                    let assured = status::ASSURED;
+                    if word.status() & assured == 0 && entry.word().status() & assured != 0 {
+                        self.changed(flow.id, change::ASSURED);
+                    }
+                    Some(timeout)
+                }
                 Err(why) => return Verdict::Invalid(why),
             }
         };
@@ -469,7 +498,14 @@ impl Tracker {
             return Err(Verdict::Reopen);
         }
         match step {
-            Step::Moved { timeout } => Ok(timeout),
+            Step::Moved { timeout } => {
+                let moved = if state == word.protocol() { 0 } else { change::PROTOINFO };
+                let assured = if bits & !word.status() & status::ASSURED == 0 { 0 } else { change::ASSURED };
+                if moved | assured != 0 {
+                    self.changed(flow.id, moved | assured);
+                }
+                Ok(timeout)
+            }
             Step::Ignored => Ok(None),
             Step::Invalid { why, ends } => {
                 let short = s.nf_conntrack_tcp_timeout_unacknowledged;
@@ -499,10 +535,11 @@ impl Tracker {
     /// A packet ends before it could confirm: a flow that it begins never was.
     #[inline]
     pub fn abandon(&mut self, ct: Ct) {
-        if let Ct::Flow(flow) = ct
-            && !self.pending.is_empty()
-        {
-            self.let_go(flow.id);
+        if let Ct::Flow(flow) = ct {
+            self.tell_any(flow.id);
+            if !self.pending.is_empty() {
+                self.let_go(flow.id);
+            }
         }
     }
 
@@ -564,13 +601,18 @@ impl Tracker {
             && word.status() & status::FIXED_TIMEOUT == 0
         {
             entry.set_deadline(self.now.wrapping_add(clamp(tcp::State::Close.timeout(s))));
+            self.changed(flow.id, change::PROTOINFO);
         }
     }
 
     /// Sets the flow's mark.
     pub fn set_mark(&mut self, ct: Ct, mark: u32) {
         if let Ct::Flow(flow) = ct {
-            self.shared.entry(flow.id).mark.store(mark, Ordering::Relaxed);
+            let entry = self.shared.entry(flow.id);
+            if entry.mark.load(Ordering::Relaxed) != mark {
+                entry.mark.store(mark, Ordering::Relaxed);
+                self.changed(flow.id, change::MARK);
+            }
         }
     }
 
@@ -608,6 +650,7 @@ impl Tracker {
             shared.deleted.fetch_sub(1, Ordering::Relaxed);
         }
         self.counts().delete.bump();
+        self.tell_destroyed(id, last);
         self.store.retire(&self.shared.depot, id);
     }
 
@@ -618,6 +661,7 @@ impl Tracker {
         if !self.pending.is_empty() {
             self.abandon_all();
         }
+        self.eventful.set(false);
         self.store.quiescent(&self.shared.depot);
     }
 

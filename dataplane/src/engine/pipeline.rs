@@ -14,10 +14,11 @@ use super::fate::Fate;
 use super::generation::Generation;
 use super::order::Stage;
 use super::packet::{Hop, Packet};
-use crate::conntrack::{Ct, Template};
+use crate::conntrack::{Ct, Invalid, Template};
 use crate::defrag::User;
 use crate::fib::{Fib, Key, Route, is_forwardable_source, is_link_local};
 use crate::icmp::Error;
+use crate::log::LogEvent;
 use crate::nat::Manip;
 use crate::packet::{edit, parse};
 use crate::reason::DropReason;
@@ -165,7 +166,23 @@ impl Engine {
         let start = p.l3 as usize;
         let l3 = p.frame.bytes().get(start..start + p.facts.len as usize).unwrap_or_default();
         p.ct = self.tracker.track_as(&template, &mut p.facts, l3, self.now, &g.policy.sysctl)?;
+        if let Some(why) = self.tracker.why_invalid() {
+            self.tell_invalid(g, p, why);
+        }
         Ok(())
+    }
+
+    /// Logs that a packet is INVALID where the settings ask for it (`nf_l4proto_log_invalid`).
+    #[cold]
+    fn tell_invalid(&mut self, g: &Generation, p: &Packet, why: Invalid) {
+        if let Some(trace) = &mut self.trace {
+            trace.invalid = Some(why);
+        }
+        let logged = g.policy.sysctl.nf_conntrack_log_invalid;
+        if logged != 0 && (logged == u8::MAX || logged == p.facts.proto) {
+            let wall = self.now.wrapping_add(self.wall_offset);
+            self.router.log.push(LogEvent::invalid(why.name(), &p.facts, p.l3(), wall));
+        }
     }
 
     /// The first packet of a flow asks the chain of `nat` for its mapping; every packet is rewritten by it.

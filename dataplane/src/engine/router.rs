@@ -139,10 +139,12 @@ impl Router {
         if before.number == 0 && self.conntrack.count() > 0 {
             // Flows of a router before this one: its addresses are not known, only which of them are here now.
             let present = &publications.alive.back().expect("never empty").policy;
-            self.conntrack.forget_masqueraded(|port, family, addr| !has(present, &(port, family, addr)));
+            self.conntrack
+                .forget_masqueraded(crate::worker::now(), |port, family, addr| !has(present, &(port, family, addr)));
         }
         if !gone.is_empty() {
-            self.conntrack.forget_masqueraded(|port, family, addr| gone.contains(&(port, family, addr)));
+            self.conntrack
+                .forget_masqueraded(crate::worker::now(), |port, family, addr| gone.contains(&(port, family, addr)));
             publications.gone.push((number, gone));
         }
         Ok(number)
@@ -162,7 +164,8 @@ impl Router {
         let present = &publications.alive.back().expect("never empty").policy;
         let gone: Vec<Own> = due.into_iter().flat_map(|(_, gone)| gone).filter(|own| !has(present, own)).collect();
         if !gone.is_empty() {
-            self.conntrack.forget_masqueraded(|port, family, addr| gone.contains(&(port, family, addr)));
+            self.conntrack
+                .forget_masqueraded(crate::worker::now(), |port, family, addr| gone.contains(&(port, family, addr)));
         }
     }
 

@@ -1,5 +1,6 @@
 //! What was asked of a packet, step by step; recorded only where somebody asked for it (`sumun simulate --trace`).
 
+use crate::conntrack::Invalid;
 use crate::reason::DropReason;
 use sumun_config::rule::{Hook, Table};
 
@@ -38,6 +39,8 @@ pub enum End {
 pub struct Trace {
     /// In order.
     pub steps: Vec<Step>,
+    /// Why conntrack could not place it, if it could not.
+    pub invalid: Option<Invalid>,
     /// Set when the packet has ended.
     pub end: Option<End>,
     /// Frames whose packets were handed to the local stack.

@@ -17,8 +17,8 @@ use sumun_config::rule::targets::log::Log;
 
 /// Bytes of a packet that an event keeps, from the IP header on: all headers of an ICMP error and of the packet it quotes.
 pub const KEPT: usize = 256;
-/// Longest prefix.
-pub const PREFIX: usize = 29;
+/// Longest prefix: of a rule (29 bytes), or of an INVALID packet with its protocol and the name of a reason.
+pub const PREFIX: usize = 48;
 
 /// What a LOG rule saw: everything that its line needs, on no heap.
 #[derive(Clone, Copy, Debug)]
@@ -48,19 +48,47 @@ pub struct LogEvent {
 impl LogEvent {
     /// The event of a rule with the target `log` and a packet, whose bytes `l3` start at the IP header.
     pub fn new(log: &Log, facts: &Facts, l3: &[u8], wall: u64) -> LogEvent {
-        let prefix_len = log.prefix.len().min(PREFIX);
-        let mut prefix = [0; PREFIX];
-        prefix[..prefix_len].copy_from_slice(&log.prefix.as_bytes()[..prefix_len]);
-        let kept = l3.len().min(usize::from(facts.len)).min(KEPT);
-        let mut bytes = [0; KEPT];
-        bytes[..kept].copy_from_slice(&l3[..kept]);
         LogEvent {
-            wall,
             level: log.level & 7,
             tcp_sequence: log.tcp_sequence,
             tcp_options: log.tcp_options,
             ip_options: log.ip_options,
             macdecode: log.macdecode,
+            ..LogEvent::bare(&[log.prefix.as_bytes()], facts, l3, wall)
+        }
+    }
+
+    /// The event of a packet that conntrack could not place, and why: without ports, as conntrack has none to tell
+    /// (`nf_ct_l4proto_log_invalid`).
+    pub fn invalid(why: &str, facts: &Facts, l3: &[u8], wall: u64) -> LogEvent {
+        let digit = |unit: u8| b'0' + facts.proto / unit % 10;
+        let digits = [digit(100), digit(10), digit(1)];
+        let first = match facts.proto {
+            0..=9 => 2,
+            10..=99 => 1,
+            _ => 0,
+        };
+        let prefix = [b"nf_ct_proto_", &digits[first..], b": ", why.as_bytes(), b" "];
+        LogEvent { iif: PortId::NONE, oif: PortId::NONE, has_link: false, ..LogEvent::bare(&prefix, facts, l3, wall) }
+    }
+
+    /// An event of level notice with all details.
+    fn bare(parts: &[&[u8]], facts: &Facts, l3: &[u8], wall: u64) -> LogEvent {
+        let (mut prefix, mut prefix_len) = ([0; PREFIX], 0);
+        for byte in parts.iter().flat_map(|part| part.iter()).take(PREFIX) {
+            prefix[prefix_len] = *byte;
+            prefix_len += 1;
+        }
+        let kept = l3.len().min(usize::from(facts.len)).min(KEPT);
+        let mut bytes = [0; KEPT];
+        bytes[..kept].copy_from_slice(&l3[..kept]);
+        LogEvent {
+            wall,
+            level: 5,
+            tcp_sequence: true,
+            tcp_options: true,
+            ip_options: true,
+            macdecode: false,
             prefix,
             prefix_len: prefix_len as u8,
             family: facts.family,
@@ -119,6 +147,21 @@ impl LogRing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_invalid_packet_has_its_protocol_and_reason_before_its_line() {
+        for (number, expected) in
+            [(6, "nf_ct_proto_6: tcp-new "), (17, "nf_ct_proto_17: tcp-new "), (132, "nf_ct_proto_132: tcp-new ")]
+        {
+            let facts = Facts { proto: number, iif: PortId(0), ..Facts::blank(Family::V4) };
+            let event = LogEvent::invalid("tcp-new", &facts, &[], 0);
+            assert_eq!(line(&event, &["lan0".into()]), format!("{expected}IN= OUT= TRUNCATED"));
+            assert_eq!(event.level, 5);
+        }
+        for why in crate::conntrack::Invalid::ALL {
+            assert!("nf_ct_proto_255:  ".len() + why.name().len() <= PREFIX, "{}", why.name());
+        }
+    }
 
     #[test]
     fn a_full_ring_counts_what_it_loses() {

@@ -506,9 +506,9 @@ fn masqueraded_flows_are_forgotten_with_their_address_and_with_their_port() {
     r.sent(udp(A, 1000, B, 53));
 
     // The address goes, of another port and of this one.
-    assert_eq!(r.shared.forget_masqueraded(|port, _, addr| port == PortId(2) && addr == OUTER), 0);
-    assert_eq!(r.shared.forget_masqueraded(|port, _, addr| port == WAN && addr == OUTER + 1), 0);
-    assert_eq!(r.shared.forget_masqueraded(|port, _, addr| port == WAN && addr == OUTER), 1);
-    assert_eq!(r.shared.forget_masqueraded(|_, _, _| true), 0, "new flows remember nothing of old ones");
+    assert_eq!(r.shared.forget_masqueraded(r.now, |port, _, addr| port == PortId(2) && addr == OUTER), 0);
+    assert_eq!(r.shared.forget_masqueraded(r.now, |port, _, addr| port == WAN && addr == OUTER + 1), 0);
+    assert_eq!(r.shared.forget_masqueraded(r.now, |port, _, addr| port == WAN && addr == OUTER), 1);
+    assert_eq!(r.shared.forget_masqueraded(r.now, |_, _, _| true), 0, "new flows remember nothing of old ones");
     assert_eq!(r.shared.count(), 2);
 }

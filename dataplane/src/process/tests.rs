@@ -4,6 +4,7 @@ use super::*;
 use crate::protocol::{self, ConntrackStats, Counters, FlowFilter, FlowKey, FlowRow, Kind, NeighbourRow, PortStatus};
 use crate::protocol::{Request, Response};
 use crate::reason::DropReason;
+use crate::server::events::Subscription;
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -55,6 +56,9 @@ impl Service for Still {
     }
     fn flush_flows(&self) -> u64 {
         0
+    }
+    fn subscribe(&self, _: FlowFilter, _: u8) -> Result<Subscription, String> {
+        Err("nothing happens here".to_string())
     }
     fn conntrack_stats(&self) -> ConntrackStats {
         ConntrackStats::default()

@@ -31,6 +31,8 @@ pub struct FlowFilter {
     pub unset: u32,
     /// The flow's mark, under a mask.
     pub mark: Option<Masked>,
+    /// Labels, by bit, that it all has.
+    pub labels: u128,
     /// The flow's zone, in whichever direction it counts.
     pub zone: Option<u16>,
     /// Its source is rewritten; to one of these addresses, if they are given.
@@ -131,6 +133,7 @@ impl FlowFilter {
             && flow.status & self.set == self.set
             && flow.status & self.unset == 0
             && self.mark.is_none_or(|m| flow.mark & m.mask == m.value)
+            && flow.labels & self.labels == self.labels
             && !differs(self.zone, flow.zone())
             && self.src_nat.is_none_or(|net| flow.has_src_nat(net))
             && self.dst_nat.is_none_or(|net| flow.has_dst_nat(net))
@@ -159,6 +162,14 @@ pub struct FlowRow {
     pub status: u32,
     /// The flow's mark.
     pub mark: u32,
+    /// Labels, by bit.
+    pub labels: u128,
+    /// Name of its helper.
+    pub helper: Option<Cow<'static, str>>,
+    /// When it entered the table, in nanoseconds since 1970; none where that is not kept.
+    pub start: Option<u64>,
+    /// When it left the table.
+    pub stop: Option<u64>,
 }
 
 impl FlowRow {
@@ -204,6 +215,44 @@ pub struct FlowKey {
     pub tuple: FlowTuple,
     /// It is the reply direction.
     pub reply: bool,
+}
+
+/// Something happened to a flow.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EventRow {
+    /// What.
+    pub what: EventKind,
+    /// What changed, by the bits of [`crate::conntrack::change`].
+    pub changes: u32,
+    /// When it was told, in nanoseconds since 1970.
+    pub at: u64,
+    /// The flow, as it was right after that.
+    pub flow: FlowRow,
+}
+
+/// What happened to a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum EventKind {
+    /// It entered the table.
+    New,
+    /// It changed.
+    Update,
+    /// It left the table.
+    Destroy,
+}
+
+impl EventKind {
+    /// All kinds, as a set of bits.
+    pub const ALL: u8 = 7;
+
+    /// Its bit in a set of kinds.
+    pub const fn bit(self) -> u8 {
+        match self {
+            EventKind::New => 1,
+            EventKind::Update => 2,
+            EventKind::Destroy => 4,
+        }
+    }
 }
 
 /// What connection tracking counted since the start.

@@ -21,9 +21,11 @@ use std::time::{Duration, Instant};
 use sumun_config::model::{Appliance, Policy};
 
 pub mod claim;
+pub mod events;
 pub mod ready;
 
 use claim::{Claim, is_allowed};
+use events::Subscription;
 
 /// Connections served at a time.
 pub const MOST_CONNECTIONS: usize = 32;
@@ -31,6 +33,9 @@ pub const MOST_CONNECTIONS: usize = 32;
 pub const FLOWS_PER_PAGE: usize = 8192;
 /// How long a peer may take to send a payload that it has announced, or to take an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between two answers to who listens to events while nothing happens.
+const HEARTBEAT: Duration = Duration::from_millis(250);
 
 /// What the server needs of the router. Each may be called by any thread at any time.
 pub trait Service: Send + Sync {
@@ -64,6 +69,8 @@ pub trait Service: Send + Sync {
     fn delete_flows(&self, filter: &FlowFilter, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>);
     /// Deletes all flows; how many.
     fn flush_flows(&self) -> u64;
+    /// Listens to what happens to flows, for these kinds of events (bits of [`protocol::EventKind`]); or says why not.
+    fn subscribe(&self, filter: FlowFilter, kinds: u8) -> Result<Subscription, String>;
     /// What connection tracking counted.
     fn conntrack_stats(&self) -> ConntrackStats;
     /// All neighbours.
@@ -202,6 +209,10 @@ impl Shared {
                 Kind::Request => {
                     let payload = protocol::read_payload(stream, header)?;
                     let response = match protocol::decode(&payload) {
+                        Ok(Request::Events { filter, kinds }) => match self.service.subscribe(filter, kinds) {
+                            Ok(subscription) => return self.stream(stream, &subscription),
+                            Err(reason) => refused(&reason),
+                        },
                         Ok(request) => self.respond(request),
                         Err(error) => refused(&error.to_string()),
                     };
@@ -215,6 +226,16 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Hands on events until the peer has closed. One that takes nothing any more is cut off.
+    fn stream(&self, stream: &mut UnixStream, subscription: &Subscription) -> Result<(), FrameError> {
+        let (mut events, mut lost) = (Vec::new(), 0);
+        while !self.stop.load(Ordering::Acquire) {
+            answer(stream, &Response::Events { events, lost })?;
+            (events, lost) = subscription.wait(HEARTBEAT);
+        }
+        Ok(())
     }
 
     fn receive_policy(&self, stream: &mut UnixStream, header: Header) -> Result<(), FrameError> {
@@ -279,6 +300,8 @@ impl Shared {
             Request::DeleteFlows { filter, from } => page(from, |at| service.delete_flows(&filter, at, FLOWS_PER_PAGE)),
             Request::FlushFlows => Response::Count(service.flush_flows()),
             Request::CountFlows(filter) => Response::Count(self.count(&filter)),
+            // Is answered by a stream, before it comes here.
+            Request::Events { .. } => refused("events need a connection of their own"),
             Request::ConntrackStats => Response::ConntrackStats(service.conntrack_stats()),
             Request::Neighbours => Response::Neighbours(service.neighbours()),
         }

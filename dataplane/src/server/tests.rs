@@ -1,7 +1,8 @@
 //! The server over a real socket, with a router made of memory.
 
+use super::events::{Hub, WAITING};
 use super::*;
-use crate::protocol::{ChainCounters, Counter, FlowTuple, HEADER_LEN, TupleFilter};
+use crate::protocol::{ChainCounters, Counter, EventKind, EventRow, FlowTuple, HEADER_LEN, TupleFilter};
 use proptest::prelude::*;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,6 +19,7 @@ struct Memory {
     generation: AtomicU64,
     zeroed: AtomicUsize,
     flows: Vec<FlowRow>,
+    hub: Arc<Hub>,
 }
 
 impl Service for Memory {
@@ -74,6 +76,9 @@ impl Service for Memory {
     fn flush_flows(&self) -> u64 {
         self.flows.len() as u64
     }
+    fn subscribe(&self, filter: FlowFilter, kinds: u8) -> Result<Subscription, String> {
+        self.hub.subscribe(filter, kinds)
+    }
     fn conntrack_stats(&self) -> ConntrackStats {
         ConntrackStats::default()
     }
@@ -94,7 +99,21 @@ fn flow(i: u32) -> FlowRow {
         counter: None,
     };
     let (original, reply) = (tuple(i, 1), tuple(1, i));
-    FlowRow { id: i, family: Family::V4, proto: 17, timeout: 30, state: None, original, reply, status: 0, mark: 0 }
+    FlowRow {
+        id: i,
+        family: Family::V4,
+        proto: 17,
+        timeout: 30,
+        state: None,
+        original,
+        reply,
+        status: 0,
+        mark: 0,
+        labels: 0,
+        helper: None,
+        start: None,
+        stop: None,
+    }
 }
 
 fn policy(ports: &[&str]) -> Policy {
@@ -132,7 +151,13 @@ impl Bench {
             log: LogTo::Syslog,
         };
         let flows = (0..flows).map(flow).collect();
-        let service = Arc::new(Memory { appliance, generation: AtomicU64::new(0), zeroed: AtomicUsize::new(0), flows });
+        let service = Arc::new(Memory {
+            appliance,
+            generation: AtomicU64::new(0),
+            zeroed: AtomicUsize::new(0),
+            flows,
+            hub: Arc::default(),
+        });
         let claim = Claim::take(dir.path(), "dataplane", "sumun-dataplane").unwrap();
         Bench { server: Some(Server::start(claim, service.clone()).unwrap()), service, dir }
     }
@@ -272,6 +297,75 @@ fn flows_come_in_pages_and_filtered() {
     let deleted = peer.ask(&Request::DeleteFlows { filter: one, from: 0 });
     assert_eq!(deleted, Response::Flows { flows: vec![flow(19_999)], next: None });
     assert_eq!(peer.ask(&Request::FlushFlows), Response::Count(20_000));
+}
+
+fn event(what: EventKind, i: u32) -> EventRow {
+    EventRow { what, changes: 0, at: 1, flow: flow(i) }
+}
+
+/// The next events, and how many were lost, of a peer that listens.
+fn heard(peer: &mut Peer) -> (Vec<EventRow>, u64) {
+    loop {
+        match peer.response() {
+            Some(Response::Events { events, lost: 0 }) if events.is_empty() => {}
+            Some(Response::Events { events, lost }) => return (events, lost),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn events_go_to_whoever_listens_for_them() {
+    let bench = Bench::new();
+    let hub = &bench.service.hub;
+    hub.publish(&[event(EventKind::New, 1)], 0);
+    let listen = |filter, kinds| {
+        let mut peer = bench.connect();
+        let ready = peer.ask(&Request::Events { filter, kinds });
+        assert_eq!(ready, Response::Events { events: Vec::new(), lost: 0 });
+        peer
+    };
+    let mut all = listen(FlowFilter::default(), EventKind::ALL);
+    let original = TupleFilter { source: Some(IpAddr::V4(Ipv4Addr::from(2)).into()), ..TupleFilter::default() };
+    let mut one = listen(FlowFilter { original, ..FlowFilter::default() }, EventKind::Destroy.bit());
+    assert_eq!(hub.kinds(), EventKind::ALL);
+    let events = [event(EventKind::New, 2), event(EventKind::Destroy, 3), event(EventKind::Destroy, 2)];
+    hub.publish(&events, 5);
+    assert_eq!(heard(&mut all), (events.to_vec(), 5));
+    assert_eq!(heard(&mut one), (events[2..].to_vec(), 5));
+    drop(all);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while hub.kinds() != EventKind::Destroy.bit() {
+        assert!(Instant::now() < deadline, "who has gone listens for ever");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn who_listens_too_slowly_is_told_how_much_it_missed() {
+    let hub = Arc::<Hub>::default();
+    let subscription = hub.subscribe(FlowFilter::default(), EventKind::ALL).unwrap();
+    let event = [event(EventKind::Update, 1)];
+    (0..WAITING + 7).for_each(|_| hub.publish(&event, 0));
+    let (mut events, mut lost) = (0, 0);
+    while events < WAITING {
+        let (some, missed) = subscription.wait(Duration::ZERO);
+        events += some.len();
+        lost += missed;
+    }
+    assert_eq!((events, lost), (WAITING, 7));
+    assert_eq!(subscription.wait(Duration::ZERO), (Vec::new(), 0));
+}
+
+#[test]
+fn no_more_than_so_many_listen() {
+    let hub = Arc::<Hub>::default();
+    let subscribe = || hub.subscribe(FlowFilter::default(), EventKind::ALL);
+    let listeners: Vec<_> = (0..super::events::MOST_LISTENERS).map(|_| subscribe().unwrap()).collect();
+    assert_eq!(subscribe().map(|_| ()).unwrap_err(), "8 listen to events already");
+    drop(listeners);
+    assert_eq!(hub.kinds(), 0);
+    assert!(subscribe().is_ok());
 }
 
 #[test]
