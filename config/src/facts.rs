@@ -195,6 +195,8 @@ pub mod status {
     pub const FIXED_TIMEOUT: u32 = 1024;
     /// Not a flow but what CT of table raw asks for one.
     pub const TEMPLATE: u32 = 2048;
+    /// Begun twice and mapped twice: only its answers are known by it (`IPS_NAT_CLASH`).
+    pub const NAT_CLASH: u32 = 1 << 12;
     /// A rule gave it a helper.
     pub const HELPER: u32 = 8192;
     /// Beyond its mapping the flow has something of what few flows have: a helper, a time-out policy, chosen events,

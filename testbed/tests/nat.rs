@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use std::time::{Duration, Instant};
+use sumun_testbed::router::{INTERFACES, head};
 use sumun_testbed::{Lab, Router, talk};
 
 const MASQUERADE: &str = r#"
@@ -98,6 +99,67 @@ rules = ["-m conntrack --ctstate ESTABLISHED,RELATED,DNAT -j ACCEPT"]
         let peer = talk::tcp_transfer(&lab.client1, &lab.client2, inner, public, size)?;
         assert_eq!(peer.to_string(), own, "hairpin: the router stands in for the client");
     }
+    Ok(())
+}
+
+#[test]
+fn masqueraded_flows_end_with_the_address_that_they_had() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let with = |last: u32, rules: &str| {
+        let interfaces = INTERFACES
+            .replace("203.0.113.2/24", &format!("203.0.113.{last}/24"))
+            .replace("2001:db8:2::2/64", &format!("2001:db8:2::{last}/64"));
+        format!("{}{interfaces}{rules}", head(&lab, "1"))
+    };
+    let rules = "[nat.POSTROUTING]\nrules = [\"-p udp -o wan0 -j MASQUERADE\"]\n";
+    let router = Router::start_with(&lab, &with(3, rules))?;
+    let mut asking = Vec::new();
+    for (any, client, server) in [
+        ("203.0.113.1:5300", "192.168.1.11:4000", "203.0.113.1:5300"),
+        ("[2001:db8:2::1]:5300", "[fd00:1::11]:4000", "[2001:db8:2::1]:5300"),
+    ] {
+        let echo = talk::udp_echo(&lab.server, any, 2)?;
+        let socket = talk::udp_connect(&lab.client1, client, server)?;
+        talk::udp_ask(&socket, b"one")?;
+        asking.push((echo, socket));
+    }
+    let old = |address: &str| router.flows(&[&format!(" dst={address} "), "udp"]);
+    assert_eq!((old("203.0.113.3")?.len(), old("2001:db8:2::3")?.len()), (1, 1));
+    // A flow that keeps its own address. Its answers do not come back.
+    assert!(!lab.client2.pings("203.0.113.1", 1));
+
+    let file = lab.path("moved.toml");
+    std::fs::write(&file, with(2, rules))?;
+    router.ask(&["apply", &file.display().to_string()])?;
+    sumun_testbed::router::wait("the flows to be forgotten", || {
+        Ok(old("203.0.113.3")?.is_empty() && old("2001:db8:2::3")?.is_empty())
+    })?;
+    assert_eq!(router.flows(&["icmp", "src=192.168.1.12"])?.len(), 1, "not masqueraded");
+    for ((echo, socket), address) in asking.into_iter().zip(["203.0.113.2", "2001:db8:2::2"]) {
+        talk::udp_ask(&socket, b"two")?;
+        let peers = echo.join().expect("no panic")?;
+        assert_ne!(peers[0].ip(), peers[1].ip());
+        assert_eq!(peers[1].ip().to_string(), address, "the next packet begins the flow anew");
+    }
+    Ok(())
+}
+
+#[test]
+fn mappings_stay_when_the_rules_change() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let router = Router::start(&lab, MASQUERADE)?;
+    let whole = std::fs::read_to_string(&router.config)?;
+    let echo = talk::udp_echo(&lab.server, "203.0.113.1:5300", 3)?;
+    let first = talk::udp_connect(&lab.client1, "192.168.1.11:4000", "203.0.113.1:5300")?;
+    talk::udp_ask(&first, b"one")?;
+    let file = lab.path("other.toml");
+    std::fs::write(&file, whole.replace("-o wan0 -j MASQUERADE", "-o wan0 -j RETURN"))?;
+    router.ask(&["apply", &file.display().to_string()])?;
+    talk::udp_ask(&first, b"two")?;
+    let second = talk::udp_connect(&lab.client2, "192.168.1.12:4000", "203.0.113.1:5300")?;
+    talk::udp_ask(&second, b"three")?;
+    let peers: Vec<String> = echo.join().expect("no panic")?.iter().map(|peer| peer.to_string()).collect();
+    assert_eq!(peers, ["203.0.113.2:4000", "203.0.113.2:4000", "192.168.1.12:4000"]);
     Ok(())
 }
 

@@ -58,6 +58,10 @@ impl Tracker {
                     self.counts().chaintoolong.bump();
                 }
                 let result = self.resolve(flow.id, clash, facts);
+                if result == Err(DropReason::ConntrackClash) && self.insert_answers(&pending, facts) {
+                    self.pending.swap_remove(at);
+                    return Ok(());
+                }
                 if result.is_err() {
                     self.counts().insert_failed.bump();
                     self.counts().drop.bump();
@@ -111,6 +115,32 @@ impl Tracker {
         entry.deadline.store(entry.deadline.load(Ordering::Relaxed).wrapping_add(self.now), Ordering::Relaxed);
         entry.turn(Life::Unconfirmed, Life::Live, status::CONFIRMED);
         Ok(())
+    }
+
+    /// Two first packets of one flow were mapped each to another destination (`nf_ct_resolve_clash_harder`): the later one's
+    /// answers are still to find their way, for a moment. All other packets of the flow go as the first one did. False: the
+    /// answers are somebody's already, or the protocol repeats its first packets.
+    fn insert_answers(&self, pending: &Pending, facts: &mut Facts) -> bool {
+        /// Milliseconds.
+        const MOMENT: u32 = 1000;
+        let Pending { id, hashes: [_, reply], .. } = *pending;
+        let (shared, entry) = (&*self.shared, self.shared.entry(id));
+        let _held = shared.index.hold(reply, reply);
+        let divided = entry.zone(Dir::Original) != entry.zone(Dir::Reply);
+        let other = shared.find_as(divided.then_some(Dir::Reply), reply, &entry.words(Dir::Reply));
+        let may = other.is_none() && matches!(facts.proto, proto::UDP | proto::UDPLITE);
+        if !may || !shared.index.insert(reply, id, Dir::Reply) {
+            return false;
+        }
+        if entry.word().status() & status::SRC_NAT != 0 {
+            shared.sources.insert(shared, id);
+        }
+        entry.deadline.store(self.now.wrapping_add(MOMENT), Ordering::Relaxed);
+        let bits = status::CONFIRMED | status::FIXED_TIMEOUT | status::NAT_CLASH;
+        entry.turn(Life::Unconfirmed, Life::Live, bits);
+        facts.ct_status = entry.word().status();
+        self.counts().clash_resolve.bump();
+        true
     }
 
     /// Two first packets met (`nf_ct_resolve_clash`): where the flows mean the same, this packet joins the other flow.

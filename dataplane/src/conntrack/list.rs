@@ -53,7 +53,7 @@ pub struct FlowView {
 }
 
 impl FlowView {
-    /// The flow that has entry number `number`, if there is one that is not over.
+    /// The flow that has entry number `number`, if there is one that is not over, nor there for its answers only.
     fn copy(conntrack: &Conntrack, number: u32, now: u32) -> Option<FlowView> {
         let entry = conntrack.entry(number);
         let word = entry.word();
@@ -61,7 +61,8 @@ impl FlowView {
             return None;
         }
         let view = FlowView::of(conntrack, number, word, now);
-        let there = entry.is_same_use(word) && word.status() & status::DYING == 0 && view.left > 0;
+        let hidden = status::DYING | status::NAT_CLASH;
+        let there = entry.is_same_use(word) && word.status() & hidden == 0 && view.left > 0;
         there.then_some(view)
     }
 

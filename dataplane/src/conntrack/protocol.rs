@@ -147,7 +147,8 @@ fn udp(entry: &Entry, mut word: Word, facts: &Facts, l3: &[u8], now: u32, s: &Sy
         return Ok(s.nf_conntrack_udp_timeout);
     }
     // UDP-Lite is for media: whatever is answered is a stream.
-    if is_lite || left(word.protocol(), now) < 0 {
+    let is_whole = word.status() & status::NAT_CLASH == 0;
+    if is_whole && (is_lite || left(word.protocol(), now) < 0) {
         entry.set_status(status::ASSURED);
         return Ok(s.nf_conntrack_udp_timeout_stream);
     }

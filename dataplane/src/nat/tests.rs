@@ -270,6 +270,47 @@ fn a_mapping_is_chosen_once() {
 }
 
 #[test]
+fn two_first_packets_of_a_flow_that_were_mapped_differently_both_get_their_answers() {
+    let shared = Arc::new(Conntrack::new(64, 2, 1));
+    let router = |worker, server| Router {
+        t: Tracker::new(shared.clone(), worker),
+        shared: shared.clone(),
+        random: 1,
+        dnat: Some(range(server)),
+        snat: None,
+        now: 0,
+    };
+    let (mut one, mut two) = (router(0, C), router(1, C + 1));
+    let mut race = |mut p: Sample, mut q: Sample| {
+        let track = |r: &mut Router, p: &mut Sample| r.t.track(&mut p.facts, &p.l3, 0, &Sysctl::default()).unwrap();
+        let (a, b) = (track(&mut one, &mut p), track(&mut two, &mut q));
+        one.hooks(a, &mut p).unwrap();
+        let result = two.hooks(b, &mut q);
+        assert_eq!((p.facts.dst, q.facts.dst), (C, C + 1));
+        result
+    };
+    let connection = || tcp(A, 1000, OUTER, 53, 2);
+    assert_eq!(race(connection(), connection()), Err(DropReason::ConntrackClash), "a SYN is repeated");
+    let question = || udp(A, 1000, OUTER, 53);
+    assert_eq!(race(question(), question()), Ok(()));
+    for (r, server) in [(&mut one, C + 1), (&mut two, C)] {
+        assert_eq!(ends(&r.sent(udp(server, 53, A, 1000))), (OUTER, 53, A, 1000));
+    }
+    assert_eq!(two.sent(question()).facts.dst, C, "the first packet has the flow");
+    let mut listed = 0;
+    shared.list(0, |_| listed += 1);
+    assert_eq!(listed, 2);
+    (two.now, two.dnat) = (1_100_000_000, None);
+    let late = two.sent(udp(C + 1, 53, A, 1000));
+    assert_eq!((late.facts.src, late.facts.ct_state), (C + 1, CtState::New), "after a second");
+    shared.flush(two.now);
+    for turn in 2..100 {
+        two.t.sweep(turn * 1_000_000_000, 10_000);
+    }
+    assert!(shared.sources.is_clean() && shared.is_clean());
+}
+
+#[test]
 fn workers_that_map_into_one_small_range_never_share_answers() {
     const WORKERS: usize = 2;
     let shared = Arc::new(Conntrack::new(512, WORKERS, 9));
