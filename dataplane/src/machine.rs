@@ -1,6 +1,6 @@
 //! The machine of the real process: ports over AF_XDP, a worker for each core, and what control may ask of them.
 
-use crate::conntrack::{FlowEvent, FlowView, Happened, Side, Stats, Tuple};
+use crate::conntrack::{ExpectationView, FlowEvent, FlowView, Happened, Side, Stats, Tuple};
 use crate::engine::{Engine, Router};
 use crate::keep::{self, Heart, Opened};
 use crate::log::LogRing;
@@ -10,7 +10,7 @@ use crate::process::Machine;
 use crate::protocol::{
     ConntrackStats, Counter, Counters, EventKind, EventRow, FlowFilter, FlowKey, FlowRow, FlowTuple,
 };
-use crate::protocol::{InvalidCount, NeighbourRow, PortStatus};
+use crate::protocol::{ExpectationRow, InvalidCount, NeighbourRow, PortStatus};
 use crate::reason::DropReason;
 use crate::server::Service;
 use crate::server::events::{Hub, Subscription};
@@ -241,6 +241,28 @@ impl Service for Answers {
         let subscription = self.hub.subscribe(filter, kinds)?;
         self.router.conntrack.listen(self.hub.kinds());
         Ok(subscription)
+    }
+
+    fn expectations(&self) -> Vec<ExpectationRow> {
+        let tuple = |tuple: &Tuple| FlowTuple {
+            source: tuple.family.address(tuple.src),
+            destination: tuple.family.address(tuple.dst),
+            sport: tuple.sport,
+            dport: tuple.dport,
+            zone: tuple.zone,
+            counter: None,
+        };
+        let row = |there: &ExpectationView| ExpectationRow {
+            line: there.to_string(),
+            family: there.tuple.family,
+            proto: there.tuple.proto,
+            timeout: u64::from(there.left / 1000),
+            tuple: tuple(&there.tuple),
+            mask: there.tuple.family.address(there.mask.src),
+            master: tuple(&there.master),
+            helper: there.helper.name().to_string(),
+        };
+        self.router.conntrack.expectations(worker::now()).iter().map(row).collect()
     }
 
     fn conntrack_stats(&self) -> ConntrackStats {

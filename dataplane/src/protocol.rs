@@ -23,7 +23,7 @@ use sumun_config::model::Appliance;
 
 mod flow;
 
-pub use flow::{ConntrackStats, EventKind, EventRow, FlowFilter, FlowKey, FlowRow, FlowTuple};
+pub use flow::{ConntrackStats, EventKind, EventRow, ExpectationRow, FlowFilter, FlowKey, FlowRow, FlowTuple};
 pub use flow::{IcmpFilter, InvalidCount, Masked, TupleFilter, has_ports};
 
 /// The version of frames and messages. Both ends must have the same: they are of one release.
@@ -248,6 +248,8 @@ pub enum Request {
         /// Which kinds: bits of [`EventKind`].
         kinds: u8,
     },
+    /// The flows that are expected. Answered by [`Response::Expectations`].
+    Expectations,
     /// What connection tracking counted. Answered by [`Response::ConntrackStats`].
     ConntrackStats,
     /// Answered by [`Response::Neighbours`].
@@ -293,6 +295,8 @@ pub enum Response {
         /// How many events were lost because more came than could be handed on.
         lost: u64,
     },
+    /// To [`Request::Expectations`].
+    Expectations(Vec<ExpectationRow>),
     /// To [`Request::ConntrackStats`].
     ConntrackStats(ConntrackStats),
     /// To [`Request::Neighbours`].
@@ -487,6 +491,7 @@ mod tests {
             Request::FlushFlows,
             Request::CountFlows(filter.clone()),
             Request::Events { filter, kinds: EventKind::ALL },
+            Request::Expectations,
             Request::ConntrackStats,
             Request::Neighbours,
         ]

@@ -26,6 +26,7 @@ fn described(event: &FlowEvent) -> String {
         (change::REPLY, "reply"),
         (change::ASSURED, "assured"),
         (change::PROTOINFO, "protoinfo"),
+        (change::HELPER, "helper"),
         (change::MARK, "mark"),
     ];
     let changes: Vec<&str> = names.iter().filter(|(bit, _)| event.changes & bit != 0).map(|(_, name)| *name).collect();
@@ -139,6 +140,19 @@ fn flows_tell_what_ct_of_table_raw_lets_them() {
     rig.send(WAN, &udp(Family::V4, server, client, (7, 5), b""));
     rig.router.conntrack.flush(rig.now);
     assert_eq!(events(&rig), ["destroy -  replied mark=0"]);
+}
+
+#[test]
+fn a_flow_with_a_helper_tells_so_as_it_begins() {
+    let rules = "[raw.PREROUTING]\nrules = [\"-p udp -m udp --dport 69 -j CT --helper tftp --ctevents helper\"]\n";
+    let (client, server) = ends(Family::V4);
+    let mut rig = listening(rules);
+    for port in [69, 70] {
+        rig.send(LAN, &udp(Family::V4, client, server, (5, port), b""));
+    }
+    assert_eq!(events(&rig), ["new - new+helper unreplied mark=0", "new - new unreplied mark=0"]);
+    rig.router.conntrack.flush(rig.now);
+    assert_eq!(events(&rig).len(), 1, "the other one only: an end is no event of the helper's");
 }
 
 #[test]

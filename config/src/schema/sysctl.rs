@@ -144,6 +144,7 @@ pub(crate) fn verify(sysctl: &Sysctl) -> Result<(), String> {
 const ELSEWHERE: &[(&str, &str)] = &[
     ("nf_conntrack_max", "this is `max-flows` in [dataplane]"),
     ("nf_conntrack_buckets", "the table of flows has its size from `max-flows` in [dataplane]"),
+    ("nf_conntrack_expect_max", "how many flows can be expected follows from `max-flows` in [dataplane]"),
     ("nf_conntrack_count", "this can only be read: `sumun conntrack count`"),
     ("nf_conntrack_helper", "helpers are given to flows by rules, as in kernels since 6.0: `-j CT --helper`"),
     ("nf_conntrack_frag6_low_thresh", "it means nothing, as in kernels since 4.17"),

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 use sumun_config::facts::{Family, proto, status};
 use sumun_dataplane::conntrack::change;
-use sumun_dataplane::protocol::{EventKind, EventRow, FlowRow, FlowTuple, has_ports};
+use sumun_dataplane::protocol::{EventKind, EventRow, ExpectationRow, FlowRow, FlowTuple, has_ports};
 
 fn name(number: u8) -> &'static str {
     NAMES.iter().find(|(_, n)| *n == number).map_or("unknown", |(name, _)| name)
@@ -196,6 +196,27 @@ pub fn event_as_json(event: &EventRow) -> serde_json::Value {
         EventKind::Destroy => "destroy",
     };
     serde_json::json!({"event": kind, "time": seconds(event.at), "flow": as_json(&event.flow)})
+}
+
+/// A flow that is expected.
+pub fn expectation_as_json(row: &ExpectationRow) -> serde_json::Value {
+    let tuple = |tuple: &FlowTuple| {
+        serde_json::json!({
+            "source": tuple.source,
+            "destination": tuple.destination,
+            "sport": tuple.sport,
+            "dport": tuple.dport,
+        })
+    };
+    serde_json::json!({
+        "family": row.family.name(),
+        "protocol": row.proto,
+        "timeout": row.timeout,
+        "tuple": tuple(&row.tuple),
+        "mask": row.mask,
+        "master": tuple(&row.master),
+        "helper": row.helper,
+    })
 }
 
 #[cfg(test)]

@@ -36,6 +36,12 @@ enum Command {
     Count(Matching),
     /// Print what happens to flows, from now on until it is interrupted
     Events(Listening),
+    /// Print the flows that helpers expect
+    Expect {
+        /// For programs, one object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// What connection tracking counted: a line for each worker, then the reasons of INVALID
     Stats {
         /// For programs
@@ -128,6 +134,7 @@ pub fn run(options: &Options, run_dir: &Path, out: &mut impl Write) -> anyhow::R
         Some(Command::Flush) => flush(&mut control()?),
         Some(Command::Count(matching)) => count(&mut control()?, matching, out),
         Some(Command::Events(listening)) => events(&mut control()?, listening, out),
+        Some(Command::Expect { json }) => expect(&mut control()?, *json, out),
         Some(Command::Stats { json }) => stats(&mut control()?, *json, out),
     }
 }
@@ -201,6 +208,23 @@ fn events(control: &mut Control, listening: &Listening, out: &mut impl Write) ->
         }
         Ok(out.flush()?)
     })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn expect(control: &mut Control, json: bool, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    match control.dataplane(Request::Expectations)? {
+        Response::Expectations(rows) => {
+            for row in &rows {
+                match json {
+                    true => writeln!(out, "{}", line::expectation_as_json(row))?,
+                    false => writeln!(out, "{}", row.line)?,
+                }
+            }
+            out.flush()?;
+            eprintln!("{} expectations have been shown.", rows.len());
+        }
+        other => bail!(astray(&other)),
+    }
     Ok(ExitCode::SUCCESS)
 }
 

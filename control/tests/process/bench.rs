@@ -14,7 +14,9 @@ use sumun_config::facts::Family;
 use sumun_config::model::{Appliance, Policy};
 use sumun_config::schema;
 use sumun_dataplane::protocol::{ChainCounters, ConntrackStats, Counter, Counters, FlowFilter, FlowKey, FlowRow};
-use sumun_dataplane::protocol::{EventKind, EventRow, FlowTuple, InvalidCount, NeighbourRow, PortStatus};
+use sumun_dataplane::protocol::{
+    EventKind, EventRow, ExpectationRow, FlowTuple, InvalidCount, NeighbourRow, PortStatus,
+};
 use sumun_dataplane::reason::DropReason;
 use sumun_dataplane::server::claim::Claim;
 use sumun_dataplane::server::events::{Hub, Subscription};
@@ -159,6 +161,26 @@ impl Service for Memory {
 
     fn subscribe(&self, filter: FlowFilter, kinds: u8) -> Result<Subscription, String> {
         self.hub.subscribe(filter, kinds)
+    }
+
+    fn expectations(&self) -> Vec<ExpectationRow> {
+        let master = self.flows.lock().unwrap()[0].original;
+        vec![ExpectationRow {
+            line: "29 proto=17 src=10.0.1.2 dst=10.0.0.2".to_string(),
+            family: Family::V4,
+            proto: 17,
+            timeout: 29,
+            tuple: FlowTuple {
+                source: master.destination,
+                destination: master.source,
+                sport: 0,
+                dport: 1000,
+                ..master
+            },
+            mask: "255.255.255.255".parse().unwrap(),
+            master,
+            helper: "tftp".to_string(),
+        }]
     }
 
     fn conntrack_stats(&self) -> ConntrackStats {

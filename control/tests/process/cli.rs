@@ -223,6 +223,16 @@ fn events_are_told_as_they_happen_until_the_dataplane_ends() {
 }
 
 #[test]
+fn expected_flows_are_listed() {
+    let (place, _dataplane, _control) = both();
+    let ran = place.sumun(&["conntrack", "expect"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "29 proto=17 src=10.0.1.2 dst=10.0.0.2\n"));
+    assert_eq!(ran.err, "1 expectations have been shown.\n");
+    let json: serde_json::Value = serde_json::from_str(&place.sumun(&["conntrack", "expect", "--json"]).out).unwrap();
+    assert_eq!((&json["helper"], &json["tuple"]["dport"]), (&"tftp".into(), &1000.into()));
+}
+
+#[test]
 fn conntrack_statistics_are_for_people_and_programs() {
     let (place, _dataplane, _control) = both();
     let ran = place.sumun(&["conntrack", "stats"]);

@@ -28,8 +28,12 @@ pub mod change {
     pub const ASSURED: u32 = 1 << 4;
     /// Its protocol's state.
     pub const PROTOINFO: u32 = 1 << 5;
+    /// Its helper.
+    pub const HELPER: u32 = 1 << 6;
     /// Its mark.
     pub const MARK: u32 = 1 << 7;
+    /// By how much a helper moved the sequence numbers of a side.
+    pub const SEQADJ: u32 = 1 << 8;
 }
 
 /// What happened to a flow.
@@ -189,7 +193,10 @@ impl Tracker {
         }
         let changes = u32::from(self.shared.cold(id).changes.swap(0, Ordering::Relaxed));
         let word = self.shared.entry(id).word();
-        let born = if word.status() & status::EXPECTED != 0 { change::RELATED } else { change::NEW };
+        let mut born = if word.status() & status::EXPECTED != 0 { change::RELATED } else { change::NEW };
+        if self.shared.cold(id).helper().is_some() {
+            born |= change::HELPER;
+        }
         if events.is_wanted(Happened::New) && self.is_told(id, changes | born) {
             let flow = FlowView::of(&self.shared, id, word, self.now);
             events.push(self.worker, FlowEvent { what: Happened::New, changes: changes | born, flow, number });

@@ -3,7 +3,7 @@
 use super::expect::{Expectation, Tally};
 use super::helper::{Exchange, protocol_of};
 use super::seqadj::adjust;
-use super::{Conntrack, Flow, NONE, Tracker, millis};
+use super::{Conntrack, Flow, NONE, Tracker, change, millis};
 use crate::reason::DropReason;
 use crate::sync::atomic::Ordering;
 use crate::umem::Frame;
@@ -132,8 +132,12 @@ impl Tracker {
                 l3,
                 facts,
             };
+            let before = cold.shift(flow.dir);
             let said = (protocol.help)(&mut exchange);
             let made = exchange.made;
+            if cold.shift(flow.dir) != before {
+                self.changed(flow.id, change::SEQADJ);
+            }
             self.count_expectations(made);
             if said.is_err() {
                 self.counts().drop.bump();

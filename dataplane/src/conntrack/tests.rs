@@ -100,6 +100,23 @@ fn udp_is_new_then_established_then_assured_with_the_kernels_timeouts() {
 }
 
 #[test]
+fn a_flow_is_got_by_either_direction_and_is_another_one_after_its_deletion() {
+    let (shared, mut t) = table(100);
+    let mut there = udp(A, 1000, B, 53);
+    pass(&mut t, &mut there, 0).unwrap();
+    let tuple = Tuple::of(&there.facts);
+    let answer = tuple.inverted().unwrap();
+    let first = shared.get(&tuple, Original, 0).expect("it is there");
+    assert_eq!(shared.get(&answer, Reply, 0), Some(first));
+    assert_eq!([shared.get(&answer, Original, 0), shared.get(&tuple, Reply, 0)], [None; 2]);
+    let mut deleted = Vec::new();
+    assert_eq!(shared.delete_part(0, 1000, 0, |view| view.mark == 0, |view| deleted.push(*view)), None);
+    assert_eq!((deleted, shared.get(&tuple, Original, 0)), (vec![first], None));
+    pass(&mut t, &mut there, 0).unwrap();
+    assert_ne!(shared.get(&tuple, Original, 0).expect("another one").id, first.id);
+}
+
+#[test]
 fn a_quick_exchange_of_datagrams_is_no_stream() {
     let (shared, mut t) = table(100);
     for (now, p) in [(0, &mut udp(A, 1, B, 53)), (S, &mut udp(B, 53, A, 1)), (2 * S, &mut udp(A, 1, B, 53))] {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::protocol::{self, ConntrackStats, Counters, FlowFilter, FlowKey, FlowRow, Kind, NeighbourRow, PortStatus};
-use crate::protocol::{Request, Response};
+use crate::protocol::{ExpectationRow, Request, Response};
 use crate::reason::DropReason;
 use crate::server::events::Subscription;
 use std::io::Write;
@@ -59,6 +59,9 @@ impl Service for Still {
     }
     fn subscribe(&self, _: FlowFilter, _: u8) -> Result<Subscription, String> {
         Err("nothing happens here".to_string())
+    }
+    fn expectations(&self) -> Vec<ExpectationRow> {
+        Vec::new()
     }
     fn conntrack_stats(&self) -> ConntrackStats {
         ConntrackStats::default()

@@ -217,6 +217,27 @@ pub struct FlowKey {
     pub reply: bool,
 }
 
+/// A flow that is expected.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ExpectationRow {
+    /// As `conntrack -L expect` prints it.
+    pub line: String,
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// Protocol number.
+    pub proto: u8,
+    /// Seconds until it is forgotten.
+    pub timeout: u64,
+    /// Its first packet; of the source only what the mask says.
+    pub tuple: FlowTuple,
+    /// Which bits of the source address count.
+    pub mask: IpAddr,
+    /// The original direction of the flow that it belongs to.
+    pub master: FlowTuple,
+    /// Name of the helper that expects it.
+    pub helper: String,
+}
+
 /// Something happened to a flow.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct EventRow {

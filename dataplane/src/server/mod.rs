@@ -8,7 +8,7 @@
 use crate::protocol::{
     self, ConntrackStats, Counters, Digest, Drops, FlowFilter, FlowKey, FlowRow, FrameError, Header,
 };
-use crate::protocol::{Hello, Kind, NeighbourRow, PortStatus, Request, Response, Rules, Status};
+use crate::protocol::{ExpectationRow, Hello, Kind, NeighbourRow, PortStatus, Request, Response, Rules, Status};
 use crate::reason::DropReason;
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -69,6 +69,8 @@ pub trait Service: Send + Sync {
     fn delete_flows(&self, filter: &FlowFilter, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>);
     /// Deletes all flows; how many.
     fn flush_flows(&self) -> u64;
+    /// The flows that are expected.
+    fn expectations(&self) -> Vec<ExpectationRow>;
     /// Listens to what happens to flows, for these kinds of events (bits of [`protocol::EventKind`]); or says why not.
     fn subscribe(&self, filter: FlowFilter, kinds: u8) -> Result<Subscription, String>;
     /// What connection tracking counted.
@@ -302,6 +304,7 @@ impl Shared {
             Request::CountFlows(filter) => Response::Count(self.count(&filter)),
             // Is answered by a stream, before it comes here.
             Request::Events { .. } => refused("events need a connection of their own"),
+            Request::Expectations => Response::Expectations(service.expectations()),
             Request::ConntrackStats => Response::ConntrackStats(service.conntrack_stats()),
             Request::Neighbours => Response::Neighbours(service.neighbours()),
         }

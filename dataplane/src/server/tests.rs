@@ -2,7 +2,9 @@
 
 use super::events::{Hub, WAITING};
 use super::*;
-use crate::protocol::{ChainCounters, Counter, EventKind, EventRow, FlowTuple, HEADER_LEN, TupleFilter};
+use crate::protocol::{
+    ChainCounters, Counter, EventKind, EventRow, ExpectationRow, FlowTuple, HEADER_LEN, TupleFilter,
+};
 use proptest::prelude::*;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -78,6 +80,9 @@ impl Service for Memory {
     }
     fn subscribe(&self, filter: FlowFilter, kinds: u8) -> Result<Subscription, String> {
         self.hub.subscribe(filter, kinds)
+    }
+    fn expectations(&self) -> Vec<ExpectationRow> {
+        Vec::new()
     }
     fn conntrack_stats(&self) -> ConntrackStats {
         ConntrackStats::default()
