@@ -64,6 +64,17 @@ fn a_reset_that_ends_an_unanswered_flow_is_an_answer_to_rules() {
 }
 
 #[test]
+fn what_is_sent_to_many_is_answered_on_its_link_or_not_at_all() {
+    let all_nodes = 0xff02 << 112 | 1;
+    let mut rig = Rig::new("");
+    for (client, answers) in [(ends(Family::V6).0, 1), (0x2001_0db8_0077 << 80 | 8, 0)] {
+        let mut ping = ping(Family::V6, client, all_nodes, 5, b"to many");
+        ping[..6].copy_from_slice(&[0x33, 0x33, 0, 0, 0, 1]);
+        assert_eq!(rig.send(LAN, &ping).len(), answers, "{:?}", rig.drops());
+    }
+}
+
+#[test]
 fn a_segment_without_ack_to_a_closed_port_is_reset_with_one() {
     for family in Family::ALL {
         let (client, _) = ends(family);

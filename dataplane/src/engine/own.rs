@@ -164,6 +164,7 @@ impl Engine {
         let Facts { family, src, dst, iif, .. } = p.facts;
         let own = match g.fib.is_own(family, dst) {
             true => dst,
+            false if family == Family::V6 && self.is_beyond(g, src, iif) => return Err(DropReason::NoRoute),
             false => g.fib.port_address(iif, family, src).ok_or(DropReason::NoListener)?,
         };
         let start = p.l3 as usize;
@@ -187,6 +188,13 @@ impl Engine {
                 Err(DropReason::NoListener)
             }
         }
+    }
+
+    /// Whether the way to an IPv6 address leads over another link than this one: from there nobody answers what was sent to
+    /// many (`icmpv6_echo_reply` binds the route to the link).
+    fn is_beyond(&self, g: &Generation, address: u128, link: PortId) -> bool {
+        let key = Key { family: Family::V6, src: 0, dst: address, iif: PortId::NONE, mark: 0, tos: 0, hash: 0 };
+        !matches!(g.fib.lookup_on(&key, link), Route::Via { port, .. } if port == link)
     }
 
     /// Lets the local stack speak.

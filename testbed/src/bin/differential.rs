@@ -35,11 +35,12 @@ fn main() -> Result<()> {
         let mut say = |text: &str| println!("{text}");
         let found = run(&mut kernel, seed, family, first..first + rulesets, packets, most, &mut say)?;
         println!(
-            "seed {seed}, {}: {} rulesets, {} packets, {} refused by both, {} differences, {:.1} s",
+            "seed {seed}, {}: {} rulesets, {} packets, {} refused by both, {} unsteady, {} differences, {:.1} s",
             family.name(),
             found.rulesets,
             found.packets,
             found.refused,
+            found.unsteady,
             found.differences,
             began.elapsed().as_secs_f64()
         );

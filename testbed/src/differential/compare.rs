@@ -13,20 +13,20 @@
 //!
 //! | left out | the kernel | Sumun |
 //! |---|---|---|
-//! | fragments | draws a new IPv6 id, and cuts at the largest size where a tap has a copy | draws another, and cuts as they came |
+//! | IPv4 fragments to the router that stay in pieces | are answered half a minute later | too, but a case is shorter |
 //! | record route and time stamp options | are filled in, and come back in errors | pass untouched |
 //! | IPv6 jumbograms, unknown destination options that want an error, damaged extension headers | parameter problem | silence |
 //! | what the router sends to itself (REJECT in OUTPUT of its own packets, its address as a source) | comes in again on lo | is dropped |
 //! | a broadcast address as a source | is answered by broadcast | is not answered |
 //! | subnet-router anycast addresses | answer with errors too | answer only echo |
 //! | `unreachable` and `prohibit` routes of IPv4 | say so at most once a second and host (error_cost) | as often as icmp_ratelimit lets it |
-//! | path MTUs that errors about the router's own packets tell | are learned, TCPMSS asks for them (seed 7, IPv6, case 8) | are not |
+//! | path MTUs that errors about the router's own packets tell | are learned, TCPMSS asks for them; here they are forgotten at once | are not |
 //! | PIM to the router | is swallowed by the kernel's multicast routing | is an unknown protocol |
 //! | TOS, DSCP and HL in PREROUTING and INPUT of IPv6 | makes local sockets take packets for damaged (CHECKSUM_COMPLETE) | does not |
 
 use super::wire::{ETHERNET, family};
 use std::collections::BTreeMap;
-use sumun_config::facts::{PortId, proto};
+use sumun_config::facts::{Family, PortId, proto};
 use sumun_dataplane::packet::checksum::Sum;
 use sumun_dataplane::packet::parse;
 
@@ -97,9 +97,10 @@ impl Choices {
         }
         // Where the choice and the checksum are.
         let (choice, sum) = match k.proto {
-            proto::TCP => (0, 16),
-            proto::UDP | proto::UDPLITE => (0, 6),
-            proto::ICMP | proto::ICMPV6 => (4, 2),
+            proto::TCP => (0, 16..18),
+            proto::UDP | proto::UDPLITE => (0, 6..8),
+            proto::SCTP => (0, 8..12),
+            proto::ICMP | proto::ICMPV6 => (4, 2..4),
             _ => return,
         };
         let chosen = match (k.sport == e.sport, k.dport == e.dport) {
@@ -110,9 +111,9 @@ impl Choices {
         };
         if let Some(choice) = chosen {
             for side in [kernel, engine] {
-                for at in [l4 + choice, l4 + sum] {
+                for field in [choice..choice + 2, sum.clone()] {
                     // A quote may end before its checksum.
-                    if let Some(field) = side.get_mut(at..at + 2) {
+                    if let Some(field) = side.get_mut(l4 + field.start..l4 + field.end) {
                         field.fill(0);
                     }
                 }
@@ -213,11 +214,18 @@ fn mask_id(input: &[u8], frame: &mut [u8]) {
     }
 }
 
-/// Takes away the id of an IPv6 fragment.
+/// Takes away the id of an IPv6 fragment, and of one that an error quotes.
 fn mask_fragment_id(frame: &mut [u8]) {
     const FRAGMENT: u8 = 44;
-    if let Some(l3) = frame.get_mut(ETHERNET..).filter(|l3| l3.len() >= 48 && l3[0] >> 4 == 6 && l3[6] == FRAGMENT) {
-        l3[44..48].fill(0);
+    const QUOTE: usize = 48;
+    let Some(l3) = frame.get_mut(ETHERNET..).filter(|l3| l3.len() >= QUOTE && l3[0] >> 4 == 6) else { return };
+    match l3[6] {
+        FRAGMENT => l3[44..48].fill(0),
+        proto::ICMPV6 if l3[40] < 128 && l3.len() >= QUOTE + 48 && l3[QUOTE + 6] == FRAGMENT => {
+            l3[QUOTE + 44..QUOTE + 48].fill(0);
+            l3[42..44].fill(0);
+        }
+        _ => {}
     }
 }
 
@@ -257,6 +265,17 @@ fn sections(text: &str) -> BTreeMap<String, Vec<String>> {
         }
     }
     sections
+}
+
+/// Whether a frame tells of a path's MTU.
+pub fn tells_path_mtu(frame: &[u8]) -> bool {
+    frame.get(ETHERNET..).is_some_and(|l3| {
+        let at = usize::from(l3.first().map_or(0, |b| b & 15)) * 4;
+        match family(l3) {
+            Family::V4 => l3.get(9) == Some(&proto::ICMP) && l3.get(at..at + 2) == Some(&[3, 4]),
+            Family::V6 => l3.get(6) == Some(&proto::ICMPV6) && l3.get(40) == Some(&2),
+        }
+    })
 }
 
 /// Whether the kernel sent a redirect, which Sumun never does.

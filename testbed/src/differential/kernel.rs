@@ -102,8 +102,14 @@ impl Kernel {
             return Ok(Err(String::from_utf8_lossy(&output.stderr).into_owned()));
         }
         self.router.output(&["conntrack", "-F"])?;
-        self.router.ip(family_flag(family, "-4 route flush cache", "-6 route flush cache"))?;
+        self.forget_paths(family)?;
         Ok(Ok(()))
+    }
+
+    /// Forgets what errors told of path MTUs.
+    pub fn forget_paths(&self, family: Family) -> Result<()> {
+        self.router.ip(family_flag(family, "-4 route flush cache", "-6 route flush cache"))?;
+        Ok(())
     }
 
     /// The ruleset with its counters, as iptables-save prints it.

@@ -25,7 +25,7 @@ nf_conntrack_acct = 1
 ";
 
 /// The same for the kernel, and what the engine always does.
-pub const SYSCTLS: [&str; 26] = [
+pub const SYSCTLS: [&str; 28] = [
     "net.ipv4.ip_forward=1",
     "net.ipv6.conf.all.forwarding=1",
     "net.ipv6.conf.all.accept_dad=0",
@@ -50,6 +50,9 @@ pub const SYSCTLS: [&str; 26] = [
     "net.ipv4.conf.wan0.accept_source_route=0",
     "net.ipv4.conf.all.accept_redirects=0",
     "net.netfilter.nf_conntrack_acct=1",
+    // What stays in pieces is to say so in no later case.
+    "net.netfilter.nf_conntrack_frag6_timeout=36000",
+    "net.netfilter.nf_conntrack_frag6_high_thresh=400000000",
     "net.netfilter.nf_conntrack_log_invalid=0",
     "net.netfilter.nf_conntrack_tcp_be_liberal=0",
 ];

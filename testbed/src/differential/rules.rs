@@ -253,7 +253,7 @@ impl Maker<'_> {
 
     fn protocol(&self, rng: &mut Rng, protocol: &mut Option<&'static str>) -> String {
         let icmp = of(self.family, "icmp", "ipv6-icmp");
-        let name = rng.pick(&["tcp", "tcp", "tcp", "udp", "udp", icmp, icmp, "89", "103"]);
+        let name = rng.pick(&["tcp", "tcp", "tcp", "udp", "udp", icmp, icmp, "89", "103", "132", "47"]);
         if rng.chance(10) {
             return format!("! -p {name} ");
         }

@@ -48,6 +48,13 @@ pub enum Answer {
         /// Bytes of payload.
         len: usize,
     },
+    /// SCTP chunks the other way.
+    Chunks {
+        /// The verification tag.
+        tag: u32,
+        /// The chunks.
+        chunks: Vec<u8>,
+    },
     /// An ICMP error that quotes the packet.
     Error {
         /// ICMP type.
@@ -79,6 +86,9 @@ impl Answer {
             }
             Answer::Reply { len } if f.proto == proto::UDP && f.has_l4 => {
                 Some(back.packet(proto::UDP, &wire::udp(ports, &pattern(len)), 8))
+            }
+            Answer::Chunks { tag, ref chunks } if f.proto == proto::SCTP && f.has_l4 => {
+                Some(back.packet(proto::SCTP, &wire::sctp(ports, tag, chunks), 10))
             }
             Answer::Reply { .. } if f.proto == icmp && f.has_l4 => {
                 let reply = of(family, 0, 129);
@@ -113,7 +123,8 @@ impl fmt::Display for Step {
     }
 }
 
-fn pattern(len: usize) -> Vec<u8> {
+/// Some bytes of payload.
+pub(super) fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| i as u8).collect()
 }
 
@@ -142,10 +153,10 @@ pub const SERVICES: [u16; 8] = [22, 53, 80, 443, 1024, 5353, 8080, 40000];
 
 /// Makes the traffic of one ruleset.
 pub struct Traffic {
-    family: Family,
-    rng: Rng,
+    pub(super) family: Family,
+    pub(super) rng: Rng,
     steps: Vec<Step>,
-    id: u16,
+    pub(super) id: u16,
 }
 
 /// Traffic of about `packets` frames.
@@ -160,7 +171,12 @@ pub fn traffic(family: Family, packets: usize, rng: Rng) -> Vec<Step> {
 
 impl Traffic {
     fn scene(&mut self) {
-        match self.rng.below(20) {
+        match self.rng.below(28) {
+            20..=21 => self.fragments(),
+            22..=24 => self.dialogue(),
+            25 => self.association(),
+            26 => self.tunnel(),
+            27 => self.discovery(),
             0..=5 => self.connection(),
             6..=9 => self.datagrams(),
             10..=11 => self.ping(),
@@ -175,7 +191,7 @@ impl Traffic {
     }
 
     /// Two ends, and the port of the first.
-    fn ends(&mut self) -> (PortId, u128, u128) {
+    pub(super) fn ends(&mut self) -> (PortId, u128, u128) {
         let (lan, wan) = hosts(self.family);
         let own = own(self.family);
         let (l, w) = (self.rng.pick(&lan), self.rng.pick(&wan));
@@ -191,7 +207,7 @@ impl Traffic {
         }
     }
 
-    fn ports(&mut self) -> (u16, u16) {
+    pub(super) fn ports(&mut self) -> (u16, u16) {
         let mut sport = self.rng.pick(&[1024, 1025, 5000, 5001, 40000, 68]);
         if self.rng.chance(30) {
             sport = 2000 + self.rng.below(2000) as u16;
@@ -199,7 +215,7 @@ impl Traffic {
         (sport, self.rng.pick(&SERVICES))
     }
 
-    fn ip(&mut self, src: u128, dst: u128) -> Ip {
+    pub(super) fn ip(&mut self, src: u128, dst: u128) -> Ip {
         let mut ip = Ip::new(self.family, src, dst);
         if self.rng.chance(10) {
             ip.ttl = self.rng.pick(&[0, 1, 2, 3, 255, 128]);
@@ -211,30 +227,42 @@ impl Traffic {
         ip
     }
 
-    fn push(&mut self, port: PortId, packet: &[u8]) -> usize {
+    /// Number of steps so far.
+    pub(super) fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// One step more.
+    pub(super) fn step(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    pub(super) fn push(&mut self, port: PortId, packet: &[u8]) -> usize {
         let p = port.0 as usize;
         self.steps.push(Step::Fresh { port, frame: wire::frame(self.family, HOST[p], ROUTER[p], packet) });
         self.steps.len() - 1
     }
 
-    fn send(&mut self, port: PortId, ip: &Ip, protocol: u8, l4: &[u8]) -> usize {
+    pub(super) fn send(&mut self, port: PortId, ip: &Ip, protocol: u8, l4: &[u8]) -> usize {
         self.id = self.id.wrapping_add(1);
         let packet = ip.packet(protocol, l4, self.id);
         self.push(port, &packet)
     }
 
-    fn answer(&mut self, to: usize, with: Answer) {
+    pub(super) fn answer(&mut self, to: usize, with: Answer) {
         self.steps.push(Step::Answer { to, with });
     }
 
     /// A random error about a packet that came out.
-    fn error(&mut self, to: usize) {
+    pub(super) fn error(&mut self, to: usize) {
         let (_, wan) = hosts(self.family);
         let (kind, code, rest) = match self.family {
             Family::V4 => self.rng.pick(&[
                 (3, 0, 0),
                 (3, 1, 0),
+                (3, 2, 0),
                 (3, 3, 0),
+                (3, 9, 0),
                 (3, 4, 1000),
                 (3, 13, 0),
                 (11, 0, 0),
@@ -243,9 +271,16 @@ impl Traffic {
                 (5, 1, 0xc0a8_0101),
                 (4, 0, 0),
             ]),
-            Family::V6 => {
-                self.rng.pick(&[(1, 0, 0), (1, 1, 0), (1, 4, 0), (2, 0, 1280), (3, 0, 0), (4, 1, 40), (1, 6, 0)])
-            }
+            Family::V6 => self.rng.pick(&[
+                (1, 0, 0),
+                (1, 1, 0),
+                (1, 4, 0),
+                (2, 0, 1280),
+                (3, 0, 0),
+                (3, 1, 0),
+                (4, 1, 40),
+                (1, 6, 0),
+            ]),
         };
         let from = self.rng.chance(40).then(|| self.rng.pick(&wan));
         let least = of(self.family, 28, 48);
@@ -334,7 +369,7 @@ impl Traffic {
         }
     }
 
-    fn ping(&mut self) {
+    pub(super) fn ping(&mut self) {
         let (port, src, dst) = self.ends();
         let ip = self.ip(src, dst);
         let (icmp, echo) = of(self.family, (proto::ICMP, 8), (proto::ICMPV6, 128));
@@ -528,44 +563,6 @@ impl Traffic {
         let most = usize::from(MTU[port.0 as usize]) - of(self.family, 28, 48);
         let len = (self.rng.pick(&[1272, 1273, 1252, 1253, 1300, 1400]) - of(self.family, 0, 20)).min(most);
         let first = self.send(port, &ip, proto::UDP, &wire::udp(ports, &pattern(len)));
-        if self.rng.chance(30) {
-            self.answer(first, Answer::Reply { len: 11 });
-        }
-    }
-
-    /// IPv4 options or IPv6 extension headers.
-    fn optional(&mut self) {
-        let (port, src, dst) = self.ends();
-        let mut ip = self.ip(src, dst);
-        match self.family {
-            Family::V4 => {
-                ip.options = self
-                    .rng
-                    .pick(&[
-                        &[1, 1, 1, 0][..],
-                        &[148, 4, 0, 0],
-                        &[131, 7, 4, 203, 0, 113, 9, 0],
-                        &[137, 7, 4, 203, 0, 113, 9, 0],
-                        &[130, 4, 0, 0],
-                        &[200, 0, 0, 0],
-                        &[200, 9, 0, 0],
-                        &[200, 4, 0, 0],
-                    ])
-                    .to_vec();
-            }
-            Family::V6 => {
-                let headers: [(u8, &[u8]); 4] = [
-                    (0, &[17, 0, 1, 4, 0, 0, 0, 0]),
-                    (0, &[17, 0, 5, 2, 0, 0, 1, 0]),
-                    (60, &[17, 0, 1, 4, 0, 0, 0, 0]),
-                    (43, &[17, 0, 0, 0, 0, 0, 0, 0]),
-                ];
-                let (number, header) = self.rng.pick(&headers);
-                (ip.extension, ip.options) = (number, header.to_vec());
-            }
-        }
-        let ports = self.ports();
-        let first = self.send(port, &ip, proto::UDP, &wire::udp(ports, b"options"));
         if self.rng.chance(30) {
             self.answer(first, Answer::Reply { len: 11 });
         }
