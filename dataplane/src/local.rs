@@ -89,6 +89,8 @@ impl Local {
                 return Ok(Some(Refusal::Error(icmp::Error::PortUnreachable)));
             }
             proto::TCP | proto::UDP | proto::UDPLITE => return Err(DropReason::NoListener),
+            // Somebody is there for group membership: who else is on the link.
+            proto::IGMP if facts.family == Family::V4 => return Err(DropReason::NoListener),
             proto::NONE if facts.family == Family::V6 => return Err(DropReason::NoListener),
             _ => return Ok(Some(Refusal::Error(icmp::Error::ProtoUnreachable))),
         }
@@ -396,6 +398,8 @@ mod tests {
         unsummed[46..48].fill(0);
         assert_eq!(deliver(&mut local, Family::V6, &unsummed), Err(DropReason::NoListener));
         assert_eq!(deliver(&mut local, Family::V6, &v6(proto::NONE, &[])), Err(DropReason::NoListener));
+        let igmp = packet(Family::V4, proto::IGMP, &[0x16, 0, 0, 0, 224, 0, 0, 9]);
+        assert_eq!(deliver(&mut local, Family::V4, &igmp), Err(DropReason::NoListener));
         assert!(answers(&mut local).is_empty());
     }
 

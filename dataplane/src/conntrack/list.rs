@@ -125,7 +125,8 @@ impl fmt::Display for Side {
         write!(f, "src={} dst={} ", t.family.address(t.src), t.family.address(t.dst))?;
         match t.proto {
             _ if t.is_icmp() => write!(f, "type={} code={} id={} ", t.dport >> 8, t.dport & 0xff, t.sport)?,
-            proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP => {
+            // DCCP has none that conntrack knows of, and is shown with them all the same.
+            proto::TCP | proto::UDP | proto::UDPLITE | proto::SCTP | proto::DCCP => {
                 write!(f, "sport={} dport={} ", t.sport, t.dport)?
             }
             proto::GRE => write!(f, "srckey={:#x} dstkey={:#x} ", t.sport, t.dport)?,

@@ -111,8 +111,13 @@ impl Engine {
 
     /// A neighbour discovery message of the router's own: its link is given, no route is asked (`ndisc_send_skb`).
     pub(super) fn discovery(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+        let to = p.facts.dst;
         self.hook(g, Hook::Output, p)?;
         p.facts.oif = p.hop.port;
+        if p.facts.dst != to {
+            // It was sent elsewhere, and goes there as any packet.
+            return self.egress(g, p);
+        }
         self.hook(g, Hook::Postrouting, p)?;
         Ok(Fate::Send { mac: p.facts.dmac })
     }

@@ -161,11 +161,11 @@ impl Fib {
         }
     }
 
-    /// The address to which REDIRECT brings packets that came in on a port: its first; where the destination is of scope link,
-    /// its first of that scope (`nf_nat_redirect_ipv4`, `nf_nat_redirect_ipv6`).
+    /// The address to which REDIRECT brings packets that came in on a port: its first; where the destination's scope is less
+    /// than the world, its first of that scope (`nf_nat_redirect_ipv4`, `nf_nat_redirect_ipv6`).
     pub fn first_address(&self, port: PortId, family: Family, dst: u128) -> Option<u128> {
-        let on_link = family == Family::V6 && scope(dst) == 2;
-        self.own_of(port, family).find(|own| !on_link || scope(own.addr) == 2).map(|own| own.addr)
+        let wanted = Some(scope(dst)).filter(|scope| family == Family::V6 && matches!(scope, 1 | 2 | 5));
+        self.own_of(port, family).find(|own| wanted.is_none_or(|wanted| scope(own.addr) == wanted)).map(|own| own.addr)
     }
 
     /// Whether the router is a member of a group on a port: 224.0.0.1; all-nodes, all-routers, and the solicited-node

@@ -30,6 +30,11 @@ impl Tracker {
             // Until then a mapping may have been chosen since the facts were filled in.
             facts.ct_status = self.shared.entry(flow.id).word().status();
         }
+        // Where an error comes in or is made it must be right, mapped or not; on its way out nobody looks any more.
+        let is_error = flow.related && facts.icmp().is_some();
+        if is_error && matches!(hook, Hook::Prerouting | Hook::Output) && !parse::l4_checksum_ok(facts, l3) {
+            return Err(DropReason::NatFailed);
+        }
         match Manip::at(hook) {
             Some(manip) if facts.ct_status & manip.bit_for(flow.dir) != 0 => self.rewrite(flow, manip, l3, facts),
             Some(_) if flow.related && facts.ct_status & NAT != 0 => check_redirect(facts),
@@ -90,9 +95,6 @@ fn rewrite_quote(tuple: &Tuple, manip: Manip, l3: &mut [u8], facts: &Facts) -> R
         Family::V4 => Sum::new(),
         Family::V6 => Sum::new().pseudo(facts.src, facts.dst, proto::ICMPV6, message.len()),
     };
-    if !pseudo.bytes(message).is_valid() {
-        return Err(DropReason::NatFailed);
-    }
     let quote = message.get_mut(HEADER..).ok_or(DropReason::NatFailed)?;
     let mut quoted = parse::embedded(facts.family, quote).ok_or(DropReason::NatFailed)?;
     // The ports are enough to find the flow, but not to write in (`nf_nat_proto.c`).

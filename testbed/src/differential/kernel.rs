@@ -127,12 +127,15 @@ impl Kernel {
         let file = self.router.inside(|| Ok(std::fs::read_to_string("/proc/thread-self/net/nf_conntrack")));
         let Ok(text) = file? else { return self.flows(family) };
         let name = family_flag(family, "ipv4", "ipv6");
-        // The kernel forgot DCCP's name, the program did not.
+        // The kernel forgot DCCP's name and ports, the program did not.
         let text = text.replace("unknown  33 ", "dccp     33 ");
-        let lines = text.lines().filter(|line| line.starts_with(name));
-        Ok(lines
-            .map(|line| line.split_whitespace().skip(2).filter_map(as_listed).collect::<Vec<_>>().join(" ") + "\n")
-            .collect())
+        let listed = |line: &str| {
+            let ports = if line.contains("dccp") { " sport=0 dport=0" } else { "" };
+            let words = line.split_whitespace().skip(2).filter_map(as_listed);
+            let words: Vec<_> = words.map(|w| if w.starts_with("dst=") { w + ports } else { w }).collect();
+            words.join(" ") + "\n"
+        };
+        Ok(text.lines().filter(|line| line.starts_with(name)).map(listed).collect())
     }
 
     /// Puts a setting of the router by its short name; what it was.

@@ -96,6 +96,12 @@ impl Rules {
         text
     }
 
+    /// Whether some rule may change the source of what comes to the router before it is answered.
+    pub fn changes_sources_in_input(&self) -> bool {
+        let of_input = |c: &&Chain| c.table == "mangle" && c.name.to_lowercase().starts_with("input");
+        self.chains.iter().filter(of_input).flat_map(|c| &c.rules).any(|rule| rule.contains("SNPT"))
+    }
+
     /// Number of rules.
     pub fn len(&self) -> usize {
         self.chains.iter().map(|c| c.rules.len()).sum()
@@ -465,11 +471,11 @@ impl Maker<'_> {
                 "PREROUTING" | "OUTPUT" => rng.pick(&[
                     "-d 2001:db8:5::/64 | -j DNPT --src-pfx 2001:db8:5::/64 --dst-pfx fd00:1::/64",
                     "-d 2001:db8:6::/48 | -j DNPT --src-pfx 2001:db8:6:100::/56 --dst-pfx fd00:1::/48",
-                    "-j DNPT --src-pfx 2001:db8:2::/48 --dst-pfx 2001:db8:7::/48",
+                    "-d 2001:db8:2::/48 | -j DNPT --src-pfx 2001:db8:2::/48 --dst-pfx 2001:db8:7::/48",
                 ]),
                 "INPUT" => "-s fd00:1::/64 | -j SNPT --src-pfx fd00:1::/64 --dst-pfx 2001:db8:5::/64",
                 _ => rng.pick(&[
-                    "-j SNPT --src-pfx fd00:1::/64 --dst-pfx 2001:db8:5::/64",
+                    "-s fd00:1::/64 | -j SNPT --src-pfx fd00:1::/64 --dst-pfx 2001:db8:5::/64",
                     "-s fd00:1::/64 | -j SNPT --src-pfx fd00:1::/48 --dst-pfx 2001:db8:6:100::/56",
                 ]),
             }

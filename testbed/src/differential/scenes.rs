@@ -1,9 +1,9 @@
 //! Further scenes of the traffic: fragments, TCP dialogues that go astray, SCTP, tunnels, neighbour discovery, options.
 
-use super::net::{HOST, MTU, ROUTER, of};
-use super::traffic::{Answer, Step, Traffic, own, pattern};
+use super::net::{HOST, LAN, MTU, ROUTER, WAN, of};
+use super::traffic::{Answer, Step, Traffic, hosts, own, pattern};
 use super::wire::{self, ACK, FIN, PSH, RST, SYN, URG, chunk, fragment, init, segment};
-use sumun_config::facts::{Family, PortId, proto};
+use sumun_config::facts::{Family, proto};
 
 impl Traffic {
     /// A packet in fragments: in any order, some of them twice or never, now and then with an overlap.
@@ -13,7 +13,7 @@ impl Traffic {
         let len = self.rng.pick(&[60, 500, 1300, 1480, 2000, 2900]) + self.rng.below(16);
         let (icmp, echo) = of(self.family, (proto::ICMP, 8), (proto::ICMPV6, 128));
         let (protocol, l4) = match self.rng.below(4) {
-            0 => (icmp, wire::icmp(echo, 0, 0x4444_0001, &pattern(len))),
+            0 if !own(self.family).contains(&dst) => (icmp, wire::icmp(echo, 0, 0x4444_0001, &pattern(len))),
             1 => (proto::SCTP, wire::sctp((5000, 22), 0, &[init(1, 9), pattern(len / 4 * 4)].concat())),
             _ => {
                 let ports = self.ports();
@@ -167,8 +167,11 @@ impl Traffic {
         if self.family == Family::V4 {
             return self.ping();
         }
-        let (port, src, _) = self.ends();
+        let port = self.rng.pick(&[LAN, WAN]);
         let p = port.0 as usize;
+        // Of hosts that the kernel knows for good: others it would ask for later.
+        let (lan, wan) = hosts(self.family);
+        let src = if port == LAN { self.rng.pick(&lan) } else { self.rng.pick(&wan[..2]) };
         let target = self.rng.pick(&own(self.family));
         let node = 0xff02 << 112 | 0x0001_ff00_0000 | (target & 0xff_ffff);
         let dst = if self.rng.chance(50) { target } else { node };
@@ -184,7 +187,7 @@ impl Traffic {
         let to =
             if dst == node { [0x33, 0x33, 0xff, (node >> 16) as u8, (node >> 8) as u8, node as u8] } else { ROUTER[p] };
         let frame = wire::frame(self.family, HOST[p], to, &packet);
-        self.step(Step::Fresh { port: PortId(p as u16), frame });
+        self.step(Step::Fresh { port, frame });
     }
 
     /// IPv4 options or IPv6 extension headers.

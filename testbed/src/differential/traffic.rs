@@ -535,7 +535,8 @@ impl Traffic {
         let ip = self.ip(src, dst);
         let ports = self.ports();
         let (icmp, echo) = of(self.family, (proto::ICMP, 8), (proto::ICMPV6, 128));
-        let (protocol, l4) = match self.rng.below(3) {
+        let to_many = self.family == Family::V6 && dst >> 120 == 0xff;
+        let (protocol, l4) = match self.rng.below(if to_many { 2 } else { 3 }) {
             0 => (proto::TCP, wire::tcp(ports, 1, 1, 0x02, &[], &[])),
             1 => (proto::UDP, wire::udp(ports, b"odd")),
             _ => (icmp, wire::icmp(echo, 0, 5, b"odd")),

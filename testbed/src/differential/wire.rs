@@ -308,6 +308,13 @@ pub fn arp_request(mac: [u8; 6], sender: u32, target: u32) -> Vec<u8> {
     frame
 }
 
+/// Whether a frame asks for neighbours, or tells of them.
+pub fn is_discovery(frame: &[u8]) -> bool {
+    frame.get(ETHERNET..).is_some_and(|l3| {
+        family(l3) == Family::V6 && l3.get(6) == Some(&proto::ICMPV6) && matches!(l3.get(40), Some(133..=137))
+    })
+}
+
 /// What a frame is, for people.
 pub fn describe(frame: &[u8]) -> String {
     let Some(l3) = frame.get(ETHERNET..) else { return format!("{} bytes", frame.len()) };
