@@ -75,6 +75,21 @@ fn what_is_sent_to_many_is_answered_on_its_link_or_not_at_all() {
 }
 
 #[test]
+fn a_damaged_error_does_not_pass_nat_even_where_nothing_is_mapped() {
+    let rules = "[sysctl]\nnf_conntrack_checksum = false\n[filter.FORWARD]\nrules = [\"-m conntrack --ctstate NEW\"]\n";
+    for (nat, passed) in [("", 1), ("[nat.POSTROUTING]\nrules = [\"-j ACCEPT\"]\n", 0)] {
+        let (client, server) = ends(Family::V4);
+        let mut rig = Rig::new(&format!("{rules}{nat}"));
+        let sent = rig.send(LAN, &udp(Family::V4, client, server, (5, 7), b"x"));
+        let quoted = sent[0].1[14..].to_vec();
+        let mut error = ping(Family::V4, server, client, 0, &quoted);
+        // An echo request becomes an error, and its checksum is that of the request.
+        error[34] = 3;
+        assert_eq!(rig.send(WAN, &error).len(), passed, "{:?}", rig.drops());
+    }
+}
+
+#[test]
 fn a_segment_without_ack_to_a_closed_port_is_reset_with_one() {
     for family in Family::ALL {
         let (client, _) = ends(family);

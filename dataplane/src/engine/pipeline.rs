@@ -206,6 +206,11 @@ impl Engine {
         } else if !is_error && hook == Hook::Postrouting {
             self.tracker.stay_masqueraded(flow, p.facts.ct_status, p.facts.oif)?;
         }
+        // An error must be right, mapped or not, unless conntrack has seen to that (`nf_nat_icmp_reply_translation`).
+        let is_unseen = hook == Hook::Output || (hook == Hook::Prerouting && !g.policy.sysctl.nf_conntrack_checksum);
+        if is_error && is_unseen && !parse::l4_checksum_ok(&p.facts, p.l3()) {
+            return Err(DropReason::NatFailed);
+        }
         let start = p.l3 as usize;
         let end = start + p.facts.len as usize;
         let l3 = p.frame.bytes_mut().get_mut(start..end).unwrap_or_default();

@@ -23,17 +23,12 @@ impl Tracker {
     /// the facts up to date.
     ///
     /// # Errors
-    /// [`DropReason::NatFailed`]: an ICMP error cannot be translated (bad checksum, truncated quote, redirect).
+    /// [`DropReason::NatFailed`]: an ICMP error cannot be translated (truncated quote, redirect).
     #[inline]
     pub fn translate(&mut self, flow: Flow, hook: Hook, l3: &mut [u8], facts: &mut Facts) -> Result<(), DropReason> {
         if facts.ct_status & status::CONFIRMED == 0 {
             // Until then a mapping may have been chosen since the facts were filled in.
             facts.ct_status = self.shared.entry(flow.id).word().status();
-        }
-        // Where an error comes in or is made it must be right, mapped or not; on its way out nobody looks any more.
-        let is_error = flow.related && facts.icmp().is_some();
-        if is_error && matches!(hook, Hook::Prerouting | Hook::Output) && !parse::l4_checksum_ok(facts, l3) {
-            return Err(DropReason::NatFailed);
         }
         match Manip::at(hook) {
             Some(manip) if facts.ct_status & manip.bit_for(flow.dir) != 0 => self.rewrite(flow, manip, l3, facts),

@@ -452,24 +452,6 @@ fn an_error_about_a_mapped_ping_gets_its_identifier_back() {
 }
 
 #[test]
-fn errors_are_held_to_their_checksum_where_they_come_in_even_without_a_mapping() {
-    let mut r = Router::new(None, None);
-    let sent = r.sent(udp(A, 1000, B, 53));
-    let mut p = sample(Family::V4, 9, A, proto::ICMP, &bytes::icmp(3, 1, 9, &sent.l3));
-    let ct = r.t.track(&mut p.facts, &p.l3, 0, &Sysctl::default()).unwrap();
-    let Ct::Flow(flow) = ct else { panic!("{ct:?}") };
-    p.l3[27] ^= 1;
-    for (hook, end) in [
-        (Hook::Prerouting, Err(DropReason::NatFailed)),
-        (Hook::Output, Err(DropReason::NatFailed)),
-        (Hook::Postrouting, Ok(())),
-        (Hook::Input, Ok(())),
-    ] {
-        assert_eq!(r.t.translate(flow, hook, &mut p.l3, &mut p.facts), end, "{hook:?}");
-    }
-}
-
-#[test]
 fn redirects_do_not_cross_a_mapping() {
     let mut r = Router::new(None, Some(range(OUTER)));
     let sent = r.sent(udp(A, 1000, B, 53));

@@ -237,9 +237,13 @@ pub fn run(
         let case = Case::new(seed, family, n, packets);
         let context = || format!("case {n} of {} of seed {seed}", family.name());
         let mut outcome = case.run(kernel).with_context(context)?;
-        if matches!(outcome, Outcome::Differs(_)) {
+        if let Outcome::Differs(why) = &outcome {
+            let why = format!("{}, once: {why}", context());
             outcome = case.run(kernel).with_context(context)?;
-            summary.unsteady += usize::from(matches!(outcome, Outcome::Same(_)));
+            if matches!(outcome, Outcome::Same(_)) {
+                summary.unsteady += 1;
+                say(&why);
+            }
         }
         match outcome {
             Outcome::Same(packets) => {

@@ -28,11 +28,13 @@ impl Traffic {
         let id = u32::from(self.id);
         let mut pieces: Vec<_> =
             (0..l4.len()).step_by(size).map(|at| (at, fragment(&packet, at, size.min(l4.len() - at), id))).collect();
-        if self.rng.chance(10) && pieces.len() > 1 {
+        // The kernel tells the sender when what is to itself stays in pieces, half a minute later.
+        let is_awaited = self.family == Family::V4 && own(self.family).contains(&dst);
+        if self.rng.chance(10) && pieces.len() > 1 && !is_awaited {
             let at = pieces[1].0 - 8;
             pieces.push((at, fragment(&packet, at, size.min(l4.len() - at), id)));
         }
-        if self.rng.chance(10) {
+        if self.rng.chance(10) && !is_awaited {
             let again = self.rng.below(pieces.len());
             pieces.push(pieces[again].clone());
         }
@@ -41,9 +43,7 @@ impl Traffic {
                 pieces.swap(i, self.rng.below(i + 1));
             }
         }
-        // The kernel tells the sender when what is to itself stays in pieces, half a minute later.
-        let to_router = self.family == Family::V4 && own(self.family).contains(&dst);
-        if self.rng.chance(10) && !to_router {
+        if self.rng.chance(10) && !is_awaited {
             pieces.remove(self.rng.below(pieces.len()));
         }
         let first = self.len();
