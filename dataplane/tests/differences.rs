@@ -76,7 +76,7 @@ fn what_is_sent_to_many_is_answered_on_its_link_or_not_at_all() {
 
 #[test]
 fn a_damaged_error_does_not_pass_nat_even_where_nothing_is_mapped() {
-    let rules = "[sysctl]\nnf_conntrack_checksum = false\n[filter.FORWARD]\nrules = [\"-m conntrack --ctstate NEW\"]\n";
+    let rules = "nf_conntrack_checksum = false\n[filter.FORWARD]\nrules = [\"-m conntrack --ctstate NEW\"]\n";
     for (nat, passed) in [("", 1), ("[nat.POSTROUTING]\nrules = [\"-j ACCEPT\"]\n", 0)] {
         let (client, server) = ends(Family::V4);
         let mut rig = Rig::new(&format!("{rules}{nat}"));
