@@ -6,6 +6,7 @@
 //!
 //! Addresses of both families are one `u128`: an IPv4 address stands in the low 32 bits, so one code path serves both.
 
+use crate::helper::Helper;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -386,6 +387,54 @@ pub trait Surroundings {
     fn path_mtu(&self, facts: &Facts, reply: bool) -> u16;
     /// The first address of the port, as the kernel's `inet_select_addr` would choose towards `towards`; for MASQUERADE and REDIRECT.
     fn port_address(&self, port: PortId, family: Family, towards: u128) -> Option<u128>;
+    /// The packet's flow, where it has one.
+    fn flow(&self) -> Option<&dyn FlowFacts> {
+        None
+    }
+    /// How many connections are known under a key, the packet's own included; none where they cannot be counted.
+    fn connections(&self, _key: &ConnectionKey, _facts: &Facts, _l3: &[u8]) -> Option<u32> {
+        None
+    }
+}
+
+/// What a rule may ask of the packet's flow beyond the `ct_*` of the facts.
+pub trait FlowFacts {
+    /// Addresses and ports of a direction, as its packets come in.
+    fn ends(&self, dir: Dir) -> Ends;
+    /// Packets and bytes of a direction.
+    fn counters(&self, dir: Dir) -> (u64, u64);
+    /// Milliseconds that it has left; none before its first packet has left the router.
+    fn left(&self) -> u32;
+    /// Whether it has the label of this bit.
+    fn has_label(&self, bit: u8) -> bool;
+    /// Gives it a label; false where it cannot have one.
+    fn set_label(&self, bit: u8) -> bool;
+    /// The helper of the flow that announced this one.
+    fn master_helper(&self) -> Option<Helper>;
+}
+
+/// The ends of one direction of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ends {
+    /// Source address.
+    pub src: u128,
+    /// Destination address.
+    pub dst: u128,
+    /// Source port, or what stands for it in the flow's tuple.
+    pub sport: u16,
+    /// Destination port, or what stands for it.
+    pub dport: u16,
+}
+
+/// What connections are counted under.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ConnectionKey {
+    /// The rule that counts: the number of its cell.
+    pub cell: u32,
+    /// Family of the address.
+    pub family: Family,
+    /// The masked address.
+    pub addr: u128,
 }
 
 /// What evaluation of a rule gets beside the facts.

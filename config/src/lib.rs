@@ -18,3 +18,4 @@ pub mod model;
 pub mod rule;
 pub mod ruleset;
 pub mod schema;
+pub mod timeout;

@@ -5,6 +5,7 @@
 //! user chain against the built-in chains that lead to it, however long the way (`mark_source_chains`); so does this.
 
 use crate::facts::Family;
+use crate::model::Names;
 use crate::rule::option::Complaint;
 use crate::rule::targets::verdict::Verdict;
 use crate::rule::{self, Families, Hook, JumpTo, ParsedRule, Policy, Rule, Table, Target};
@@ -32,8 +33,8 @@ pub struct ChainSource {
 /// Most characters of a chain's name (`XT_EXTENSION_MAXNAMELEN` less one).
 const MAX_NAME: usize = 28;
 
-/// Puts chains together. `ports` are those that the rules were parsed with.
-pub fn link(sources: Vec<ChainSource>, ports: &[String]) -> Result<Ruleset, Vec<Complaint>> {
+/// Puts chains together. `ports` and `names` are those that the rules were parsed with.
+pub fn link(sources: Vec<ChainSource>, ports: &[String], names: Names) -> Result<Ruleset, Vec<Complaint>> {
     let mut complaints = Complaints::default();
     for source in &sources {
         check_name(source, &mut complaints);
@@ -44,7 +45,7 @@ pub fn link(sources: Vec<ChainSource>, ports: &[String]) -> Result<Ruleset, Vec<
         for table in Table::ALL {
             let chains: Vec<&ChainSource> =
                 sources.iter().filter(|s| s.table == table && s.families.has(family)).collect();
-            let linker = Linker { family, table, ports, existing: &everywhere };
+            let linker = Linker { family, table, ports, names, existing: &everywhere };
             ruleset.families[family.index()].tables[table as usize] = linker.link(&chains, &mut complaints);
         }
     }
@@ -130,6 +131,7 @@ struct Linker<'a> {
     family: Family,
     table: Table,
     ports: &'a [String],
+    names: Names<'a>,
     existing: &'a Existing,
 }
 
@@ -233,7 +235,9 @@ impl Linker<'_> {
     fn check_reached(&self, placed: &[Option<&ChainSource>], reached: &Reached, complaints: &mut Complaints) {
         for (source, &hooks) in placed.iter().zip(&reached.hooks).skip(self.table.hooks().len()) {
             for rule in source.iter().flat_map(|source| &source.rules) {
-                if let (true, Err(found)) = (hooks != 0, rule.rebuild(self.family, self.table, hooks, self.ports)) {
+                if let (true, Err(found)) =
+                    (hooks != 0, rule.rebuild(self.family, self.table, hooks, self.ports, self.names))
+                {
                     complaints.extend(found);
                 }
             }
@@ -265,7 +269,7 @@ mod tests {
     fn chain(table: Table, families: Families, name: &str, rules: &[&str]) -> ChainSource {
         let ports = PORTS.map(String::from);
         let reach = builtin(name).map_or(Reach::User(0), Reach::BuiltIn);
-        let site = Site { families, table, reach, ports: &ports, base: 0, line: 0 };
+        let site = Site { families, table, reach, ports: &ports, names: Names::NONE, base: 0, line: 0 };
         let parse = |text: &&str| parse_text(text, &site).unwrap_or_else(|complaints| panic!("{text}: {complaints:?}"));
         ChainSource {
             table,
@@ -282,7 +286,7 @@ mod tests {
     }
 
     fn linked(sources: &[ChainSource]) -> Result<Ruleset, Vec<Complaint>> {
-        let ruleset = link(sources.to_vec(), &PORTS.map(String::from))?;
+        let ruleset = link(sources.to_vec(), &PORTS.map(String::from), Names::NONE)?;
         assert_eq!(ruleset.verify(PORTS.len()), Ok(()), "what is linked verifies");
         Ok(ruleset)
     }

@@ -5,8 +5,13 @@
 //! between bursts: addresses, routes, neighbours, settings, rules.
 
 use crate::facts::{Family, PortId};
+use crate::rule::matches::connlabel::LABELS;
 use crate::rule::matches::interface::MAX_PORTS;
+use crate::rule::targets::ct::Ct;
+use crate::rule::word::integer;
+use crate::rule::{Match, Target};
 use crate::ruleset::Ruleset;
+use crate::timeout::{MAX_POLICIES, TimeoutPolicy};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -136,6 +141,10 @@ pub struct Policy {
     pub rules: Vec<RoutingRule>,
     /// Settings by the names of the sysctls.
     pub sysctl: Sysctl,
+    /// Other times for flows that rules choose.
+    pub timeouts: Vec<TimeoutPolicy>,
+    /// Names of conntrack labels.
+    pub labels: Vec<Label>,
     /// The compiled ruleset.
     pub ruleset: Ruleset,
 }
@@ -184,8 +193,83 @@ impl Policy {
                 port(iif)?;
             }
         }
+        self.verify_timeouts()?;
+        if let Some(label) = self.labels.iter().find(|label| label.bit >= LABELS || !Label::is_name(&label.name)) {
+            return Err(format!("the label {:?} of bit {}", label.name, label.bit));
+        }
         crate::schema::sysctl::verify(&self.sysctl)
     }
+
+    /// Policies that could be in a file, and rules that use those only.
+    fn verify_timeouts(&self) -> Result<(), String> {
+        let policies = &self.timeouts;
+        if policies.len() > MAX_POLICIES {
+            return Err(format!("{} time-out policies are more than {MAX_POLICIES}", policies.len()));
+        }
+        for (i, policy) in policies.iter().enumerate() {
+            let known = policy.tracker.times().len();
+            let wrong = policy.times.len() > known
+                || policy
+                    .times
+                    .iter()
+                    .any(|&(index, value)| usize::from(index) >= known || value > crate::schema::sysctl::LONGEST_MS);
+            if wrong || !TimeoutPolicy::is_name(&policy.name) || policies[..i].iter().any(|p| p.id() == policy.id()) {
+                return Err(format!("the time-out policy {:?} cannot be", policy.name));
+            }
+        }
+        for family in Family::ALL {
+            for rule in self.ruleset.of(family).tables.iter().flat_map(|t| &t.chains).flat_map(|chain| &chain.rules) {
+                let Some(Target::Ct(Ct { notrack: false, timeout: Some(name), .. })) = &rule.target else { continue };
+                let protocol = rule.conds.iter().find_map(|cond| match cond.test {
+                    Match::Protocol(protocol) => Some((protocol.0, cond.negate)),
+                    _ => None,
+                });
+                let policy = policies.iter().find(|policy| policy.name == *name);
+                let policy = policy.ok_or_else(|| format!("there is no time-out policy {name:?}"))?;
+                policy.unfit(family, protocol).map_or(Ok(()), Err)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The names that its rules may use.
+    pub fn names(&self) -> Names<'_> {
+        Names { timeouts: &self.timeouts, labels: &self.labels }
+    }
+}
+
+/// A conntrack label's name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Label {
+    /// Its bit, below 128.
+    pub bit: u8,
+    /// Its name.
+    pub name: String,
+}
+
+impl Label {
+    /// Whether a label may have this name: letters, digits and `-`, and no number, which would be a bit.
+    pub fn is_name(name: &str) -> bool {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        (1..=MAX_LABEL_NAME).contains(&name.len()) && name.bytes().all(good) && integer(name).is_none()
+    }
+}
+
+/// Bytes of a label's name.
+pub const MAX_LABEL_NAME: usize = 63;
+
+/// Names that rules use and other sections of the file define.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Names<'a> {
+    /// Time-out policies.
+    pub timeouts: &'a [TimeoutPolicy],
+    /// Conntrack labels.
+    pub labels: &'a [Label],
+}
+
+impl Names<'_> {
+    /// None at all.
+    pub const NONE: Names<'static> = Names { timeouts: &[], labels: &[] };
 }
 
 /// Least MTU of IPv4 (RFC 791).
@@ -354,6 +438,8 @@ pub struct Sysctl {
     pub nf_conntrack_tcp_timeout_close: u64,
     pub nf_conntrack_tcp_timeout_max_retrans: u64,
     pub nf_conntrack_tcp_timeout_unacknowledged: u64,
+    /// After SYNs of both sides. No sysctl has this name: only a time-out policy changes it.
+    pub nf_conntrack_tcp_timeout_syn_sent2: u64,
     pub nf_conntrack_tcp_loose: bool,
     pub nf_conntrack_tcp_be_liberal: bool,
     /// Repetitions of one ACK from which on a connection has no more than the time-out of this name.
@@ -429,6 +515,7 @@ impl Default for Sysctl {
             nf_conntrack_tcp_timeout_close: 10 * S,
             nf_conntrack_tcp_timeout_max_retrans: 300 * S,
             nf_conntrack_tcp_timeout_unacknowledged: 300 * S,
+            nf_conntrack_tcp_timeout_syn_sent2: 120 * S,
             nf_conntrack_tcp_loose: true,
             nf_conntrack_tcp_be_liberal: false,
             nf_conntrack_tcp_max_retrans: 3,
@@ -521,6 +608,8 @@ mod tests {
             ],
             rules: vec![from(Family::V4, "10.0.0.0/8"), from(Family::V6, "2001:db8::/32")],
             sysctl: Sysctl::default(),
+            timeouts: Vec::new(),
+            labels: Vec::new(),
             ruleset: Ruleset::empty(rule::Policy::Accept),
         }
     }

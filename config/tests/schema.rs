@@ -519,3 +519,50 @@ fn answer(text: &str) {
     }
     assert!(found.is_empty() || !diag::render(&source, &found, false).is_empty());
 }
+
+#[test]
+fn timeout_policies_and_labels_are_known_to_rules() {
+    let config = config(
+        r#"
+        [conntrack.timeouts.short]
+        protocol = "tcp"
+        family = "ipv4"
+        established = "10m"
+        close = 5
+        [conntrack.labels]
+        customer = 3
+        guest = 100
+        [raw.PREROUTING]
+        rules = ["-p tcp -j CT --zone 4 --timeout short --helper ftp"]
+        [mangle.FORWARD]
+        rules = ["-m connlabel --label guest --set", "-m connlabel ! --label 3", { label = 7 }]
+        "#,
+    );
+    let policy = config.policy;
+    policy.verify().expect("what a file says can be");
+    let timeouts = &policy.timeouts;
+    assert_eq!((timeouts.len(), timeouts[0].name.as_str()), (1, "short"));
+    let over = timeouts[0].over(&policy.sysctl);
+    assert_eq!((over.nf_conntrack_tcp_timeout_established, over.nf_conntrack_tcp_timeout_close), (600_000, 5_000));
+    assert_eq!(policy.labels.len(), 2);
+    let v4 = policy.ruleset.print(Family::V4, None);
+    for rule in [
+        "-A PREROUTING -p tcp -j CT --helper ftp --timeout short --zone 4\n",
+        "-A FORWARD -m connlabel --label \"guest\" --set\n",
+        "-A FORWARD -m connlabel ! --label \"customer\"\n",
+        "-A FORWARD -m connlabel --label \"7\"\n",
+    ] {
+        assert!(v4.contains(rule), "{rule}{v4}");
+    }
+    // The policy is for IPv4, so the rule is.
+    assert!(!policy.ruleset.print(Family::V6, None).contains("-j CT"));
+    let mut forged = policy.clone();
+    forged.timeouts.clear();
+    assert!(forged.verify().unwrap_err().contains("no time-out policy"));
+    let mut forged = policy.clone();
+    forged.timeouts[0].tracker = sumun_config::timeout::Tracker::Udp;
+    assert!(forged.verify().unwrap_err().contains("cannot be"));
+    let mut forged = policy;
+    forged.labels[0].bit = 128;
+    assert!(forged.verify().is_err());
+}

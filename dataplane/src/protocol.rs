@@ -562,6 +562,8 @@ mod tests {
                 routes: Vec::new(),
                 rules: Vec::new(),
                 sysctl: Default::default(),
+                timeouts: Vec::new(),
+                labels: Vec::new(),
                 ruleset: sumun_config::ruleset::Ruleset::empty(Default::default()),
             };
             let mut bytes = encode(&policy).unwrap();

@@ -98,6 +98,10 @@ fn nothing_is_tracked_unless_a_rule_asks_for_it() {
         ("[mangle.FORWARD]\nrules = [\"-j CONNMARK --set-mark 1\"]\n", 1),
         ("[nat.OUTPUT]\nrules = [\"-p tcp\"]\n", 1),
         ("[raw.PREROUTING]\nrules = [\"-p udp -j CT --zone 5\"]\n", 1),
+        ("[filter.FORWARD]\nrules = [\"-m connlabel --label 5\"]\n", 1),
+        ("[filter.FORWARD]\nrules = [\"-m helper --helper ftp\"]\n", 1),
+        ("[filter.FORWARD]\nrules = [\"-m connlimit --connlimit-above 5\"]\n", 1),
+        ("[filter.FORWARD]\nrules = [\"-m connbytes --connbytes 5 --connbytes-mode bytes --connbytes-dir both\"]\n", 1),
     ];
     for family in Family::ALL {
         let (client, server) = ends(family);

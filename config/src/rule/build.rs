@@ -8,6 +8,7 @@ use super::draft::{Aim, Draft, JumpTo, Loaded, Unfit, complain};
 use super::option::{Complaint, Extension, Given, GivenOption, Opt, Word};
 use super::{Cond, Families, Hook, Rule, Table, Target, core, matches};
 use crate::facts::{Family, proto};
+use crate::model::Names;
 use std::ops::Range;
 
 /// Where a rule stands.
@@ -21,6 +22,8 @@ pub struct Site<'a> {
     pub reach: Reach,
     /// Names of the ports, in order.
     pub ports: &'a [String],
+    /// Names that other sections of the file define.
+    pub names: Names<'a>,
     /// Where the rule's text begins in its file: added to all places.
     pub base: usize,
     /// The line it stands on, 1-based; 0 where there is none.
@@ -82,8 +85,10 @@ impl ParsedRule {
         table: Table,
         hooks: u8,
         ports: &[String],
+        names: Names,
     ) -> Result<(), Vec<Complaint>> {
-        let site = Site { families: Families::Only(family), table, reach: Reach::User(hooks), ports, base: 0, line: 0 };
+        let families = Families::Only(family);
+        let site = Site { families, table, reach: Reach::User(hooks), ports, names, base: 0, line: 0 };
         self.drafts.iter().filter(|draft| draft.family == family).try_for_each(|draft| build(draft, &site).map(drop))
     }
 }
@@ -204,6 +209,7 @@ fn extension<T>(loaded: &Loaded<T>, draft: &Draft, site: &Site, complaints: &mut
         word: &loaded.word,
         options: &loaded.options,
         ports: site.ports,
+        names: site.names,
     };
     (loaded.extension.build)(&given).map_err(|complaint| complaints.push(complaint)).ok()
 }

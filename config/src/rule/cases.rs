@@ -6,6 +6,7 @@ use super::{
     targets,
 };
 use crate::facts::{AddrType, Context, Facts, Family, PortId, Surroundings};
+use crate::model::Names;
 
 fn ports() -> Vec<String> {
     ["lan0", "lan1", "wan0", "eth0"].map(String::from).to_vec()
@@ -13,7 +14,15 @@ fn ports() -> Vec<String> {
 
 fn parse(family: Family, table: Table, text: &str) -> Result<Vec<Rule>, Vec<Complaint>> {
     let ports = ports();
-    let site = Site { families: Families::Only(family), table, reach: Reach::User(0), ports: &ports, base: 0, line: 0 };
+    let site = Site {
+        families: Families::Only(family),
+        table,
+        reach: Reach::User(0),
+        ports: &ports,
+        names: Names::NONE,
+        base: 0,
+        line: 0,
+    };
     parse_text(text, &site).map(|parsed| parsed.bodies.into_iter().map(|body| body.rule).collect())
 }
 
@@ -77,7 +86,7 @@ fn item(key: &str, value: &toml::Value) -> Item {
 
 fn fields_at(families: Families, table: Table, toml: &str) -> Result<ParsedRule, Vec<Complaint>> {
     let ports = ports();
-    let site = Site { families, table, reach: Reach::User(0), ports: &ports, base: 0, line: 7 };
+    let site = Site { families, table, reach: Reach::User(0), ports: &ports, names: Names::NONE, base: 0, line: 7 };
     let table: toml::Table = toml::from_str(&format!("rule = {toml}")).unwrap_or_else(|e| panic!("{toml}: {e}"));
     let items: Vec<Item> =
         table["rule"].as_table().expect("a table").iter().map(|(key, value)| item(key, value)).collect();
@@ -320,6 +329,7 @@ fn targets_stand_only_where_the_kernel_has_them() {
                     table,
                     reach: Reach::BuiltIn(hook),
                     ports: &ports,
+                    names: Names::NONE,
                     base: 0,
                     line: 0,
                 };

@@ -6,6 +6,7 @@
 
 use super::{Cond, Families, Hook, Table, Target};
 use crate::facts::Family;
+use crate::model::Names;
 use std::ops::Range;
 
 /// What one match or target offers.
@@ -121,6 +122,8 @@ pub struct Given<'a> {
     pub options: &'a [GivenOption],
     /// Names of the ports, for matches that name interfaces.
     pub ports: &'a [String],
+    /// Names that other sections of the file define.
+    pub names: Names<'a>,
 }
 
 impl Given<'_> {

@@ -79,6 +79,14 @@
 //! nf_conntrack_udp_timeout = 30
 //! net.ipv4.ip_forward = 1
 //!
+//! [conntrack.timeouts.short]           # a policy for `CT --timeout short`
+//! protocol = "tcp"                     # needed: also udp, udplite, icmp, icmpv6, sctp, gre, generic
+//! family = "ipv4"                      # default: both
+//! established = "10m"                  # times by the protocol's states as nfct(8) names them, at least one
+//!
+//! [conntrack.labels]                   # names of labels for `connlabel`, with their bits, 0 to 127
+//! customer = 3
+//!
 //! [filter.FORWARD]                     # TABLE.CHAIN for both families; ipv4.TABLE.CHAIN and ipv6.TABLE.CHAIN for one
 //! policy = "DROP"                      # built-in chains only; default: "ACCEPT"
 //! rules = [                            # in iptables syntax, or as tables of fields
@@ -97,11 +105,12 @@
 use self::reader::{Field, Fields};
 use self::report::Sink;
 use crate::diag::{Diagnostic, Source};
-use crate::model::{Appliance, Config, Policy};
+use crate::model::{Appliance, Config, Names, Policy};
 use toml::de::DeTable;
 
 mod appliance;
 mod chains;
+mod conntrack;
 mod fields;
 mod interfaces;
 mod literal;
@@ -135,6 +144,7 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     };
     let dataplane = section("dataplane", sink);
     let settings = section("sysctl", sink);
+    let flows = section("conntrack", sink);
     let dataplane = appliance::read(dataplane, sink);
     let interfaces = interfaces::read(top.take("interfaces"), dataplane.frame_size, sink);
     let mut sections = |key: &'static str, sink: &mut Sink| -> Vec<Fields<'a>> {
@@ -144,9 +154,11 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     let routes = routes::read(sections("routes", sink), &interfaces, sink);
     let rules = rules::read(sections("rules", sink), &interfaces, &routes, sink);
     let sysctl = sysctl::read(settings, sink);
+    let conntrack = conntrack::read(flows, sink);
     let ports = interfaces.names();
     let chains = chains::read(&mut top, sink);
-    let ruleset = ruleset::read(chains, &ports, source, sink);
+    let names = Names { timeouts: &conntrack.timeouts, labels: &conntrack.labels };
+    let ruleset = ruleset::read(chains, &ports, names, source, sink);
     top.finish(sink);
     Config {
         appliance: Appliance {
@@ -162,6 +174,16 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
             initial_policy: dataplane.initial_policy,
             log: dataplane.log,
         },
-        policy: Policy { ports, port_settings: interfaces.settings, neighbours, routes, rules, sysctl, ruleset },
+        policy: Policy {
+            ports,
+            port_settings: interfaces.settings,
+            neighbours,
+            routes,
+            rules,
+            sysctl,
+            timeouts: conntrack.timeouts,
+            labels: conntrack.labels,
+            ruleset,
+        },
     }
 }

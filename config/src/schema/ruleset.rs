@@ -10,6 +10,7 @@ use super::reader::Field;
 use super::report::Sink;
 use crate::diag::{Diagnostic, Source};
 use crate::link::{ChainSource, link};
+use crate::model::Names;
 use crate::rule::option::Complaint;
 use crate::rule::{ParsedRule, Policy, Reach, Site, parse_fields, parse_text};
 use crate::ruleset::Ruleset;
@@ -18,7 +19,7 @@ use std::ops::Range;
 use toml::de::DeValue;
 
 /// Understands and links the rules of all chains.
-pub(super) fn read(chains: Vec<Chain>, ports: &[String], source: &Source, sink: &mut Sink) -> Ruleset {
+pub(super) fn read(chains: Vec<Chain>, ports: &[String], names: Names, source: &Source, sink: &mut Sink) -> Ruleset {
     let mut places = Places { strings: Vec::new(), end: source.text().len() + 1 };
     let mut sources = Vec::with_capacity(chains.len());
     for chain in chains {
@@ -26,7 +27,7 @@ pub(super) fn read(chains: Vec<Chain>, ports: &[String], source: &Source, sink: 
         let mut rules = Vec::with_capacity(chain.rules.len());
         for field in &chain.rules {
             let line = source.line(field.at().start);
-            let site = Site { families: chain.families, table: chain.table, reach, ports, base: 0, line };
+            let site = Site { families: chain.families, table: chain.table, reach, ports, names, base: 0, line };
             match rule(field, site, source, &mut places, sink) {
                 Some(Ok(rule)) => rules.push(rule),
                 Some(Err(complaints)) => {
@@ -45,7 +46,7 @@ pub(super) fn read(chains: Vec<Chain>, ports: &[String], source: &Source, sink: 
     if !sink.has_errors() {
         unused(&sources, sink);
     }
-    link(sources, ports).unwrap_or_else(|complaints| {
+    link(sources, ports, names).unwrap_or_else(|complaints| {
         for complaint in complaints {
             let Diagnostic { at, message, help, .. } = places.diagnostic(complaint);
             let complaint = sink.conflict(at, message);

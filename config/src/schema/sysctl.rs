@@ -31,7 +31,7 @@ struct Setting {
 }
 
 /// Longest time-out: the whole days that an `int` of jiffies holds at 100 Hz.
-const LONGEST_MS: u64 = 248 * 86_400_000;
+pub(crate) const LONGEST_MS: u64 = 248 * 86_400_000;
 
 macro_rules! settings {
     ($($field:ident $unit:literal [$($whole:literal $whole_unit:literal),+] $kind:ident $(($range:expr))?;)*) => {
@@ -124,6 +124,9 @@ const LONGEST_INTERVAL: u64 = i32::MAX as u64;
 /// Whether settings of whatever origin are ones that a file could give: the engine adds these times to its clock.
 pub(crate) fn verify(sysctl: &Sysctl) -> Result<(), String> {
     let mut sysctl = sysctl.clone();
+    if sysctl.nf_conntrack_tcp_timeout_syn_sent2 > LONGEST_MS {
+        return Err("a time for SYN_SENT2 that is too long".to_string());
+    }
     for setting in SETTINGS {
         let (value, range) = match &setting.place {
             Place::Time(place) => (*place(&mut sysctl), 0..=LONGEST_MS),

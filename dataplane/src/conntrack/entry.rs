@@ -69,6 +69,12 @@ impl Word {
         (entry + 1).wrapping_mul(0x9e37_79b1) ^ (self.0 & GENERATION) as u32
     }
 
+    /// Which use of the entry this is.
+    #[inline]
+    pub fn generation(self) -> u32 {
+        ((self.0 & GENERATION) >> 18) as u32
+    }
+
     /// With these status bits set as well.
     #[inline]
     pub fn with_status(self, bits: u32) -> Word {
@@ -127,8 +133,10 @@ pub(crate) struct Cold {
     pub masquerade: AtomicU32,
     /// Labels, by bit.
     pub labels: [AtomicU64; 2],
-    /// Events that are not told: of the flow in the lower half, of its expectations in the upper.
-    pub silent: AtomicU32,
+    /// Events that are not told: of the flow in the lower 12 bits, of its expectations in the upper 4.
+    pub silent: AtomicU16,
+    /// Its time-out policy ([`sumun_config::timeout::id`]); zero is none.
+    pub timeout: AtomicU16,
     /// Number of its helper; zero is none.
     pub helper: AtomicU8,
     /// Number of the helper that expected the flow: its master's; zero is none.
@@ -148,6 +156,7 @@ impl Cold {
     pub fn clear_extra(&self) {
         self.labels.iter().for_each(|label| label.store(0, Ordering::Relaxed));
         self.silent.store(0, Ordering::Relaxed);
+        self.timeout.store(0, Ordering::Relaxed);
         self.helper.store(0, Ordering::Relaxed);
         self.master_helper.store(0, Ordering::Relaxed);
         self.helped.store(0, Ordering::Relaxed);
@@ -179,6 +188,7 @@ impl Cold {
             silent,
             helper,
             master_helper,
+            timeout,
             changes: _,
             helped: _,
             shifts: _,
@@ -196,16 +206,23 @@ impl Cold {
         self.helper.store(helper.load(Ordering::Relaxed), Ordering::Relaxed);
         self.master_helper.store(master_helper.load(Ordering::Relaxed), Ordering::Relaxed);
         [Dir::Original, Dir::Reply].iter().for_each(|dir| self.set_shift(*dir, &other.shift(*dir)));
+        self.timeout.store(timeout.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Whether it has the label of this bit.
+    pub fn has_label(&self, bit: u8) -> bool {
+        let word = &self.labels[usize::from(bit >> 6 & 1)];
+        word.load(Ordering::Relaxed) >> (bit & 63) & 1 != 0
     }
 
     /// Bits of the events of the flow that are told (`enum ip_conntrack_events`).
     pub fn event_mask(&self) -> u16 {
-        !self.silent.load(Ordering::Relaxed) as u16
+        !self.silent.load(Ordering::Relaxed) & 0x0fff
     }
 
     /// Bits of the events of its expectations that are told (`enum ip_conntrack_expect_events`).
     pub fn expect_mask(&self) -> u16 {
-        (!self.silent.load(Ordering::Relaxed) >> 16) as u16
+        !self.silent.load(Ordering::Relaxed) >> 12
     }
 
     /// Its helper.

@@ -13,7 +13,7 @@ use sumun_config::rule::targets::ct::{Ct as Rule, Zone};
 const WORKERS: usize = 2;
 
 fn rule(helper: Helper) -> Rule {
-    Rule { notrack: false, helper: Some(helper), events: 0, expect_events: 0, zone: Zone::DEFAULT }
+    Rule { notrack: false, helper: Some(helper), timeout: None, events: 0, expect_events: 0, zone: Zone::DEFAULT }
 }
 
 fn request(src: u128, sport: u16) -> Sample {

@@ -26,6 +26,7 @@
 #[cfg(not(feature = "model"))]
 mod adopt;
 mod confirm;
+mod connections;
 mod entry;
 mod events;
 mod expect;
@@ -53,7 +54,7 @@ pub use expect::{ExpectationView, Flags, Follow, Mask, Refusal};
 pub use invalid::Invalid;
 pub use list::{FlowView, Side};
 pub use private::Step;
-pub use template::Template;
+pub use template::{Template, Timeouts};
 pub use tracker::Tracker;
 pub use tuple::Tuple;
 
@@ -68,6 +69,7 @@ use crate::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 #[cfg(not(feature = "model"))]
 use crate::umem::shared::Mapping;
 use crate::umem::shared::Slab;
+use connections::Connections;
 use entry::Cold;
 use events::Events;
 use expect::Expectations;
@@ -75,7 +77,8 @@ use helped::Helped;
 use index::Index;
 use private::Private;
 use reclaim::Depot;
-use sumun_config::facts::{Dir, Facts, PortId};
+use std::sync::OnceLock;
+use sumun_config::facts::{Dir, Facts, PortId, status};
 use sumun_config::helper::Helper;
 use tuple::{Hasher, WORDS};
 
@@ -253,6 +256,7 @@ pub struct Conntrack {
     helped: Box<[Helped]>,
     pub(crate) sources: Sources,
     depot: Depot,
+    connections: OnceLock<Connections>,
     counts: Box<[Counts]>,
     invalid: Box<[InvalidCounts]>,
     max_flows: u32,
@@ -287,6 +291,7 @@ impl Conntrack {
             helped: (0..helped).map(|_| Helped::default()).collect(),
             sources: Sources::new(max_flows as usize),
             depot: Depot::new(entries.len() as u32, max_flows, workers, 0),
+            connections: OnceLock::new(),
             counts: (0..workers).map(|_| Counts::default()).collect(),
             invalid: (0..workers).map(|_| InvalidCounts::default()).collect(),
             max_flows,
@@ -395,6 +400,38 @@ impl Conntrack {
     pub fn event_masks_of(&self, flow: Flow) -> (u16, u16) {
         let cold = self.cold(flow.id);
         (cold.event_mask(), cold.expect_mask())
+    }
+
+    /// Gives a flow a label.
+    pub fn set_label(&self, flow: Flow, bit: u8) {
+        // First the bit that says that the line is not clear.
+        self.entry(flow.id).set_status(status::EXTRA);
+        let word = &self.cold(flow.id).labels[usize::from(bit >> 6 & 1)];
+        word.fetch_or(1 << (bit & 63), Ordering::Relaxed);
+    }
+
+    /// Whether a flow has a label.
+    pub fn has_label(&self, flow: Flow, bit: u8) -> bool {
+        self.cold(flow.id).has_label(bit)
+    }
+
+    /// Packets and bytes of a direction of a flow.
+    pub fn counters_of(&self, flow: Flow, dir: Dir) -> (u64, u64) {
+        self.entry(flow.id).counters(dir)
+    }
+
+    /// The tuple of a direction of a flow.
+    pub fn tuple_of(&self, flow: Flow, dir: Dir) -> Tuple {
+        self.entry(flow.id).tuple(dir)
+    }
+
+    /// Milliseconds that a flow has left (`nf_ct_expires`); none while it is unconfirmed.
+    pub fn left_of(&self, flow: Flow, now: u64) -> u32 {
+        let entry = self.entry(flow.id);
+        match entry.word().life() {
+            Life::Unconfirmed => 0,
+            _ => left(entry.deadline.load(Ordering::Relaxed), millis(now)).max(0) as u32,
+        }
     }
 
     /// The port whose address MASQUERADE gave to the flow, if it did.

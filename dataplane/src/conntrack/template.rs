@@ -2,7 +2,10 @@
 
 use super::Cold;
 use crate::sync::atomic::Ordering;
+use std::sync::Arc;
+use sumun_config::model::{Policy, Sysctl};
 use sumun_config::rule::targets::ct::Ct;
+use sumun_config::timeout::{self, TimeoutPolicy};
 
 /// The template of a packet.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,9 +33,35 @@ impl<'a> Template<'a> {
         let Some(rule) = self.rule else { return false };
         let helper = rule.helper.map_or(0, |helper| helper as u8);
         let (events, expect_events) = rule.event_masks();
-        let silent = u32::from(!events) | u32::from(!expect_events) << 16;
+        let silent = !events & 0x0fff | !expect_events << 12;
         cold.helper.store(helper, Ordering::Relaxed);
+        let timeout = rule.timeout.as_deref().map_or(0, timeout::id);
         cold.silent.store(silent, Ordering::Relaxed);
-        helper != 0 || silent != 0
+        cold.timeout.store(timeout, Ordering::Relaxed);
+        helper != 0 || silent != 0 || timeout != 0
+    }
+}
+
+/// The settings of flows that have a time-out policy. Made for each generation, shared by the workers.
+#[derive(Clone, Debug, Default)]
+pub struct Timeouts(Arc<[(u16, Sysctl)]>);
+
+impl Timeouts {
+    /// Those of a policy.
+    pub fn of(policy: &Policy) -> Timeouts {
+        Timeouts::from_policies(&policy.timeouts, &policy.sysctl)
+    }
+
+    /// Those of time-out policies, where other flows have these settings.
+    pub fn from_policies(policies: &[TimeoutPolicy], settings: &Sysctl) -> Timeouts {
+        let mut all: Vec<_> = policies.iter().map(|policy| (policy.id(), policy.over(settings))).collect();
+        all.sort_unstable_by_key(|(id, _)| *id);
+        Timeouts(all.into())
+    }
+
+    /// The settings that a flow keeps this number of; none where there is no such policy any more.
+    pub fn find(&self, id: u16) -> Option<&Sysctl> {
+        let at = self.0.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        self.0.get(at).map(|(_, settings)| settings)
     }
 }

@@ -11,7 +11,8 @@ use sumun_config::helper::Helper;
 use sumun_config::model::Sysctl;
 use sumun_config::rule::targets::ct::{Ct as Rule, Zone, ZoneId};
 
-const PLAIN: Rule = Rule { notrack: false, helper: None, events: 0, expect_events: 0, zone: Zone::DEFAULT };
+const PLAIN: Rule =
+    Rule { notrack: false, helper: None, timeout: None, events: 0, expect_events: 0, zone: Zone::DEFAULT };
 
 fn zone(id: u16, original: bool, reply: bool) -> Rule {
     Rule { zone: Zone { id: ZoneId::Number(id), original, reply }, ..PLAIN }
@@ -178,7 +179,64 @@ fn helper_and_events_are_the_flows_for_its_life_and_not_of_the_next_in_its_entry
         last = flow;
         seen.push(flow.id);
         assert!(seen.len() < 10_000, "the entry comes back");
-        assert_eq!((shared.helper_of(flow), shared.event_masks_of(flow)), (None, (u16::MAX, u16::MAX)));
+        assert_eq!((shared.helper_of(flow), shared.event_masks_of(flow)), (None, (0x0fff, 0x000f)));
         assert_eq!(p.facts.ct_status & status::EXTRA, 0);
     }
+}
+
+#[test]
+fn a_flow_keeps_its_timeout_policy_while_there_is_one_of_the_name() {
+    use sumun_config::rule::Families;
+    use sumun_config::timeout::{TimeoutPolicy, Tracker as Protocol};
+    let short = |millis| {
+        let policy = TimeoutPolicy {
+            name: "short".into(),
+            families: Families::Both,
+            tracker: Protocol::Udp,
+            times: vec![(0, millis)],
+        };
+        Timeouts::from_policies(&[policy], &Sysctl::default())
+    };
+    let (shared, mut t) = table();
+    let rule = Rule { timeout: Some("short".into()), ..PLAIN };
+    let left = |t: &mut Tracker, rule: &Rule, p: Sample| {
+        let (_, ct) = pass(t, rule, &mut { p });
+        let Ct::Flow(flow) = ct else { panic!("{ct:?}") };
+        shared.left_of(flow, 0)
+    };
+    t.set_timeouts(short(5_000));
+    assert_eq!(left(&mut t, &PLAIN, udp(A, 1, B, 2)), 30_000);
+    assert_eq!(left(&mut t, &rule, udp(A, 3, B, 4)), 5_000);
+    assert_eq!(left(&mut t, &rule, udp(A, 1, B, 2)), 30_000, "it began without");
+    t.set_timeouts(short(6_000));
+    assert_eq!(left(&mut t, &PLAIN, udp(A, 3, B, 4)), 6_000);
+    assert_eq!(left(&mut t, &PLAIN, udp(B, 4, A, 3)), 6_000, "a quick exchange is no stream");
+    t.set_timeouts(Timeouts::default());
+    assert_eq!(left(&mut t, &rule, udp(A, 5, B, 6)), 30_000);
+    t.set_timeouts(short(7_000));
+    assert_eq!(left(&mut t, &PLAIN, udp(A, 5, B, 6)), 7_000);
+}
+
+#[test]
+fn labels_are_the_flows_and_not_of_the_next_in_its_entry() {
+    let (shared, mut t) = table();
+    let (_, ct) = pass(&mut t, &PLAIN, &mut udp(A, 1, B, 2));
+    let Ct::Flow(flow) = ct else { panic!("{ct:?}") };
+    for bit in [0, 63, 64, 127] {
+        assert!(!shared.has_label(flow, bit));
+        shared.set_label(flow, bit);
+        assert!(shared.has_label(flow, bit) && !shared.has_label(flow, bit ^ 1));
+    }
+    assert!(t.remove(flow.id));
+    for port in 0..10_000 {
+        (0..4).for_each(|_| t.quiescent(0));
+        let (_, ct) = pass(&mut t, &PLAIN, &mut udp(A, port, B, 3));
+        let Ct::Flow(next) = ct else { panic!("{ct:?}") };
+        assert!([0, 63, 64, 127].iter().all(|bit| !shared.has_label(next, *bit)));
+        if next.id == flow.id {
+            return;
+        }
+        assert!(t.remove(next.id));
+    }
+    panic!("the entry does not come back");
 }

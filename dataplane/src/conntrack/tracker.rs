@@ -9,8 +9,8 @@ use super::protocol::{self, Verdict};
 use super::reclaim::Store;
 use super::tuple::{Tuple, WORDS};
 use super::{
-    Conntrack, Counts, Ct, Entry, Flow, Invalid, Life, SWEEP_PERIOD, SWEEP_STEP, Step, Template, Word, change, sctp,
-    tcp,
+    Conntrack, Counts, Ct, Entry, Flow, Invalid, Life, SWEEP_PERIOD, SWEEP_STEP, Step, Template, Timeouts, Word,
+    change, sctp, tcp,
 };
 use crate::packet::parse;
 use crate::reason::DropReason;
@@ -63,6 +63,7 @@ pub struct Tracker {
     pub(super) alone: bool,
     /// Why the last packet is INVALID.
     why: Option<Invalid>,
+    timeouts: Timeouts,
     /// Something changed in this burst that is to be told.
     pub(super) eventful: Cell<bool>,
     /// Flows that begin keep when they did.
@@ -93,6 +94,21 @@ impl Tracker {
             why: None,
             eventful: Cell::new(false),
             stamps: false,
+            timeouts: Timeouts::default(),
+        }
+    }
+
+    /// From now on flows that have a time-out policy have these settings.
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
+    }
+
+    /// The settings for a flow: those of its time-out policy, or else these.
+    #[cold]
+    fn settings<'a>(&'a self, id: u32, s: &'a Sysctl) -> &'a Sysctl {
+        match self.shared.cold(id).timeout.load(Ordering::Relaxed) {
+            0 => s,
+            timeout => self.timeouts.find(timeout).unwrap_or(s),
         }
     }
 
@@ -420,8 +436,9 @@ impl Tracker {
 
     /// Tells the protocol's tracker of a packet, and carries out what it says of state and time.
     #[inline]
-    fn tell(&mut self, flow: Flow, word: Word, facts: &Facts, l3: &[u8], s: &Sysctl) -> Verdict {
+    fn tell(&self, flow: Flow, word: Word, facts: &Facts, l3: &[u8], s: &Sysctl) -> Verdict {
         let entry = self.shared.entry(flow.id);
+        let s = if word.status() & status::EXTRA == 0 { s } else { self.settings(flow.id, s) };
         let timeout = if matches!(facts.proto, proto::TCP | proto::SCTP) {
             match self.tell_privately(flow, word, facts, l3, s) {
                 Ok(timeout) => timeout,
@@ -600,6 +617,7 @@ impl Tracker {
             && before != tcp::State::Close
             && word.status() & status::FIXED_TIMEOUT == 0
         {
+            let s = self.settings(flow.id, s);
             entry.set_deadline(self.now.wrapping_add(clamp(tcp::State::Close.timeout(s))));
             self.changed(flow.id, change::PROTOINFO);
         }

@@ -3,23 +3,26 @@
 use super::Engine;
 use super::generation::Generation;
 use super::packet::Packet;
-use crate::fib::{Fib, Key, Route};
-use crate::port::Link;
+use crate::conntrack::{Ct, Flow, Tuple};
+use crate::fib::{Key, Route};
 use std::cell::Cell;
-use sumun_config::facts::{AddrType, Context, Facts, Family, PortId, Surroundings};
+use sumun_config::facts::{
+    AddrType, ConnectionKey, Context, Dir, Ends, Facts, Family, FlowFacts, PortId, Surroundings,
+};
+use sumun_config::helper::Helper;
 
 /// The router as one packet's rules see it.
 pub(super) struct Around<'a> {
-    fib: &'a Fib,
-    links: &'a [Link],
-    rng: &'a Rng,
+    engine: &'a Engine,
+    g: &'a Generation,
+    ct: Ct,
 }
 
 impl Engine {
     /// The surroundings of a packet that is judged by this generation.
     #[inline]
-    pub(super) fn around<'a>(&'a self, g: &'a Generation) -> Around<'a> {
-        Around { fib: &g.fib, links: &self.router.links, rng: &self.rng }
+    pub(super) fn around<'a>(&'a self, g: &'a Generation, p: &Packet) -> Around<'a> {
+        Around { engine: self, g, ct: p.ct }
     }
 
     /// What conditions and targets get beside the facts.
@@ -37,11 +40,11 @@ impl Engine {
 
 impl Surroundings for Around<'_> {
     fn addr_type(&self, family: Family, addr: u128, port: PortId) -> AddrType {
-        self.fib.addr_type(family, addr, port)
+        self.g.fib.addr_type(family, addr, port)
     }
 
     fn random(&self) -> u32 {
-        self.rng.next()
+        self.engine.rng.next()
     }
 
     fn path_mtu(&self, facts: &Facts, reply: bool) -> u16 {
@@ -51,16 +54,69 @@ impl Surroundings for Around<'_> {
             // Of the way back the kernel asks for the address alone (`tcpmss_reverse_mtu`).
             true => Key { family, src: 0, dst: src, iif: PortId::NONE, mark: 0, tos: 0, hash: 0 },
         };
-        match self.fib.lookup(&key) {
+        match self.g.fib.lookup(&key) {
             Route::Via { port, mtu, .. } => {
-                port.index().and_then(|i| self.links.get(i)).map_or(mtu, |l| mtu.min(l.mtu))
+                port.index().and_then(|i| self.engine.router.links.get(i)).map_or(mtu, |l| mtu.min(l.mtu))
             }
             _ => u16::MAX,
         }
     }
 
     fn port_address(&self, port: PortId, family: Family, towards: u128) -> Option<u128> {
-        self.fib.port_address(port, family, towards)
+        self.g.fib.port_address(port, family, towards)
+    }
+
+    fn flow(&self) -> Option<&dyn FlowFacts> {
+        match self.ct {
+            Ct::Flow(_) | Ct::Template(_) => Some(self),
+            Ct::None | Ct::Unplaced | Ct::Untracked => None,
+        }
+    }
+
+    fn connections(&self, key: &ConnectionKey, facts: &Facts, l3: &[u8]) -> Option<u32> {
+        let cell = self.engine.router.cells.get(key.cell as usize)?;
+        self.engine.router.conntrack.connections(cell, key, self.ct, facts, l3, self.engine.now)
+    }
+}
+
+impl Around<'_> {
+    /// The packet's flow; none where it has only the template of one, in which all is zero.
+    fn tracked(&self) -> Option<Flow> {
+        match self.ct {
+            Ct::Flow(flow) => Some(flow),
+            _ => None,
+        }
+    }
+}
+
+impl FlowFacts for Around<'_> {
+    fn ends(&self, dir: Dir) -> Ends {
+        let ends = |flow| {
+            let Tuple { src, dst, sport, dport, .. } = self.engine.router.conntrack.tuple_of(flow, dir);
+            Ends { src, dst, sport, dport }
+        };
+        self.tracked().map(ends).unwrap_or_default()
+    }
+
+    fn counters(&self, dir: Dir) -> (u64, u64) {
+        self.tracked().map(|flow| self.engine.router.conntrack.counters_of(flow, dir)).unwrap_or_default()
+    }
+
+    fn left(&self) -> u32 {
+        self.tracked().map_or(0, |flow| self.engine.router.conntrack.left_of(flow, self.engine.now))
+    }
+
+    fn has_label(&self, bit: u8) -> bool {
+        self.tracked().is_some_and(|flow| self.engine.router.conntrack.has_label(flow, bit))
+    }
+
+    fn set_label(&self, bit: u8) -> bool {
+        let flow = self.tracked();
+        flow.inspect(|flow| self.engine.router.conntrack.set_label(*flow, bit)).is_some()
+    }
+
+    fn master_helper(&self) -> Option<Helper> {
+        self.tracked().and_then(|flow| self.engine.router.conntrack.master_helper_of(flow))
     }
 }
 

@@ -7,12 +7,13 @@
 use super::order::{Needs, Order};
 use super::program::Program;
 use super::stats::Bank;
+use crate::conntrack::Timeouts;
 use crate::fib::Fib;
 use crate::port::Link;
 use std::collections::HashMap;
 use sumun_config::facts::Family;
 use sumun_config::model::Policy;
-use sumun_config::rule::Table;
+use sumun_config::rule::{Match, Table};
 use sumun_config::ruleset::Ruleset;
 
 /// Cells of stateful matches that a router has, over all generations alive.
@@ -32,6 +33,8 @@ pub struct Generation {
     pub needs: [Needs; 2],
     /// Routes and addresses.
     pub fib: Fib,
+    /// Settings of flows with a time-out policy.
+    pub timeouts: Timeouts,
     /// Rule counters, by worker.
     pub banks: Vec<Bank>,
     /// For each counter slot the slot of the generation before that it continues.
@@ -88,6 +91,9 @@ impl Generation {
         cells: &mut CellPool,
     ) -> Result<(Generation, Vec<u32>), String> {
         let fib = Fib::build(&policy, links);
+        // As in the kernel, whoever asks for counters turns them on for all flows (`connbytes_mt_check`).
+        policy.sysctl.nf_conntrack_acct |= has(&policy.ruleset, |test| matches!(test, Match::Connbytes(_)));
+        let timeouts = Timeouts::of(&policy);
         let mut carry = Vec::new();
         let mut identities = HashMap::new();
         let mut taken = Vec::new();
@@ -102,7 +108,7 @@ impl Generation {
                 Some(o) if o.cells.len() == needs => o.cells.clone(),
                 _ => {
                     let at = cells.free.len().checked_sub(needs).ok_or_else(|| {
-                        format!("more than {MAX_CELLS} stateful matches (limit, statistic) over the rulesets alive")
+                        format!("more than {MAX_CELLS} stateful matches (limit, statistic, connlimit) over the rulesets alive")
                     })?;
                     let fresh = cells.free.split_off(at);
                     taken.extend_from_slice(&fresh);
@@ -125,7 +131,7 @@ impl Generation {
         });
         let orders = needs.map(Order::of);
         let banks = (0..workers).map(|_| Bank::new(carry.len())).collect();
-        Ok((Generation { number, policy, programs, orders, needs, fib, banks, carry, identities }, taken))
+        Ok((Generation { number, policy, programs, orders, needs, fib, timeouts, banks, carry, identities }, taken))
     }
 
     /// Cells of this generation that `next` does not use: free again once no worker runs this one.
@@ -157,6 +163,12 @@ pub enum Keep {
     Counters,
     /// All counters start at zero.
     Nothing,
+}
+
+/// Whether some rule has such a condition.
+pub(super) fn has(ruleset: &Ruleset, is: impl Fn(&Match) -> bool) -> bool {
+    let chains = ruleset.families.iter().flat_map(|family| &family.tables).flat_map(|table| &table.chains);
+    chains.flat_map(|chain| &chain.rules).flat_map(|rule| &rule.conds).any(|cond| is(&cond.test))
 }
 
 /// Visits every policy and rule in the order in which [`Program::build`] asks for slots, and writes the cells that the

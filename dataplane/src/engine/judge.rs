@@ -60,7 +60,7 @@ impl Engine {
         let mut rules = program.chain(base).rules.clone();
         self.returns.clear();
         loop {
-            let around = self.around(g);
+            let around = self.around(g, p);
             let cx = self.context(&around, p);
             let at = match program.find(chain, rules.start, &p.facts, &cx) {
                 Found::Rule(at) => at,
@@ -198,7 +198,7 @@ impl Engine {
         let mss = match mss {
             Mss::Set(mss) => mss,
             Mss::Clamp => {
-                let around = self.around(g);
+                let around = self.around(g, p);
                 let mtu = p.hop.mtu.min(around.path_mtu(&p.facts, true));
                 let headers = match p.facts.family {
                     Family::V4 => 40,

@@ -245,6 +245,7 @@ impl Engine {
         let depth = g.programs.iter().map(|p| p.depth()).max().unwrap_or(0);
         self.returns.reserve(depth);
         self.local.configure(&g.policy.sysctl);
+        self.tracker.set_timeouts(g.timeouts.clone());
         self.stats.generation.set(g.number);
     }
 

@@ -72,13 +72,16 @@ impl Needs {
         let asks = rules.any(|rule| {
             matches!(&rule.target, Some(Target::ConnMark(_)))
                 || matches!(&rule.target, Some(Target::Ct(ct)) if !ct.notrack)
-                || rule
-                    .conds
-                    .iter()
-                    .any(|c| matches!(c.test, Match::Conntrack(_) | Match::State(_) | Match::Connmark(_)))
+                || rule.conds.iter().any(|c| asks_for_flows(&c.test))
         });
         Needs { tracking: nat || asks, nat }
     }
+}
+
+/// Whether a match is about flows.
+fn asks_for_flows(test: &Match) -> bool {
+    use Match::*;
+    matches!(test, Conntrack(_) | State(_) | Connmark(_) | Connbytes(_) | Connlabel(_) | Connlimit(_) | Helper(_))
 }
 
 /// The stages of a family in one generation.

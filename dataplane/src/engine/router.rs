@@ -5,7 +5,7 @@
 //! bank. The list's lock is taken by a worker only when something was published. A generation leaves the list when every
 //! worker has reached it, and its memory goes with the last `Arc`.
 
-use super::generation::{CellPool, Generation, Keep, MAX_CELLS};
+use super::generation::{self, CellPool, Generation, Keep, MAX_CELLS};
 use super::stats::{Traffic, WorkerStats};
 use crate::conntrack::Conntrack;
 use crate::log::LogRing;
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sumun_config::facts::{Family, PortId};
 use sumun_config::model::{Appliance, Policy, PortSettings, RoutingRule, Sysctl};
-use sumun_config::rule;
+use sumun_config::rule::{self, Match};
 use sumun_config::ruleset::Ruleset;
 
 /// Log lines that can wait to be written.
@@ -127,6 +127,9 @@ impl Router {
             Generation::build(number, policy, &self.links, self.stats.len(), Some(&before), keep, cells)?;
         for cell in fresh {
             self.cells[cell as usize].store(0, Ordering::Relaxed);
+        }
+        if generation::has(&next.policy.ruleset, |test| matches!(test, Match::Connlimit(_))) {
+            self.conntrack.count_connections();
         }
         let left = before.cells_left_by(&next);
         publications.retired.push((number, left));
@@ -284,6 +287,8 @@ fn nothing(appliance: &Appliance, links: &[Link]) -> Policy {
         routes: Vec::new(),
         rules: RoutingRule::defaults(),
         sysctl: Sysctl::default(),
+        timeouts: Vec::new(),
+        labels: Vec::new(),
         ruleset: Ruleset::empty(appliance.initial_policy),
     }
 }

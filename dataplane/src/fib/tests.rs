@@ -67,6 +67,8 @@ fn policy() -> Policy {
         routes: Vec::new(),
         rules: default_rules(),
         sysctl: Sysctl::default(),
+        timeouts: Vec::new(),
+        labels: Vec::new(),
         ruleset: Ruleset::empty(Verdict::Accept),
     }
 }

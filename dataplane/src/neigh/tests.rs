@@ -36,6 +36,8 @@ pub fn fib() -> Fib {
         routes: Vec::new(),
         rules: rules.map(rule).collect(),
         sysctl: Sysctl::default(),
+        timeouts: Vec::new(),
+        labels: Vec::new(),
         ruleset: Ruleset::empty(sumun_config::rule::Policy::Accept),
     };
     let link = |(i, name): (u8, &str)| Link { name: name.into(), mac: [2, 0, 0, 0, 0, i], mtu: 1500 };

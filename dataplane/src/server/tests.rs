@@ -129,6 +129,8 @@ fn policy(ports: &[&str]) -> Policy {
         routes: Vec::new(),
         rules: Vec::new(),
         sysctl: Sysctl::default(),
+        timeouts: Vec::new(),
+        labels: Vec::new(),
         ruleset: Ruleset::empty(ChainPolicy::Accept),
     }
 }

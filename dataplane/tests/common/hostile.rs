@@ -323,7 +323,15 @@ pub fn text(bytes: &[u8]) {
     for family in Family::ALL {
         for table in Table::ALL {
             let families = Families::Only(family);
-            let site = Site { families, table, reach: Reach::User(0), ports: &ports, base: 0, line: 0 };
+            let site = Site {
+                families,
+                table,
+                reach: Reach::User(0),
+                ports: &ports,
+                names: Default::default(),
+                base: 0,
+                line: 0,
+            };
             let Ok(parsed) = rule::parse_text(source.text(), &site) else { continue };
             for body in parsed.bodies.iter().filter(|body| body.jump.is_none()) {
                 let text = rule::print(&body.rule, family, |_| "chain");

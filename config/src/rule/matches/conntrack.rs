@@ -1,14 +1,16 @@
-//! `-m conntrack`: what is known of the packet's flow (`xt_conntrack.c`): state, status, direction, protocol.
+//! `-m conntrack`: what is known of the packet's flow (`xt_conntrack.c`): state, status, direction, protocol, ends, life.
 //!
 //! `--ctstate` holds for any of the states listed, and SNAT and DNAT are states too: those of flows whose addresses are
 //! rewritten. A packet without a flow is INVALID or UNTRACKED. What the other options say of such a packet is the
 //! kernel's rule: beside a `--ctstate` that holds they are not asked at all, alone they never match, negated or not.
+//! `--ctorigsrc` and the like ask for the flow's own addresses, whatever NAT made of the packet's; ports are what the flow's
+//! tuple has for ports, ICMP's identifier among them. `--ctexpire` counts whole seconds.
 //!
 //! TOML: `{ ctstate = ["RELATED", "ESTABLISHED"], jump = "ACCEPT" }`
 
-use super::{Condition, Match, not, protocol, yes};
-use crate::facts::{Context, CtState, Dir, Facts, Family, status};
-use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, GivenOption, MatchExtension, Opt};
+use super::{Condition, Match, address, not, protocol, yes};
+use crate::facts::{Context, CtState, Dir, Ends, Facts, Family, status};
+use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, GivenOption, MatchExtension, Opt, Word};
 use crate::rule::{Cond, Families, Outcome, word};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -22,6 +24,37 @@ pub enum Conntrack {
     Protocol {
         /// Of the flow; an ICMP error has its flow's protocol here.
         number: u8,
+        /// For packets without a flow.
+        flowless: Flowless,
+    },
+    /// `--ctorigsrc`, `--ctorigdst`, `--ctreplsrc`, `--ctrepldst`
+    Address {
+        /// Of which end.
+        end: End,
+        /// As written: bits behind the prefix do not count.
+        addr: u128,
+        /// Length of the prefix.
+        len: u8,
+        /// For packets without a flow.
+        flowless: Flowless,
+    },
+    /// `--ctorigsrcport`, `--ctorigdstport`, `--ctreplsrcport`, `--ctrepldstport`
+    Port {
+        /// Of which end.
+        end: End,
+        /// Lowest.
+        first: u16,
+        /// Highest.
+        last: u16,
+        /// For packets without a flow.
+        flowless: Flowless,
+    },
+    /// `--ctexpire`: seconds that the flow has left.
+    Expire {
+        /// At least.
+        first: u32,
+        /// At most.
+        last: u32,
         /// For packets without a flow.
         flowless: Flowless,
     },
@@ -39,6 +72,42 @@ pub enum Conntrack {
         /// For packets without a flow.
         flowless: Flowless,
     },
+}
+
+/// An end of a flow, in one of its directions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct End {
+    /// Of packets of this direction.
+    pub dir: Dir,
+    /// Where they come from; else where they go.
+    pub source: bool,
+}
+
+/// In the order of the options.
+const ENDS: [End; 4] = [
+    End { dir: Dir::Original, source: true },
+    End { dir: Dir::Original, source: false },
+    End { dir: Dir::Reply, source: true },
+    End { dir: Dir::Reply, source: false },
+];
+
+impl End {
+    /// As options name it.
+    const fn name(self) -> &'static str {
+        match (self.dir, self.source) {
+            (Dir::Original, true) => "origsrc",
+            (Dir::Original, false) => "origdst",
+            (Dir::Reply, true) => "replsrc",
+            (Dir::Reply, false) => "repldst",
+        }
+    }
+
+    /// Its address and port.
+    #[inline]
+    fn of(self, cx: &Context) -> (u128, u16) {
+        let Ends { src, dst, sport, dport } = cx.around.flow().map(|flow| flow.ends(self.dir)).unwrap_or_default();
+        if self.source { (src, sport) } else { (dst, dport) }
+    }
 }
 
 /// What an option other than `--ctstate` says, before negation, of a packet that has no flow.
@@ -87,11 +156,20 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     options: &[
         Opt::negatable("ctstate", &[]),
         Opt::negatable("ctproto", &[]),
+        Opt::negatable("ctorigsrc", &[]),
+        Opt::negatable("ctorigdst", &[]),
+        Opt::negatable("ctreplsrc", &[]),
+        Opt::negatable("ctrepldst", &[]),
+        Opt::negatable("ctorigsrcport", &[]),
+        Opt::negatable("ctorigdstport", &[]),
+        Opt::negatable("ctreplsrcport", &[]),
+        Opt::negatable("ctrepldstport", &[]),
         Opt::negatable("ctstatus", &[]),
+        Opt::negatable("ctexpire", &[]),
         Opt::plain("ctdir", &[]),
     ],
     build,
-    summary: "state, status, direction and protocol of the packet's flow",
+    summary: "state, status, direction, protocol, addresses, ports and time of the packet's flow",
     example: r#"{ ctstate = ["RELATED", "ESTABLISHED"], jump = "ACCEPT" }"#,
     cases: &[
         Case::Prints(Family::V4, "-m conntrack --ctstate NEW", "="),
@@ -117,6 +195,37 @@ pub static EXTENSION: MatchExtension = MatchExtension {
             "-m conntrack --ctdir REPLY --ctstatus ASSURED --ctstate NEW --ctproto tcp",
             "-m conntrack --ctstate NEW --ctproto 6 --ctstatus ASSURED --ctdir REPLY",
         ),
+        Case::Prints(Family::V4, "-m conntrack --ctorigsrc 10.0.0.1", "="),
+        Case::Prints(Family::V4, "-m conntrack ! --ctorigdst 10.1.2.3/8", "="),
+        Case::Prints(
+            Family::V4,
+            "-m conntrack --ctreplsrc 10.0.0.0/255.255.0.0",
+            "-m conntrack --ctreplsrc 10.0.0.0/16",
+        ),
+        Case::Prints(Family::V4, "-m conntrack --ctreplsrc 0/0", "-m conntrack --ctreplsrc 0.0.0.0/0"),
+        Case::Prints(Family::V6, "-m conntrack --ctorigsrc 2001:db8::1/32 ! --ctrepldst ::1", "="),
+        Case::Prints(
+            Family::V4,
+            "-m conntrack --ctorigsrcport http ! --ctorigdstport 80:90 --ctreplsrcport :80 --ctrepldstport 80:",
+            "-m conntrack --ctorigsrcport 80 ! --ctorigdstport 80:90 --ctreplsrcport 0:80 --ctrepldstport 80:65535",
+        ),
+        Case::Prints(Family::V4, "-m conntrack ! --ctexpire 0x10", "-m conntrack ! --ctexpire 16"),
+        Case::Prints(Family::V6, "-m conntrack --ctexpire 5:", "-m conntrack --ctexpire 5:4294967295"),
+        Case::Prints(
+            Family::V4,
+            "-m conntrack --ctdir reply --ctexpire 1 --ctrepldstport 4 --ctreplsrcport 3 --ctorigdstport 2 \
+            --ctorigsrcport 1 --ctrepldst 4.4.4.4 --ctreplsrc 3.3.3.3 --ctorigdst 2.2.2.2 --ctorigsrc 1.1.1.1 \
+            --ctproto tcp --ctstatus ASSURED --ctstate NEW",
+            "-m conntrack --ctstate NEW --ctproto 6 --ctorigsrc 1.1.1.1 --ctorigdst 2.2.2.2 --ctreplsrc 3.3.3.3 \
+            --ctrepldst 4.4.4.4 --ctorigsrcport 1 --ctorigdstport 2 --ctreplsrcport 3 --ctrepldstport 4 \
+            --ctstatus ASSURED --ctexpire 1 --ctdir REPLY",
+        ),
+        Case::Refused(Family::V4, "-m conntrack --ctorigsrc 2001:db8::1", "is an IPv6 address"),
+        Case::Refused(Family::V4, "-m conntrack --ctorigsrc 1.2.3.4,5.6.7.8", "is several addresses"),
+        Case::Refused(Family::V4, "-m conntrack --ctorigsrc 10.0.0.1/255.0.255.0", "has holes"),
+        Case::Refused(Family::V4, "-m conntrack --ctorigsrcport 70000", "`70000` is not a port"),
+        Case::Refused(Family::V4, "-m conntrack --ctrepldstport 90:80", "runs backwards"),
+        Case::Refused(Family::V4, "-m conntrack --ctexpire 4294967296", "is not a number of seconds"),
         Case::Refused(Family::V4, "-m conntrack --ctstate ESTABLISHD", "`ESTABLISHD` is not a conntrack state"),
         Case::Refused(Family::V4, "-m conntrack --ctstate NEW,", "`` is not a conntrack state"),
         Case::Refused(Family::V4, "-m conntrack --ctstatus SNAT", "`SNAT` is not a status"),
@@ -125,6 +234,24 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         Case::Refused(Family::V4, "-m conntrack", "asks for an option"),
     ],
 };
+
+const ADDRESSES: usize = 2;
+const PORTS: usize = 6;
+const STATUS: usize = 10;
+const EXPIRE: usize = 11;
+const DIRECTION: usize = 12;
+
+/// An address as written, and the length of its prefix. The kernel would take other masks, but iptables-save would not
+/// print them.
+fn prefix(word: &Word, family: Family) -> Result<(u128, u8), Complaint> {
+    let (net, mask) = address::parse(word, family)?;
+    let len = (mask << (128 - u32::from(family.bits()))).leading_ones() as u8;
+    if family.mask(len) != mask {
+        return Err(word.complain(format!("the mask of `{}` has holes", word.text), "a prefix length or its netmask"));
+    }
+    let written = word::split_once(word, '/').map_or_else(|| word.clone(), |(addr, _)| addr);
+    Ok((address::parse_address(&written, family).unwrap_or(net), len))
+}
 
 fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let mut conds = Vec::new();
@@ -143,18 +270,34 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
         let number = protocol::parse_protocol(&option.values[0])?;
         push(option, Conntrack::Protocol { number, flowless: flowless(option) });
     }
-    if let Some(option) = given.get(2) {
+    for (i, &end) in ENDS.iter().enumerate() {
+        if let Some(option) = given.get(ADDRESSES + i) {
+            let (addr, len) = prefix(&option.values[0], given.family)?;
+            push(option, Conntrack::Address { end, addr, len, flowless: flowless(option) });
+        }
+    }
+    for (i, &end) in ENDS.iter().enumerate() {
+        if let Some(option) = given.get(PORTS + i) {
+            let (first, last) = word::port_range(&option.values[0], ':')?;
+            push(option, Conntrack::Port { end, first, last, flowless: flowless(option) });
+        }
+    }
+    if let Some(option) = given.get(STATUS) {
         let statuses = word::abbreviated_list(&option.values[0], "a status of a flow", &STATUSES)?;
         let mask = statuses.into_iter().fold(0, |mask, status| mask | status);
         push(option, Conntrack::Status { mask, flowless: flowless(option) });
     }
-    if let Some(option) = given.get(3) {
+    if let Some(option) = given.get(EXPIRE) {
+        let (first, last) = word::range(&option.values[0], ':', "a number of seconds", 0..=u32::MAX.into())?;
+        push(option, Conntrack::Expire { first: first as u32, last: last as u32, flowless: flowless(option) });
+    }
+    if let Some(option) = given.get(DIRECTION) {
         let names = [("ORIGINAL", Dir::Original), ("REPLY", Dir::Reply)];
         let dir = word::named(&option.values[0], "a direction", &names)?;
         push(option, Conntrack::Direction { dir, flowless: flowless(option) });
     }
     if conds.is_empty() {
-        return Err(given.complain("conntrack asks for an option: --ctstate, --ctproto, --ctstatus or --ctdir"));
+        return Err(given.complain("conntrack asks for an option, such as --ctstate"));
     }
     Ok(conds)
 }
@@ -201,16 +344,26 @@ impl Flowless {
 
 impl Condition for Conntrack {
     #[inline]
-    fn test(&self, facts: &Facts, _: &Context) -> Outcome {
+    fn test(&self, facts: &Facts, cx: &Context) -> Outcome {
         match *self {
             Conntrack::State(mask) => yes(mask & states_of(facts) != 0),
             Conntrack::Protocol { number, flowless } => flowless.or(facts, facts.ct_proto == number),
             Conntrack::Status { mask, flowless } => flowless.or(facts, facts.ct_status & mask != 0),
             Conntrack::Direction { dir, flowless } => flowless.or(facts, facts.ct_dir == dir),
+            Conntrack::Address { end, addr, len, flowless } => {
+                flowless.or(facts, (end.of(cx).0 ^ addr) & facts.family.mask(len.min(facts.family.bits())) == 0)
+            }
+            Conntrack::Port { end, first, last, flowless } => {
+                flowless.or(facts, (first..=last).contains(&end.of(cx).1))
+            }
+            Conntrack::Expire { first, last, flowless } => {
+                let seconds = cx.around.flow().map_or(0, |flow| flow.left() / 1000);
+                flowless.or(facts, (first..=last).contains(&seconds))
+            }
         }
     }
 
-    fn print(&self, negate: bool, _: Family, out: &mut String) {
+    fn print(&self, negate: bool, family: Family, out: &mut String) {
         out.push_str(not(negate));
         match *self {
             Conntrack::State(mask) => {
@@ -226,22 +379,46 @@ impl Condition for Conntrack {
                     let _ = write!(out, "{}{name}", if i > 0 { "," } else { " --ctstatus " });
                 }
             }
+            Conntrack::Address { end, addr, len, .. } => {
+                let _ = write!(out, " --ct{} ", end.name());
+                address::print_address(out, family, addr);
+                if len != family.bits() {
+                    let _ = write!(out, "/{len}");
+                }
+            }
+            Conntrack::Port { end, first, last, .. } => {
+                let _ = write!(out, " --ct{}port {first}", end.name());
+                if last != first {
+                    let _ = write!(out, ":{last}");
+                }
+            }
+            Conntrack::Expire { first, last, .. } => {
+                let _ = write!(out, " --ctexpire {first}");
+                if last != first {
+                    let _ = write!(out, ":{last}");
+                }
+            }
             Conntrack::Direction { dir: Dir::Original, .. } => out.push_str(" --ctdir ORIGINAL"),
             Conntrack::Direction { dir: Dir::Reply, .. } => out.push_str(" --ctdir REPLY"),
         }
     }
 
     fn is_invariant(&self) -> bool {
-        // A flow becomes ASSURED without a change of any packet's state.
-        !matches!(self, Conntrack::Status { .. })
+        // A flow becomes ASSURED without a change of any packet's state, and grows older with or without packets.
+        !matches!(self, Conntrack::Status { .. } | Conntrack::Expire { .. })
     }
 
-    fn verify(&self, _: Family) -> Result<(), String> {
+    fn verify(&self, family: Family) -> Result<(), String> {
         let states = STATES.iter().fold(0, |mask, (_, bit)| mask | bit);
         let statuses = STATUSES.iter().fold(0, |mask, (_, bit)| mask | bit);
         match *self {
             Conntrack::State(mask) if mask == 0 || mask & !states != 0 => Err("unknown conntrack states".to_string()),
             Conntrack::Status { mask, .. } if mask & !statuses != 0 => Err("unknown status of a flow".to_string()),
+            Conntrack::Address { addr, len, .. } if addr & !family.ones() != 0 || len > family.bits() => {
+                Err("an address of the other family".to_string())
+            }
+            Conntrack::Port { first, last, .. } if first > last => Err("ports that run backwards".to_string()),
+            Conntrack::Expire { first, last, .. } if first > last => Err("seconds that run backwards".to_string()),
             _ => Ok(()),
         }
     }

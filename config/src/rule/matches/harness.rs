@@ -1,7 +1,9 @@
 //! For tests of matches: rule text to conditions without the real parser, and a judge that asks them about packets.
 
 use super::{EXTENSIONS, Match, protocol};
-use crate::facts::{AddrType, Context, Facts, Family, PortId, Surroundings};
+use crate::facts::{AddrType, ConnectionKey, Context, Dir, Ends, Facts, Family, FlowFacts, PortId, Surroundings};
+use crate::helper::Helper;
+use crate::model::Names;
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, GivenOption, MatchExtension, Values, Word};
 use crate::rule::{Cond, Outcome, Table};
 use proptest::prelude::any;
@@ -87,6 +89,7 @@ pub fn parse_at(family: Family, hooks: u8, text: &str) -> Result<Vec<Cond>, Comp
                     word: name,
                     options: &options,
                     ports: &[],
+                    names: Names::NONE,
                 };
                 conds.extend((extension.build)(&given)?);
             }
@@ -170,6 +173,47 @@ pub struct Judge {
     pub random: Cell<u32>,
     /// What an address is.
     pub addr_type: fn(u128, PortId) -> AddrType,
+    /// The flow of packets that have one.
+    pub flow: SampleFlow,
+    /// Connections under any key.
+    pub connections: Cell<Option<u32>>,
+}
+
+/// A flow that is as the test says.
+#[derive(Default)]
+pub struct SampleFlow {
+    /// By direction.
+    pub ends: [Ends; 2],
+    /// Packets and bytes, by direction.
+    pub counters: [(u64, u64); 2],
+    /// Milliseconds.
+    pub left: u32,
+    /// By bit.
+    pub labels: Cell<u128>,
+    /// Of its master.
+    pub helper: Option<Helper>,
+}
+
+impl FlowFacts for SampleFlow {
+    fn ends(&self, dir: Dir) -> Ends {
+        self.ends[dir as usize]
+    }
+    fn counters(&self, dir: Dir) -> (u64, u64) {
+        self.counters[dir as usize]
+    }
+    fn left(&self) -> u32 {
+        self.left
+    }
+    fn has_label(&self, bit: u8) -> bool {
+        self.labels.get() >> bit & 1 != 0
+    }
+    fn set_label(&self, bit: u8) -> bool {
+        self.labels.set(self.labels.get() | 1 << bit);
+        true
+    }
+    fn master_helper(&self) -> Option<Helper> {
+        self.helper
+    }
 }
 
 impl Judge {
@@ -183,7 +227,15 @@ impl Judge {
                 cells.push(AtomicU64::new(0));
             }
         }
-        Judge { conds, cells, now: Cell::new(0), random: Cell::new(0), addr_type: |_, _| AddrType::Unicast }
+        Judge {
+            conds,
+            cells,
+            now: Cell::new(0),
+            random: Cell::new(0),
+            addr_type: |_, _| AddrType::Unicast,
+            flow: SampleFlow::default(),
+            connections: Cell::new(None),
+        }
     }
 
     /// What they say together of a packet.
@@ -211,6 +263,12 @@ impl Surroundings for Judge {
     }
     fn port_address(&self, _: PortId, _: Family, _: u128) -> Option<u128> {
         None
+    }
+    fn flow(&self) -> Option<&dyn FlowFacts> {
+        Some(&self.flow)
+    }
+    fn connections(&self, _: &ConnectionKey, _: &Facts, _: &[u8]) -> Option<u32> {
+        self.connections.get()
     }
 }
 
@@ -258,6 +316,12 @@ fn what_a_flow_fixes_is_invariant() {
         (Family::V6, "-p udp -m udp --dport 53", true),
         (Family::V4, "-p tcp -m multiport --ports 1,2", true),
         (Family::V4, "-m conntrack --ctstate NEW --ctproto tcp --ctdir REPLY", true),
+        (Family::V4, "-m conntrack --ctorigsrc 1.2.3.4 --ctrepldstport 5", true),
+        (Family::V4, "-m conntrack --ctexpire 5", false),
+        (Family::V4, "-m connbytes --connbytes 5 --connbytes-mode bytes --connbytes-dir both", false),
+        (Family::V4, "-m connlabel --label 5", false),
+        (Family::V4, "-m connlimit --connlimit-above 5", false),
+        (Family::V4, "-m helper --helper ftp", true),
         (Family::V4, "-m conntrack --ctstatus ASSURED", false),
         (Family::V4, "-m state --state NEW", true),
         (Family::V4, "-m iprange --src-range 1.1.1.1", true),

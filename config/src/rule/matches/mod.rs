@@ -165,6 +165,14 @@ registry! {
         Mark(mark::Mark),
         /// `-m connmark`.
         Connmark(connmark::Connmark),
+        /// `-m connbytes`.
+        Connbytes(connbytes::Connbytes),
+        /// `-m connlabel`.
+        Connlabel(connlabel::Connlabel),
+        /// `-m connlimit`.
+        Connlimit(connlimit::Connlimit),
+        /// `-m helper`.
+        Helper(helper::Helper),
         /// `-m addrtype`.
         Addrtype(addrtype::Addrtype),
         /// `-m iprange`.

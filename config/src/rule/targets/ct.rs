@@ -24,6 +24,8 @@ pub struct Ct {
     pub notrack: bool,
     /// `--helper`
     pub helper: Option<Helper>,
+    /// `--timeout`: the name of a policy.
+    pub timeout: Option<String>,
     /// `--ctevents`: bits of [`EVENTS`]; 0 where it is not given.
     pub events: u16,
     /// `--expevents`: bits of [`EXPECT_EVENTS`]; 0 where it is not given.
@@ -85,11 +87,12 @@ pub const EXPECT_EVENTS: [(&str, u16); 1] = [("new", 1 << 0)];
 
 const NOTRACK: usize = 0;
 const HELPER: usize = 1;
-const CTEVENTS: usize = 2;
-const EXPEVENTS: usize = 3;
-const ZONE: usize = 4;
-const ZONE_ORIG: usize = 5;
-const ZONE_REPLY: usize = 6;
+const TIMEOUT: usize = 2;
+const CTEVENTS: usize = 3;
+const EXPEVENTS: usize = 4;
+const ZONE: usize = 5;
+const ZONE_ORIG: usize = 6;
+const ZONE_REPLY: usize = 7;
 
 /// CT
 pub static EXTENSION: TargetExtension = TargetExtension {
@@ -102,6 +105,7 @@ pub static EXTENSION: TargetExtension = TargetExtension {
     options: &[
         Opt::flag("notrack", &[]),
         Opt::plain("helper", &[]),
+        Opt::plain("timeout", &[]),
         Opt::plain("ctevents", &[]),
         Opt::plain("expevents", &[]),
         Opt::plain("zone", &[]),
@@ -157,6 +161,7 @@ pub static EXTENSION: TargetExtension = TargetExtension {
         Case::Refused(Family::V4, "-p udp -j CT --helper ftp", "the helper ftp is for protocol tcp"),
         Case::Refused(Family::V6, "! -p udp -j CT --helper tftp", "the helper tftp is for protocol udp"),
         Case::Refused(Family::V4, "-p tcp -j CT --helper sip", "no helper `sip` yet"),
+        Case::Refused(Family::V4, "-p tcp -j CT --timeout short", "no time-out policy `short`"),
         Case::Refused(Family::V4, "-p tcp -j CT --helper ftpd", "`ftpd` is not a helper"),
     ],
 };
@@ -177,6 +182,7 @@ fn build(given: &Given) -> Result<Target, Complaint> {
     Ok(Target::Ct(Ct {
         notrack,
         helper,
+        timeout: given.value(TIMEOUT).map(|word| read_timeout(word, given, notrack)).transpose()?,
         events: events(CTEVENTS, "an event of a flow", &EVENTS)?,
         expect_events: events(EXPEVENTS, "an event of an expectation", &EXPECT_EVENTS)?,
         zone: read_zone(given)?,
@@ -198,6 +204,24 @@ pub(crate) fn read_helper(word: &Word) -> Result<Helper, Complaint> {
         };
         word.complain(what, accepts)
     })
+}
+
+/// The name of a policy that fits the rule.
+fn read_timeout(word: &Word, given: &Given, notrack: bool) -> Result<String, Complaint> {
+    let policies = given.names.timeouts;
+    let Some(policy) = policies.iter().find(|policy| policy.name == word.text) else {
+        let names = policies.iter().map(|policy| policy.name.as_str());
+        let accepts = match nearest(&word.text, names.clone()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if policies.is_empty() => format!("a section [conntrack.timeouts.{}]", word.text),
+            None => either(names),
+        };
+        return Err(word.complain(format!("there is no time-out policy `{}`", word.text), accepts));
+    };
+    match policy.unfit(given.family, given.protocol).filter(|_| !notrack) {
+        None => Ok(policy.name.clone()),
+        Some(why) => Err(word.complain(why, "-p with the policy's protocol in the rule, or another policy")),
+    }
 }
 
 fn read_events(word: &Word, what: &str, names: &[(&str, u16)]) -> Result<u16, Complaint> {
@@ -264,6 +288,9 @@ impl Action for Ct {
         if let Some(helper) = self.helper {
             let _ = write!(out, " --helper {}", helper.name());
         }
+        if let Some(timeout) = &self.timeout {
+            let _ = write!(out, " --timeout {timeout}");
+        }
         print_events(out, "ctevents", self.events, &EVENTS);
         print_events(out, "expevents", self.expect_events, &EXPECT_EVENTS);
         let direction = match self.zone {
@@ -325,7 +352,7 @@ mod tests {
 
     #[test]
     fn where_no_events_are_named_all_are_told() {
-        let ct = Ct { notrack: false, helper: None, events: 0, expect_events: 0, zone: Zone::DEFAULT };
+        let ct = Ct { notrack: false, helper: None, timeout: None, events: 0, expect_events: 0, zone: Zone::DEFAULT };
         assert_eq!(ct.event_masks(), (u16::MAX, u16::MAX));
         assert_eq!(Ct { events: 5, ..ct }.event_masks(), (5, 0));
     }

@@ -81,7 +81,8 @@ impl State {
     /// How long a connection in this state lives without a packet, in milliseconds.
     pub fn timeout(self, s: &Sysctl) -> u64 {
         match self {
-            State::None | State::SynSent | State::SynSent2 => s.nf_conntrack_tcp_timeout_syn_sent,
+            State::None | State::SynSent => s.nf_conntrack_tcp_timeout_syn_sent,
+            State::SynSent2 => s.nf_conntrack_tcp_timeout_syn_sent2,
             State::SynRecv => s.nf_conntrack_tcp_timeout_syn_recv,
             State::Established => s.nf_conntrack_tcp_timeout_established,
             State::FinWait => s.nf_conntrack_tcp_timeout_fin_wait,
