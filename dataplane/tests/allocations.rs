@@ -8,18 +8,21 @@ use common::*;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use sumun_config::facts::{Family, PortId};
+use sumun_dataplane::conntrack::Conntrack;
 use sumun_dataplane::umem::Frame;
 
 struct Counting;
 
 thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 // SAFETY: every call is passed on to the system's allocator unchanged; counting touches nothing that allocates.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _ = COUNT.try_with(|count| count.set(count.get() + 1));
+        let _ = BYTES.try_with(|bytes| bytes.set(bytes.get() + layout.size()));
         // SAFETY: the caller keeps the contract of `alloc`, which is the same.
         unsafe { System.alloc(layout) }
     }
@@ -96,6 +99,18 @@ fn traffic(n: u16) -> Vec<(PortId, Vec<u8>)> {
     all.push((LAN, arp_request(0xc0a8_0109, 0xc0a8_0101)));
     all.push((LAN, vec![0; 20]));
     all
+}
+
+#[test]
+fn the_memory_of_a_flow_table_is_what_was_said_beforehand() {
+    for (flows, workers) in [(1, 1), (1000, 1), (1000, 4), (262_144, 2), (300_000, 3)] {
+        let before = BYTES.get();
+        let table = Conntrack::new(flows, workers, 1);
+        let taken = BYTES.get() - before;
+        assert_eq!((taken, table.memory()), (Conntrack::memory_for(flows, workers), taken), "{flows} flows");
+    }
+    let each = Conntrack::memory_for(1_000_000, 1) / 1_000_000;
+    assert!((200..=400).contains(&each), "{each} bytes for each flow");
 }
 
 #[test]

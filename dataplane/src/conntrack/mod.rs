@@ -65,7 +65,7 @@ pub(crate) use index::Flag;
 pub(crate) use reclaim::NONE;
 
 use crate::nat::Sources;
-use crate::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 #[cfg(not(feature = "model"))]
 use crate::umem::shared::Mapping;
 use crate::umem::shared::Slab;
@@ -264,6 +264,8 @@ pub struct Conntrack {
     adopted: u32,
     /// Flows that operators deleted and no worker has removed yet.
     deleted: AtomicI64,
+    /// A packet was refused for want of room since the sweep began its round.
+    pressed: AtomicBool,
     sweep_due: AtomicU64,
     sweep_at: AtomicU32,
     events: Events,
@@ -300,6 +302,7 @@ impl Conntrack {
             private,
             cold,
             deleted: AtomicI64::new(0),
+            pressed: AtomicBool::new(false),
             sweep_due: AtomicU64::new(0),
             sweep_at: AtomicU32::new(0),
             events: Events::new(workers),

@@ -437,6 +437,34 @@ fn a_full_table_drops_unassured_flows_early_and_else_refuses() {
 }
 
 #[test]
+fn closing_connections_make_room_only_once_a_packet_was_refused() {
+    const FLOWS: u16 = 400;
+    let (shared, mut t) = table(FLOWS.into());
+    for port in 1..=FLOWS {
+        let fin = |p| tcp_at(p, 1, 1);
+        for mut p in [
+            tcp(A, port, B, 80, 0x02),
+            tcp(B, 80, A, port, 0x12),
+            tcp(A, port, B, 80, 0x10),
+            fin(tcp(A, port, B, 80, 0x11)),
+        ] {
+            pass(&mut t, &mut p, 0).unwrap();
+        }
+    }
+    let round = |t: &mut Tracker, from: u64| (0..10).for_each(|n| t.sweep(from + n * S, 10_000));
+    round(&mut t, S);
+    assert_eq!(shared.count(), u32::from(FLOWS), "a full table is nobody's business yet");
+    // All are ASSURED: early drop finds none, but the sweep may take those that close.
+    assert_eq!(pass(&mut t, &mut udp(A, 9, B, 9), 12 * S), Err(DropReason::ConntrackFull));
+    round(&mut t, 12 * S);
+    assert_eq!(shared.count(), u32::from(FLOWS - FLOWS / 20), "a twentieth is free and no more was taken");
+    round(&mut t, 30 * S);
+    assert_eq!(shared.count(), u32::from(FLOWS - FLOWS / 20));
+    t.quiescent(40 * S);
+    assert_eq!(pass(&mut t, &mut udp(A, 9, B, 9), 40 * S).unwrap().0, New);
+}
+
+#[test]
 fn a_flood_of_new_flows_is_served_for_ever_by_early_drop() {
     let (shared, mut t) = table(64);
     for i in 0..20_000u32 {

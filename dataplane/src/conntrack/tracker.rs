@@ -384,7 +384,10 @@ impl Tracker {
         let id = match self.store.take(&self.shared.depot) {
             Some(id) => id,
             None if self.early_drop(hash) => self.store.take(&self.shared.depot).ok_or(DropReason::ConntrackFull)?,
-            None => return Err(DropReason::ConntrackFull),
+            None => {
+                self.shared.pressed.store(true, Ordering::Relaxed);
+                return Err(DropReason::ConntrackFull);
+            }
         };
         let (entry, cold) = (self.shared.entry(id), self.shared.cold(id));
         if entry.word().status() & status::EXTRA != 0 {
@@ -695,8 +698,8 @@ impl Tracker {
     }
 
     /// Removes expired flows. Looks at no more than about `budget` entries, and at fewer where the sweep is ahead of its
-    /// time: all workers together pass the table once in eight seconds. A table that is nearly full loses
-    /// closing connections too (`gc_worker_can_early_drop`).
+    /// time: all workers together pass the table once in eight seconds. Where a packet was refused for want of room, the
+    /// rest of the round also takes what is not ASSURED or is closing, until a twentieth is free (`gc_worker_can_early_drop`).
     pub fn sweep(&mut self, now: u64, budget: usize) {
         self.now = millis(now);
         self.sweep_expectations();
@@ -715,11 +718,16 @@ impl Tracker {
                 return;
             }
             let start = shared.sweep_at.fetch_add(SWEEP_STEP, Ordering::Relaxed) % used.next_multiple_of(SWEEP_STEP);
-            let tight = shared.count() > shared.max_flows - shared.max_flows / 20;
+            if start == 0 {
+                shared.pressed.store(false, Ordering::Relaxed);
+            }
+            let pressed = shared.pressed.load(Ordering::Relaxed);
+            let enough = shared.max_flows - shared.max_flows.div_ceil(20);
             for id in start..used.min(start + SWEEP_STEP) {
                 let entry = self.shared.entry(id);
                 let word = entry.word();
-                let over = entry.is_over(word, self.now) || (tight && is_expendable(entry, word));
+                let over = entry.is_over(word, self.now)
+                    || (pressed && self.shared.count() > enough && is_expendable(entry, word));
                 if word.life() == Life::Live && over {
                     self.remove(id);
                 }
