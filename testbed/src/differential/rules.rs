@@ -466,7 +466,7 @@ impl Maker<'_> {
                 format!("{SYN} | -j TCPMSS --clamp-mss-to-pmtu")
             }
             // What is mapped lies behind the gateway: it has no neighbours to be asked for. Checksums are kept right for the own
-            // prefix only, and in INPUT the kernel asks for them only where conntrack has not.
+            // prefix only, and what asks for them behind conntrack and NAT differs.
             12 if self.family == Family::V6 && self.hook != "FORWARD" => match self.hook {
                 "PREROUTING" | "OUTPUT" => rng.pick(&[
                     "-d 2001:db8:5::/64 | -j DNPT --src-pfx 2001:db8:5::/64 --dst-pfx fd00:1::/64",
@@ -504,6 +504,19 @@ impl Maker<'_> {
                 ["2001:db8:5::/64", "2001:db8:5::/120", "2001:db8:6::/48"],
             );
             return format!("-j NETMAP --to {}", rng.pick(&to));
+        }
+        if rng.chance(15) {
+            let to = of(self.family, "198.51.100.8-198.51.100.99", "2001:db8:5::8-2001:db8:6:ffff::1");
+            let target = match self.hook {
+                "PREROUTING" | "OUTPUT" => "DNAT --to-destination",
+                _ => "SNAT --to-source",
+            };
+            let how = if rng.chance(30) { " --persistent" } else { "" };
+            return format!("-j {target} {to}{how}");
+        }
+        if ported && self.hook == "PREROUTING" && rng.chance(15) {
+            let ports = rng.pick(&[":8000-8100/50", ":1-65535/2", ":53"]);
+            return format!("-j DNAT --to-destination {ports}");
         }
         match self.hook {
             "POSTROUTING" if rng.chance(50) => {
