@@ -4,8 +4,25 @@ use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use sumun_config::facts::Family;
 
-/// One packet of a flow.
-pub type Template = Vec<u8>;
+/// One packet of a flow: no more than 64 bytes of memory, for there are millions of them.
+#[derive(Clone, Copy)]
+pub struct Template {
+    len: u8,
+    bytes: [u8; 63],
+}
+
+impl Template {
+    /// The frame.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    fn of(frame: &[u8]) -> Template {
+        let mut bytes = [0; 63];
+        bytes[..frame.len()].copy_from_slice(frame);
+        Template { len: frame.len() as u8, bytes }
+    }
+}
 
 /// The MAC that the router's ports have.
 pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -56,5 +73,5 @@ fn udp(src: IpAddr, dst: IpAddr, sport: u16, dport: u16) -> Template {
     let payload = vec![0x5a; 60usize.saturating_sub(headers)];
     let mut frame = Vec::new();
     network.udp(sport, dport).write(&mut frame, &payload).expect("a vector takes all");
-    frame
+    Template::of(&frame)
 }
