@@ -100,11 +100,13 @@ impl Tracker {
                 }
             }
         }
-        if !shared.index.insert(original, id, Dir::Original) {
+        // The answer first: where a host reaches itself under the router's address, both tuples are one, and the kernel takes
+        // such packets for answers.
+        if !shared.index.insert(reply, id, Dir::Reply) {
             return Err(None);
         }
-        if !shared.index.insert(reply, id, Dir::Reply) {
-            shared.index.remove(original, id, Dir::Original);
+        if !shared.index.insert(original, id, Dir::Original) {
+            shared.index.remove(reply, id, Dir::Reply);
             return Err(None);
         }
         if entry.word().status() & status::SRC_NAT != 0 {

@@ -115,6 +115,7 @@ fn name(protocol: u8) -> &'static str {
         proto::ICMPV6 => "icmpv6",
         proto::SCTP => "sctp",
         proto::UDPLITE => "udplite",
+        proto::DCCP => "dccp",
         _ => "unknown",
     }
 }

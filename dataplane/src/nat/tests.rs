@@ -146,6 +146,16 @@ fn a_hairpin_is_mapped_at_both_ends() {
 }
 
 #[test]
+fn a_host_that_reaches_itself_through_the_router_hears_answers() {
+    let mut r = Router::new(Some(range(A)), Some(range(OUTER)));
+    let sent = r.sent(udp(A, 1000, OUTER, 1000));
+    assert_eq!(ends(&sent), (OUTER, 1000, A, 1000));
+    let mut again = udp(A, 1000, OUTER, 1000);
+    assert_eq!(r.forward(&mut again), Ok(CtState::Established));
+    assert_eq!((ends(&again), again.facts.ct_dir), ((OUTER, 1000, A, 1000), Dir::Reply));
+}
+
+#[test]
 fn ports_shifted_from_a_base_keep_their_distance() {
     let dnat = NatRange { ports: Some((2000, 2099)), port_base: Some(1000), ..range(C) };
     let mut r = Router::new(Some(dnat), None);

@@ -165,7 +165,6 @@ pub fn traffic(family: Family, packets: usize, rng: Rng) -> Vec<Step> {
     while traffic.steps.len() < packets {
         traffic.scene();
     }
-    traffic.steps.truncate(packets);
     traffic.steps
 }
 

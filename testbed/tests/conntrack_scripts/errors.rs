@@ -105,9 +105,7 @@ fn about_all(family: Family, with: impl Fn(Script, usize) -> Script) -> Vec<Scri
     scripts
 }
 
-#[test]
-fn every_error_about_every_protocol_from_both_sides() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-errors", std::process::id()))?;
+fn every_error_about_every_protocol_from_both_sides(kernel: &mut Kernel) -> Result<()> {
     for family in Family::ALL {
         let other = hosts(family).1[0];
         let scripts = about_all(family, |script, back| {
@@ -116,27 +114,23 @@ fn every_error_about_every_protocol_from_both_sides() -> Result<()> {
                 script.answer(back + n, error(kind, code, rest, from, 1200))
             })
         });
-        expect_none(&mut kernel, &scripts)?;
+        expect_none(kernel, &scripts)?;
     }
     Ok(())
 }
 
-#[test]
-fn quotes_of_every_length() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-quotes", std::process::id()))?;
+fn quotes_of_every_length(kernel: &mut Kernel) -> Result<()> {
     for family in Family::ALL {
         let kind = of(family, 11, 3);
         let scripts = about_all(family, |script, back| {
             (0..of(family, 50, 70)).fold(script, |script, n| script.answer(back + n, error(kind, 0, 0, None, n)))
         });
-        expect_none(&mut kernel, &scripts)?;
+        expect_none(kernel, &scripts)?;
     }
     Ok(())
 }
 
-#[test]
-fn errors_that_are_not_what_they_say() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-false", std::process::id()))?;
+fn errors_that_are_not_what_they_say(kernel: &mut Kernel) -> Result<()> {
     for family in Family::ALL {
         let talk = Talk::new(family);
         let (lan, wan) = hosts(family);
@@ -217,7 +211,15 @@ fn errors_that_are_not_what_they_say() -> Result<()> {
             let (protocol, l4) = Datagram(b"the datagram in question").bytes(family, (5000, 80));
             scripts.push(with_first("with options quoted").step(about(&with_options.packet(protocol, &l4, 1))));
         }
-        expect_none(&mut kernel, &scripts)?;
+        expect_none(kernel, &scripts)?;
     }
     Ok(())
+}
+
+#[test]
+fn errors_as_the_kernel_has_it() -> Result<()> {
+    let mut kernel = Kernel::new(&format!("{}-errors", std::process::id()))?;
+    every_error_about_every_protocol_from_both_sides(&mut kernel)?;
+    quotes_of_every_length(&mut kernel)?;
+    errors_that_are_not_what_they_say(&mut kernel)
 }

@@ -30,9 +30,7 @@ fn in_both(make: impl Fn(Family, &Talk) -> Vec<Script>) -> Vec<Script> {
     Family::ALL.into_iter().flat_map(|family| make(family, &Talk::new(family))).collect()
 }
 
-#[test]
-fn fragments_in_any_order_are_one_packet() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-order", std::process::id()))?;
+fn fragments_in_any_order_are_one_packet(kernel: &mut Kernel) -> Result<()> {
     let scripts = in_both(|family, talk| {
         let script = |name: &str| Script::new(&format!("{name}, {}", family.name()), family, TELL);
         let packet = datagram(talk, 3000);
@@ -94,12 +92,10 @@ fn fragments_in_any_order_are_one_packet() -> Result<()> {
         ]);
         scripts
     });
-    expect_none(&mut kernel, &scripts)
+    expect_none(kernel, &scripts)
 }
 
-#[test]
-fn fragments_that_contradict_each_other() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-overlaps", std::process::id()))?;
+fn fragments_that_contradict_each_other(kernel: &mut Kernel) -> Result<()> {
     let scripts = in_both(|family, talk| {
         let script = |name: &str| Script::new(&format!("{name}, {}", family.name()), family, TELL);
         let packet = datagram(talk, 2400);
@@ -175,12 +171,10 @@ fn fragments_that_contradict_each_other() -> Result<()> {
         );
         scripts
     });
-    expect_none(&mut kernel, &scripts)
+    expect_none(kernel, &scripts)
 }
 
-#[test]
-fn what_is_gathered_is_one_packet_to_rules_nat_and_the_router_itself() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-gathered", std::process::id()))?;
+fn what_is_gathered_is_one_packet_to_rules_nat_and_the_router_itself(kernel: &mut Kernel) -> Result<()> {
     let scripts = in_both(|family, talk| {
         let script = |name: &str, rules: &str| Script::new(&format!("{name}, {}", family.name()), family, rules);
         let packet = datagram(talk, 2400);
@@ -246,12 +240,10 @@ fn what_is_gathered_is_one_packet_to_rules_nat_and_the_router_itself() -> Result
         }
         scripts
     });
-    expect_none(&mut kernel, &scripts)
+    expect_none(kernel, &scripts)
 }
 
-#[test]
-fn what_never_becomes_whole_is_forgotten() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-never", std::process::id()))?;
+fn what_never_becomes_whole_is_forgotten(kernel: &mut Kernel) -> Result<()> {
     let scripts = in_both(|family, talk| {
         let setting = of(family, "ipfrag_time", "nf_conntrack_frag6_timeout");
         let script = |name: &str| Script::new(&format!("{name}, {}", family.name()), family, TELL).set(setting, "1");
@@ -272,5 +264,14 @@ fn what_never_becomes_whole_is_forgotten() -> Result<()> {
             script("to the router itself").step(arrives(LAN, &own[0])).wait(1300),
         ]
     });
-    expect_none(&mut kernel, &scripts)
+    expect_none(kernel, &scripts)
+}
+
+#[test]
+fn fragments_as_the_kernel_has_it() -> Result<()> {
+    let mut kernel = Kernel::new(&format!("{}-fragments", std::process::id()))?;
+    fragments_in_any_order_are_one_packet(&mut kernel)?;
+    fragments_that_contradict_each_other(&mut kernel)?;
+    what_is_gathered_is_one_packet_to_rules_nat_and_the_router_itself(&mut kernel)?;
+    what_never_becomes_whole_is_forgotten(&mut kernel)
 }

@@ -73,9 +73,7 @@ fn sent(talk: &Talk, (from_client, kind, tag): Sent) -> Step {
     sctp(talk, from_client, tag, &chunks(kind, from_client))
 }
 
-#[test]
-fn every_chunk_of_sctp_in_every_state() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-sctp", std::process::id()))?;
+fn every_chunk_of_sctp_in_every_state(kernel: &mut Kernel) -> Result<()> {
     let mut scripts = Vec::new();
     for (family, tags) in [(Family::V4, 3), (Family::V6, 1)] {
         for (state, open, follows) in STATES {
@@ -103,19 +101,17 @@ fn every_chunk_of_sctp_in_every_state() -> Result<()> {
             scripts.push(script);
         }
     }
-    expect_none(&mut kernel, &scripts)
+    expect_none(kernel, &scripts)
 }
 
-#[test]
-fn packets_of_several_chunks_and_of_none() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-chunks", std::process::id()))?;
+fn packets_of_several_chunks_and_of_none(kernel: &mut Kernel) -> Result<()> {
     let talk = Talk::new(Family::V4);
     let opened = |name: &str| Script::new(name, Family::V4, TELL).lead(OPEN.iter().map(|s| sent(&talk, *s)));
     let begins = |name: &str| Script::new(name, Family::V4, TELL);
     let data = || chunks(0, true);
     let with_flags = |kind: u8, flags: u8, tag: u32| sctp(&talk, true, tag, &chunk(kind, flags, &[]));
     expect_none(
-        &mut kernel,
+        kernel,
         &[
             begins("a cookie with data").lead([sent(&talk, OPEN[0]), sent(&talk, OPEN[1])]).steps([
                 sctp(&talk, true, TAGS.1, &[chunks(COOKIE_ECHO, true), data()].concat()),
@@ -168,9 +164,7 @@ fn packets_of_several_chunks_and_of_none() -> Result<()> {
     )
 }
 
-#[test]
-fn datagrams_become_streams() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-datagrams", std::process::id()))?;
+fn datagrams_become_streams(kernel: &mut Kernel) -> Result<()> {
     let mut scripts = Vec::new();
     for family in Family::ALL {
         let talk = Talk::new(family);
@@ -203,12 +197,10 @@ fn datagrams_become_streams() -> Result<()> {
             scripts.push(script);
         }
     }
-    expect_none(&mut kernel, &scripts)
+    expect_none(kernel, &scripts)
 }
 
-#[test]
-fn queries_and_what_is_none() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-queries", std::process::id()))?;
+fn queries_and_what_is_none(kernel: &mut Kernel) -> Result<()> {
     let mut scripts = Vec::new();
     for family in Family::ALL {
         let talk = Talk::new(family);
@@ -248,12 +240,10 @@ fn queries_and_what_is_none() -> Result<()> {
             scripts.push(script);
         }
     }
-    expect_none(&mut kernel, &scripts)
+    expect_none(kernel, &scripts)
 }
 
-#[test]
-fn gre_and_what_conntrack_knows_nothing_of() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-others", std::process::id()))?;
+fn gre_and_what_conntrack_knows_nothing_of(kernel: &mut Kernel) -> Result<()> {
     let mut scripts = Vec::new();
     for family in Family::ALL {
         let talk = Talk::new(family);
@@ -305,5 +295,15 @@ fn gre_and_what_conntrack_knows_nothing_of() -> Result<()> {
                 ]),
         );
     }
-    expect_none(&mut kernel, &scripts)
+    expect_none(kernel, &scripts)
+}
+
+#[test]
+fn protocols_as_the_kernel_has_it() -> Result<()> {
+    let mut kernel = Kernel::new(&format!("{}-protocols", std::process::id()))?;
+    every_chunk_of_sctp_in_every_state(&mut kernel)?;
+    packets_of_several_chunks_and_of_none(&mut kernel)?;
+    datagrams_become_streams(&mut kernel)?;
+    queries_and_what_is_none(&mut kernel)?;
+    gre_and_what_conntrack_knows_nothing_of(&mut kernel)
 }

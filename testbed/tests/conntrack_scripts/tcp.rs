@@ -137,30 +137,24 @@ fn table(family: Family, numbers: &[(i64, i64)], settings: &[(&str, &str)]) -> V
     scripts.collect()
 }
 
-#[test]
-fn every_segment_in_every_state() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-table", std::process::id()))?;
-    expect_none(&mut kernel, &table(Family::V4, NUMBERS, &[]))?;
-    expect_none(&mut kernel, &table(Family::V6, &[EXPECTED], &[]))
+fn every_segment_in_every_state(kernel: &mut Kernel) -> Result<()> {
+    expect_none(kernel, &table(Family::V4, NUMBERS, &[]))?;
+    expect_none(kernel, &table(Family::V6, &[EXPECTED], &[]))
 }
 
-#[test]
-fn every_segment_in_every_state_as_settings_have_it() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-settings", std::process::id()))?;
+fn every_segment_in_every_state_as_settings_have_it(kernel: &mut Kernel) -> Result<()> {
     for setting in [
         ("nf_conntrack_tcp_loose", "0"),
         ("nf_conntrack_tcp_be_liberal", "1"),
         ("nf_conntrack_tcp_ignore_invalid_rst", "1"),
         ("nf_conntrack_tcp_max_retrans", "0"),
     ] {
-        expect_none(&mut kernel, &table(Family::V4, &[EXPECTED, (100_000, 200_000)], &[setting]))?;
+        expect_none(kernel, &table(Family::V4, &[EXPECTED, (100_000, 200_000)], &[setting]))?;
     }
     Ok(())
 }
 
-#[test]
-fn every_combination_of_flags() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-flags", std::process::id()))?;
+fn every_combination_of_flags(kernel: &mut Kernel) -> Result<()> {
     let mut scripts = Vec::new();
     for (state, open) in [("nothing", &[][..]), ("an open connection", OPEN)] {
         let mut script = Script::new(&format!("flags on {state}"), Family::V4, TELL);
@@ -175,19 +169,17 @@ fn every_combination_of_flags() -> Result<()> {
         }
         scripts.push(script);
     }
-    expect_none(&mut kernel, &scripts)
+    expect_none(kernel, &scripts)
 }
 
-#[test]
-fn what_is_repeated_shortens_the_life_of_a_connection() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-retrans", std::process::id()))?;
+fn what_is_repeated_shortens_the_life_of_a_connection(kernel: &mut Kernel) -> Result<()> {
     let talk = Talk::new(Family::V4);
     let again = |n: usize, step: Step| std::iter::repeat_n(step, n);
     let data = talk.there(&segment(ACK | PSH).seq(1001).ack(5001).data(10));
     let urgent = talk.there(&segment(ACK | URG).seq(1001).ack(5001).data(10));
     let script = |name: &str| Script::new(name, Family::V4, TELL);
     expect_none(
-        &mut kernel,
+        kernel,
         &[
             script("a SYN is repeated").steps(again(5, sent(&talk, OPEN[0]))),
             script("a SYN/ACK is repeated").step(sent(&talk, OPEN[0])).steps(again(5, sent(&talk, OPEN[1]))),
@@ -219,9 +211,7 @@ fn what_is_repeated_shortens_the_life_of_a_connection() -> Result<()> {
     )
 }
 
-#[test]
-fn a_flow_goes_when_its_time_is_over() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-time", std::process::id()))?;
+fn a_flow_goes_when_its_time_is_over(kernel: &mut Kernel) -> Result<()> {
     let talk = Talk::new(Family::V4);
     let script = Script::new("a refused connection is forgotten", Family::V4, TELL)
         .set("nf_conntrack_tcp_timeout_close", "1")
@@ -232,5 +222,15 @@ fn a_flow_goes_when_its_time_is_over() -> Result<()> {
         .wait(1200)
         .step(sent(&talk.from(6000), OPEN[1]))
         .step(sent(&talk, (Server, ACK, 5001, 1001)));
-    expect_none(&mut kernel, &[script])
+    expect_none(kernel, &[script])
+}
+
+#[test]
+fn tcp_as_the_kernel_has_it() -> Result<()> {
+    let mut kernel = Kernel::new(&format!("{}-tcp", std::process::id()))?;
+    every_segment_in_every_state(&mut kernel)?;
+    every_segment_in_every_state_as_settings_have_it(&mut kernel)?;
+    every_combination_of_flags(&mut kernel)?;
+    what_is_repeated_shortens_the_life_of_a_connection(&mut kernel)?;
+    a_flow_goes_when_its_time_is_over(&mut kernel)
 }

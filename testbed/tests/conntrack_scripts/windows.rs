@@ -74,9 +74,7 @@ fn edges(own: u32, other: u32) -> Vec<(bool, i64)> {
     sequence.into_iter().map(|by| (true, by)).chain(acknowledged.into_iter().map(|by| (false, by))).collect()
 }
 
-#[test]
-fn every_edge_of_the_windows() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-edges", std::process::id()))?;
+fn every_edge_of_the_windows(kernel: &mut Kernel) -> Result<()> {
     let offers: &[(Offer, Offer)] = &[
         ((false, None), (false, None)),
         ((true, None), (true, None)),
@@ -121,12 +119,10 @@ fn every_edge_of_the_windows() -> Result<()> {
             scripts.push(script);
         }
     }
-    expect_none(&mut kernel, &scripts)
+    expect_none(kernel, &scripts)
 }
 
-#[test]
-fn what_windows_do_in_a_dialogue() -> Result<()> {
-    let mut kernel = Kernel::new(&format!("{}-windows", std::process::id()))?;
+fn what_windows_do_in_a_dialogue(kernel: &mut Kernel) -> Result<()> {
     let plain = (true, Some(2));
     let c = Opened::new(5000, 1_000_000);
     let (cn, sn) = (c.client + 100, c.server + 50);
@@ -134,7 +130,7 @@ fn what_windows_do_in_a_dialogue() -> Result<()> {
     let there = |s| c.talk.there(&s);
     let back = |s| c.talk.back(&s);
     expect_none(
-        &mut kernel,
+        kernel,
         &[
             begin("a keepalive probe of the client, with and without a byte").steps([
                 there(segment(ACK).seq(cn - 1).ack(sn)),
@@ -249,4 +245,11 @@ fn what_windows_do_in_a_dialogue() -> Result<()> {
             ]),
         ],
     )
+}
+
+#[test]
+fn windows_as_the_kernel_has_it() -> Result<()> {
+    let mut kernel = Kernel::new(&format!("{}-windows", std::process::id()))?;
+    every_edge_of_the_windows(&mut kernel)?;
+    what_windows_do_in_a_dialogue(&mut kernel)
 }
