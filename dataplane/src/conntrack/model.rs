@@ -391,10 +391,10 @@ fn no_flow_masqueraded_with_an_address_that_is_gone_outlives_the_second_look() {
             },
             |w| assert!(!matches!(w.pass(udp(B, 53, OUTER, 7000), 0), Err(why) if !TAKEN.contains(&why))),
             move |table| {
-                table.forget_masqueraded(gone);
+                table.forget_masqueraded(0, gone);
             },
         );
-        scene.shared.forget_masqueraded(gone);
+        scene.shared.forget_masqueraded(0, gone);
         scene.shared.list(0, |view| assert_ne!(view.reply.tuple.dst, OUTER, "{view}"));
         scene.end();
     });

@@ -191,7 +191,7 @@ fn extended(family: Family, data: &[u8]) -> Number {
     let (address, len) = match family {
         Family::V4 => numbers::<4>(&data[3..], b'.', Some(end)).map(|(n, len)| (v4(&n), len))?,
         Family::V6 => {
-            let len = data[3..].iter().take(Ipv6Addr::LONGEST + 1).position(|b| *b == end)?;
+            let len = data[3..].iter().take(LONGEST + 1).position(|b| *b == end)?;
             let text = std::str::from_utf8(&data[3..3 + len]).ok()?;
             (text.parse::<Ipv6Addr>().ok()?.to_bits(), len)
         }
@@ -223,13 +223,7 @@ fn port_until(data: &[u8], start: usize, end: u8) -> Option<(u16, usize)> {
 }
 
 /// The longest text of an IPv6 address.
-trait Longest {
-    const LONGEST: usize;
-}
-
-impl Longest for Ipv6Addr {
-    const LONGEST: usize = "ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255".len();
-}
+const LONGEST: usize = "ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255".len();
 
 /// The longest text that is written: `|2|`, 39 bytes of address, `|65535|`.
 const TEXT: usize = 3 + 39 + 7;
@@ -276,18 +270,14 @@ impl Lines {
         memory[base..base + 3].copy_from_slice(&[self.known, self.at[0], self.at[1]]);
     }
 
-    fn is_known(&self, seq: u32) -> bool {
-        self.at.iter().take(self.known as usize).any(|at| *at == seq)
-    }
-
     /// Whether a line begins there (`find_nl_seq`).
     fn begins_at(&self, seq: u32) -> bool {
-        self.is_known(seq)
+        self.at.iter().take(self.known as usize).any(|at| *at == seq)
     }
 
     /// A segment ends with a line feed there (`update_nl_seq`): the older place makes room, if it is older.
     fn ends_at(&mut self, seq: u32) {
-        if self.is_known(seq) {
+        if self.begins_at(seq) {
             return;
         }
         match self.known {
