@@ -376,7 +376,33 @@ impl Maker<'_> {
                 format!("-m mac {no}--mac-source {} ", rng.pick(&["02:00:00:00:00:02", "02:00:00:00:01:02"]))
             }
             17 => format!("-m ecn {no}--ecn-ip-ect {} ", rng.below(4)),
-            18 => "-m comment --comment x ".into(),
+            18 => match rng.below(5) {
+                0 => "-m comment --comment x ".into(),
+                1 => format!("-m connlabel {no}--label {} {}", rng.below(3), rng.pick(&["", "--set "])),
+                2 => {
+                    let what = rng.pick(&["packets", "bytes", "avgpkt"]);
+                    let dir = rng.pick(&["original", "reply", "both"]);
+                    let range = rng.pick(&["1:2", "60", "0:100", "2"]);
+                    format!("-m connbytes {no}--connbytes {range} --connbytes-mode {what} --connbytes-dir {dir} ")
+                }
+                3 => {
+                    let end = rng.pick(&["origsrc", "origdst", "replsrc", "repldst"]);
+                    match rng.chance(50) {
+                        true => {
+                            format!("-m conntrack {no}--ct{end}port {} ", rng.pick(&["0:1023", "53", "1024:65535"]))
+                        }
+                        false => {
+                            let net = of(
+                                self.family,
+                                rng.pick(&["192.168.1.0/24", "203.0.113.9"]),
+                                rng.pick(&["fd00:1::/64", "2001:db8:2::9"]),
+                            );
+                            format!("-m conntrack {no}--ct{end} {net} ")
+                        }
+                    }
+                }
+                _ => format!("-m helper {no}--helper ftp "),
+            },
             19 if v4 => format!("{no}-f "),
             _ => String::new(),
         }
@@ -394,6 +420,16 @@ impl Maker<'_> {
         }
         match self.table {
             "raw" if rng.chance(30) => rng.pick(&["-j CT --notrack", "-j NOTRACK", "-j DROP"]).into(),
+            "raw" if rng.chance(40) => rng
+                .pick(&[
+                    "-j CT",
+                    "-j CT --zone 1",
+                    "-j CT --zone mark",
+                    "-j CT --zone-orig 2",
+                    "-j CT --zone-reply 3",
+                    "-j CT --ctevents new",
+                ])
+                .into(),
             "raw" => "-j ACCEPT".into(),
             "mangle" => self.alteration(rng),
             "nat" => self.mapping(rng, protocol),
