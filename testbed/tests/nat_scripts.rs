@@ -293,11 +293,6 @@ fn protocols_are_mapped_each_in_its_way() -> Result<()> {
             l4.extend([0, 0, 0, 1, 0xff, 3, 0xc0, 0x21]);
             l4
         };
-        let dccp = |talk: &Talk| {
-            let mut l4 = [talk.client.number.to_be_bytes(), talk.server.number.to_be_bytes()].concat();
-            l4.extend([5, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
-            checked(talk, proto::DCCP, &l4, 6)
-        };
         vec![
             script("a checksum of zero", family, &ported("udp")).step(arrives(talk.client.port, &unchecked)),
             script("UDP-Lite", family, masquerade)
@@ -307,9 +302,6 @@ fn protocols_are_mapped_each_in_its_way() -> Result<()> {
             script("SCTP", family, &ported("sctp"))
                 .step(arrives(talk.client.port, &sctp(&talk)))
                 .step(arrives(talk.client.port, &sctp(&second))),
-            script("DCCP is told apart by its addresses", family, "-A POSTROUTING -p udp -j MASQUERADE")
-                .step(arrives(talk.client.port, &dccp(&talk)))
-                .step(arrives(talk.client.port, &dccp(&second))),
             script("GRE has no ports: a second client finds no room", family, masquerade)
                 .step(talk.there(&Raw(proto::GRE, &gre)))
                 .answer(1, ANSWER)
