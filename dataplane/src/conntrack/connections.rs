@@ -165,8 +165,11 @@ impl Connections {
         let _held = self.flags[bucket % FLAGS].hold();
         let head = &self.heads[bucket];
         let newest = self.nodes.get(head.load(Ordering::Relaxed) as usize).filter(|node| node.key() == *key);
+        // Who is in the table already may stand under the key anywhere.
+        let is_newcomer = own.is_none_or(|own| table.entry(own.flow).word().life() == Life::Unconfirmed);
         let recent = newest.filter(|node| {
-            node.looked.load(Ordering::Relaxed) == now
+            is_newcomer
+                && node.looked.load(Ordering::Relaxed) == now
                 && node.seen.load(Ordering::Relaxed) >= MANY
                 && Some(node.member()) != own
         });
@@ -387,6 +390,19 @@ mod tests {
         rig.now = now - MS;
         assert_eq!(rig.pass(udp(A, 200, B, 9), true), Some(101), "in the same millisecond");
         assert_eq!(rig.pass(udp(A, 201, B, 9), true), Some(2));
+    }
+
+    #[test]
+    fn among_many_a_known_connection_is_not_counted_again() {
+        let mut rig = Rig::new(1024);
+        for port in 0..100 {
+            assert_eq!(rig.pass(udp(A, port, B, 9), true), Some(u32::from(port) + 1));
+        }
+        for port in [3, 50, 3] {
+            rig.now -= MS;
+            assert_eq!(rig.pass(udp(A, port, B, 9), true), Some(100), "in the millisecond of the newest");
+        }
+        assert_eq!(rig.shared.connections.get().expect("made").nodes_in_use(), 100);
     }
 
     #[test]
