@@ -10,7 +10,8 @@ use crate::sync::atomic::{AtomicU32, Ordering};
 use sumun_config::facts::Dir;
 
 const FLAGS: usize = 256;
-/// Most mappings of one source that are looked at; one source has many only under attack, and then any will do.
+/// Most mappings that a list remembers. One source has more only where it talks to very many at once, and then any will do;
+/// a longer list would be walked with its flag held whenever one of them ends.
 const WALK: usize = 128;
 
 /// Lists of entries by source.
@@ -42,10 +43,13 @@ impl Sources {
         (&self.heads[hash & (self.heads.len() - 1)], &self.flags[hash % FLAGS])
     }
 
-    /// Adds a flow that is about to be live.
+    /// Adds a flow that is about to be live, unless the list is full.
     pub fn insert(&self, table: &Conntrack, id: u32) {
         let (head, flag) = self.place(table, &table.entry(id).tuple(Dir::Original));
         let _held = flag.hold();
+        if self.walk(table, head).count() == WALK {
+            return;
+        }
         table.cold(id).source_next.store(head.load(Ordering::Relaxed), Ordering::Relaxed);
         head.store(id, Ordering::Relaxed);
     }
@@ -76,11 +80,7 @@ impl Sources {
             return None;
         }
         let _held = flag.hold();
-        let mut at = head.load(Ordering::Relaxed);
-        for _ in 0..WALK {
-            if at == NONE {
-                return None;
-            }
+        for at in self.walk(table, head) {
             let entry = table.entry(at);
             let source = entry.tuple(Dir::Original);
             let same = (source.src, source.sport, source.proto, source.family, source.zone)
@@ -91,14 +91,42 @@ impl Sources {
                     return Some((mapped.src, mapped.sport));
                 }
             }
-            at = table.cold(at).source_next.load(Ordering::Relaxed);
         }
         None
+    }
+
+    /// The flows of a list, whose flag is held.
+    fn walk(&self, table: &Conntrack, head: &AtomicU32) -> impl Iterator<Item = u32> {
+        let flow = |link: &AtomicU32| Some(link.load(Ordering::Relaxed)).filter(|id| *id != NONE);
+        std::iter::successors(flow(head), move |id| flow(&table.cold(*id).source_next)).take(WALK)
     }
 
     /// Whether no flow is in any list.
     #[cfg(test)]
     pub fn is_clean(&self) -> bool {
         self.heads.iter().all(|head| head.load(Ordering::Relaxed) == NONE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sumun_config::facts::{Family, proto};
+
+    #[test]
+    fn a_source_with_very_many_mappings_keeps_a_short_list_and_all_leave_it() {
+        let table = Conntrack::new(1000, 1, 7);
+        let to = |dst| Tuple { src: 1, dst, sport: 5, dport: 6, proto: proto::UDP, family: Family::V4, zone: 0 };
+        for id in 0..1000 {
+            let original = to(id.into());
+            table.entry(id).start(&original, &original.inverted().expect("it has ports"));
+            table.sources.insert(&table, id);
+        }
+        let (head, _) = table.sources.place(&table, &to(0));
+        let flow = |link: &AtomicU32| Some(link.load(Ordering::Relaxed)).filter(|id| *id != NONE);
+        let linked = std::iter::successors(flow(head), |id| flow(&table.cold(*id).source_next));
+        assert_eq!(linked.count(), WALK);
+        (0..1000).for_each(|id| table.sources.remove(&table, id));
+        assert!(table.sources.is_clean());
     }
 }
