@@ -425,15 +425,20 @@ impl fmt::Display for ExpectationView {
 }
 
 impl Conntrack {
-    /// The flows that are expected at time `now` (monotonic nanoseconds), newest first for each master. For operators: it
-    /// allocates, and holds up workers that have something to expect for as long as it copies.
+    /// The flows that are expected at time `now` (monotonic nanoseconds). For operators: it allocates, and looks at a few
+    /// places at a time, so that no worker that has something to expect waits for long.
     pub fn expectations(&self, now: u64) -> Vec<ExpectationView> {
+        const PIECE: usize = 64;
         let now = super::millis(now);
-        let table = self.expectations.hold();
-        let places = table.places.iter().filter_map(|place| place.expectation);
-        let there = places.filter(|there| left(there.deadline, now) > 0 && is_alive(self, there));
-        there
-            .map(|there| ExpectationView {
+        let mut all = Vec::new();
+        for from in (0..).step_by(PIECE) {
+            // Here, and not while the table is held.
+            all.reserve(PIECE);
+            let table = self.expectations.hold();
+            let Some(places) = table.places.get(from..) else { break };
+            let there = places.iter().take(PIECE).filter_map(|place| place.expectation);
+            let there = there.filter(|there| left(there.deadline, now) > 0 && is_alive(self, there));
+            all.extend(there.map(|there| ExpectationView {
                 tuple: there.tuple,
                 mask: there.mask,
                 master: self.entry(there.master).tuple(Dir::Original),
@@ -441,7 +446,8 @@ impl Conntrack {
                 flags: there.flags,
                 helper: there.helper,
                 left: left(there.deadline, now) as u32,
-            })
-            .collect()
+            }));
+        }
+        all
     }
 }

@@ -135,21 +135,23 @@ impl Router {
         publications.retired.push((number, left));
         let gone = gone(&before.policy, &next.policy);
         self.neighbours.set_static(&next.policy.neighbours, crate::worker::now());
-        publications.alive.push_back(Arc::new(next));
+        let next = Arc::new(next);
+        publications.alive.push_back(next.clone());
+        if !gone.is_empty() {
+            publications.gone.push((number, gone.clone()));
+        }
         // Release: a worker that sees the number finds the generation in the list (which the lock orders anyway) and the
         // zeroed cells.
         self.newest.store(number, Ordering::Release);
+        // Workers take the lock on their way to the new generation, and must not wait for a walk through all flows.
+        drop(publications);
         if before.number == 0 && self.conntrack.count() > 0 {
             // Flows of a router before this one: its addresses are not known, only which of them are here now.
-            let present = &publications.alive.back().expect("never empty").policy;
-            self.conntrack
-                .forget_masqueraded(crate::worker::now(), |port, family, addr| !has(present, &(port, family, addr)));
+            self.conntrack.forget_masqueraded(crate::worker::now(), |port, family, addr| {
+                !has(&next.policy, &(port, family, addr))
+            });
         }
-        if !gone.is_empty() {
-            self.conntrack
-                .forget_masqueraded(crate::worker::now(), |port, family, addr| gone.contains(&(port, family, addr)));
-            publications.gone.push((number, gone));
-        }
+        self.forget(&gone);
         Ok(number)
     }
 
@@ -166,6 +168,12 @@ impl Router {
         publications.gone = waiting;
         let present = &publications.alive.back().expect("never empty").policy;
         let gone: Vec<Own> = due.into_iter().flat_map(|(_, gone)| gone).filter(|own| !has(present, own)).collect();
+        drop(publications);
+        self.forget(&gone);
+    }
+
+    /// Deletes the flows that were masqueraded with addresses that are gone. Without the lock: it takes its time.
+    fn forget(&self, gone: &[Own]) {
         if !gone.is_empty() {
             self.conntrack
                 .forget_masqueraded(crate::worker::now(), |port, family, addr| gone.contains(&(port, family, addr)));
