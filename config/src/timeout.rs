@@ -173,6 +173,9 @@ impl TimeoutPolicy {
         }
         match protocol {
             Some((number, false)) if Tracker::of(number) == self.tracker => None,
+            _ if self.tracker == Tracker::Generic => {
+                Some(format!("the time-out policy `{name}` is for protocols without a tracker of their own"))
+            }
             _ => Some(format!("the time-out policy `{name}` is for protocol {}", self.tracker.name())),
         }
     }

@@ -59,7 +59,7 @@ pub(super) fn read(fields: Option<Fields>, sink: &mut Sink) -> Conntrack {
 fn policy(name: &str, key: &Range<usize>, mut table: Fields, sink: &mut Sink) -> Option<TimeoutPolicy> {
     let families = [("ipv4", Families::Only(Family::V4)), ("ipv6", Families::Only(Family::V6))];
     let family = table.take("family").map(|field| (field.choice(&families, sink), field.at()));
-    let tracker = table.require("protocol", "\"tcp\"", sink).and_then(|field| field.choice(&TRACKERS, sink));
+    let tracker = table.require("protocol", "protocol = \"tcp\"", sink).and_then(|field| field.choice(&TRACKERS, sink));
     let given = table.rest();
     // Which times there are follows from the protocol.
     let tracker = tracker?;

@@ -112,7 +112,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let text = &option.values[0];
     let (from, to) = match word::integer(&text.text) {
         Some(from) => (from, u64::MAX),
-        None => word::range(text, ':', "a number of them", 0..=u64::MAX)?,
+        None => word::range(text, ':', "a number of packets or bytes", 0..=u64::MAX)?,
     };
     let negate = option.negate && from != to;
     Ok(vec![Cond { negate, test: Match::Connbytes(Connbytes { mode, dir, from, to }) }])

@@ -104,9 +104,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
 fn mask(word: &Word, family: Family) -> Result<u8, Complaint> {
     // With an address before it the mask is one of a network, which has its reader.
     let network = Word { text: format!("{}/{}", family.address(0), word.text), at: word.at.clone() };
-    let bits = address::parse(&network, family).ok().map(|(_, mask)| mask);
-    let len = bits.map(|mask| (mask << (128 - u32::from(family.bits()))).leading_ones() as u8);
-    len.filter(|len| Some(family.mask(*len)) == bits).ok_or_else(|| {
+    address::parse_prefix(&network, family).map(|(_, len)| len).map_err(|_| {
         let accepts = format!("a length from 0 to {} or its netmask", family.bits());
         word.complain(format!("`{}` is not a mask", word.text), accepts)
     })

@@ -220,7 +220,7 @@ fn read_timeout(word: &Word, given: &Given, notrack: bool) -> Result<String, Com
     };
     match policy.unfit(given.family, given.protocol).filter(|_| !notrack) {
         None => Ok(policy.name.clone()),
-        Some(why) => Err(word.complain(why, "-p with the policy's protocol in the rule, or another policy")),
+        Some(why) => Err(word.complain(why, "-p with such a protocol in the rule, or another policy")),
     }
 }
 
