@@ -61,7 +61,7 @@ enum Command {
     },
     /// The running rules as iptables-save prints them
     Rules(RulesArgs),
-    /// The tracked flows: list, get, delete, flush, count; with the options and in the format of conntrack(8)
+    /// The tracked flows, and what happens to them: with the options and in the format of conntrack(8)
     Conntrack(Box<conntrack::Options>),
     /// Where packets were dropped and why
     Drops {

@@ -80,10 +80,10 @@ pub struct Matching {
     #[arg(long, value_name = "KEY", value_parser = port)]
     reply_key_dst: Option<u16>,
     /// Type of the ICMP or ICMPv6 query
-    #[arg(long, visible_alias = "icmpv6-type", value_name = "TYPE")]
+    #[arg(long, visible_alias = "icmpv6-type", value_name = "TYPE", value_parser = byte)]
     icmp_type: Option<u8>,
     /// Code of the ICMP or ICMPv6 query
-    #[arg(long, visible_alias = "icmpv6-code", value_name = "CODE")]
+    #[arg(long, visible_alias = "icmpv6-code", value_name = "CODE", value_parser = byte)]
     icmp_code: Option<u8>,
     /// Identifier of the ICMP or ICMPv6 query
     #[arg(long, visible_alias = "icmpv6-id", value_name = "ID", value_parser = port)]
@@ -176,7 +176,8 @@ impl Matching {
     pub fn key(&self) -> Result<FlowKey, String> {
         let filter = self.filter();
         let number = filter.proto.ok_or("which protocol? Give -p, such as `-p tcp`")?;
-        let reply = filter.original == TupleFilter::default() && filter.icmp == IcmpFilter::default();
+        let named = |tuple: &TupleFilter| *tuple != TupleFilter::default();
+        let reply = named(&filter.reply) && !named(&filter.original) && filter.icmp == IcmpFilter::default();
         let (tuple, names) = if reply {
             (&filter.reply, ["--reply-src", "--reply-dst", "--reply-port-src", "--reply-port-dst"])
         } else {
@@ -237,6 +238,11 @@ fn net(text: &str) -> Result<IpNet, String> {
 /// A number of 16 bits, decimal or hexadecimal.
 fn port(text: &str) -> Result<u16, String> {
     number(text).and_then(|n| u16::try_from(n).ok()).ok_or_else(|| "a number from 0 to 65535".to_string())
+}
+
+/// A number of 8 bits, the same way.
+fn byte(text: &str) -> Result<u8, String> {
+    number(text).and_then(|n| u8::try_from(n).ok()).ok_or_else(|| "a number from 0 to 255".to_string())
 }
 
 fn number(text: &str) -> Option<u32> {
@@ -399,6 +405,8 @@ mod tests {
             ("-u ASSURED,REPLIED", "`REPLIED` is none of ASSURED, SEEN_REPLY"),
             ("-u UNSET,ASSURED", "no flow could match"),
             ("-l 128", "numbers from 0 to 127"),
+            ("--icmp-type echo", "a number from 0 to 255"),
+            ("--icmpv6-code 256", "a number from 0 to 255"),
             ("-m x", "a mark is a number of 32 bits"),
             ("-m 0x10/0xf", "has bits outside of the mask"),
             ("-f ip", "families are ipv4 and ipv6"),
@@ -421,6 +429,7 @@ mod tests {
         assert_eq!(ping.tuple, half("10.0.0.2", "10.0.0.1", 5, 0x800));
         for (line, says) in [
             ("-s 10.0.0.2", "which protocol?"),
+            ("-p tcp", "--src is missing"),
             ("-p tcp -s 10.0.0.2", "--dst is missing"),
             ("-p tcp -s 10.0.0.0/24 -d 10.0.0.1", "is a prefix"),
             ("-p tcp -s 10.0.0.2 -d ::1", "are of two families"),

@@ -156,8 +156,10 @@ fn get(
         Ok(key) => key,
         Err(mistake) => return Ok(mistaken(&mistake)),
     };
+    // Conditions beyond the key hold too; the zone is in it.
+    let filter = FlowFilter { zone: None, ..listing.matching.filter() };
     match control()?.dataplane(Request::Flow(key))? {
-        Response::Flows { flows, .. } => match flows.first() {
+        Response::Flows { flows, .. } => match flows.iter().find(|flow| filter.takes(flow)) {
             Some(flow) => listing.output.print(out, flow)?,
             None => bail!("there is no such flow"),
         },

@@ -175,6 +175,8 @@ fn one_flow_is_got_whole_or_there_is_none() {
     let none = place
         .sumun(&"conntrack get -p tcp -s 10.0.0.2 -d 10.0.1.2 --sport 1000 --dport 53".split(' ').collect::<Vec<_>>());
     assert_eq!((none.code, none.out.as_str(), none.err.as_str()), (Some(1), "", "sumun: there is no such flow\n"));
+    let marked = "conntrack get -p udp -s 10.0.0.2 -d 10.0.1.2 --sport 1000 --dport 53 -m 5";
+    assert_eq!(place.sumun(&marked.split(' ').collect::<Vec<_>>()).code, Some(1), "every condition holds");
     let half = place.sumun(&["conntrack", "get", "-p", "udp", "-s", "10.0.0.2"]);
     assert_eq!(half.code, Some(2));
     assert!(half.err.contains("--dst is missing"), "{half:?}");
