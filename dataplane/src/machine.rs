@@ -41,7 +41,7 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
     if let Some(why) = mortal {
         tracing::warn!("flows will not live on when this process ends: {why}");
     }
-    tracing::info!("{} MB for {} flows; {adopted}", conntrack.memory() >> 20, conntrack.max_flows());
+    tracing::info!("{} MB for {} flows; {adopted}", conntrack.memory().div_ceil(1 << 20), conntrack.max_flows());
     let router = Router::with(conntrack, appliance, opened.links, seed);
     let members = opened.workers.into_iter().zip(&appliance.cores).enumerate().map(|(number, (share, core))| {
         let mut engine = router.engine(number, share.pool);

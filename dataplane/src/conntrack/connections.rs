@@ -2,9 +2,9 @@
 //!
 //! Under a key (rule, masked address, zone) stand the flows that met the rule. Who asks walks them, and what is gone goes:
 //! flows that ended, and TCP connections in TIME_WAIT or CLOSE, but for the flow of the packet itself. So the number is
-//! exact each time that somebody asks, with any number of workers, and nothing need be done when a flow ends. Memory is
-//! fixed: nodes are made once, when the first ruleset with a `connlimit` is published; each question also clears a
-//! bucket that nobody may ever ask for again.
+//! exact each time that somebody asks (where they are many: to the millisecond), with any number of workers, and nothing
+//! need be done when a flow ends. Memory is fixed: nodes are made once, when the first ruleset with a `connlimit` is
+//! published; each question also clears a bucket that nobody may ever ask for again.
 //!
 //! A node names its flow by the number of the entry and the use of it, as other words of the table do. Rules are known by
 //! stamps that are never given twice, kept in their cells: a cell that goes to another rule begins at zero.
@@ -107,6 +107,11 @@ impl Connections {
             sweep: AtomicU32::new(0),
             stamps: AtomicU32::new(1),
         }
+    }
+
+    /// Bytes that it takes.
+    pub fn memory(&self) -> usize {
+        size_of_val(&*self.heads) + size_of_val(&*self.flags) + size_of_val(&*self.nodes)
     }
 
     /// The stamp of the rule that owns a cell.

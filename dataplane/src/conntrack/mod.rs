@@ -309,9 +309,10 @@ impl Conntrack {
         }
     }
 
-    /// Bytes that the table takes, which are all that it ever will.
+    /// Bytes that the table takes. Only [`Conntrack::count_connections`] ever adds to them.
     pub fn memory(&self) -> usize {
-        Conntrack::memory_for(self.max_flows, self.counts.len())
+        let connections = self.connections.get().map_or(0, Connections::memory);
+        Conntrack::memory_for(self.max_flows, self.counts.len()) + connections
     }
 
     /// Bytes that a table for so many flows and workers takes.
