@@ -32,12 +32,6 @@ fn restart(router: &mut Router, signal: Signal) -> Result<()> {
     router.wait_for_generation(1)
 }
 
-/// The lines of `sumun conntrack` with all of these in them.
-fn flows(router: &Router, parts: &[&str]) -> Result<Vec<String>> {
-    let listing = router.ask(&["conntrack"])?;
-    Ok(listing.lines().filter(|l| parts.iter().all(|p| l.contains(p))).map(str::to_string).collect())
-}
-
 /// The value of the `n`th `key=` of a line.
 fn field(line: &str, key: &str, n: usize) -> Result<u64> {
     let key = format!("{key}=");
@@ -59,7 +53,7 @@ fn connections_run_on_through_the_end_and_the_killing_of_the_dataplane() -> Resu
     // One from inside, masqueraded to a port that another would not get.
     let outer = talk::tcp_sink(&lab.server, "203.0.113.1:7000", SIZE)?;
     let mut outward = talk::tcp_connect(&lab.client1, "203.0.113.1:7000", None)?;
-    let port = field(&flows(&router, &["dport=7000"])?.concat(), "dport", 1)?;
+    let port = field(&router.flows(&["dport=7000"])?.concat(), "dport", 1)?;
     let mut ways = WAYS.into_iter().zip([SIZE / 4, SIZE / 2]).peekable();
     let mut failed = None;
     talk::tcp_send(&mut outward, SIZE, |sent| {
@@ -70,11 +64,11 @@ fn connections_run_on_through_the_end_and_the_killing_of_the_dataplane() -> Resu
     assert!(failed.is_none() && ways.peek().is_none(), "{failed:?}");
     let seen = outer.join().expect("no panic")?;
     assert_eq!((seen.ip().to_string(), u64::from(seen.port())), ("203.0.113.2".to_string(), port));
-    assert_eq!(field(&flows(&router, &["dport=7000"])?.concat(), "dport", 1)?, port);
+    assert_eq!(field(&router.flows(&["dport=7000"])?.concat(), "dport", 1)?, port);
     inward.join().expect("no panic")?;
     assert_eq!(inner.join().expect("no panic")?.ip().to_string(), "203.0.113.1");
 
-    let line = flows(&router, &["dport=7000"])?.concat();
+    let line = router.flows(&["dport=7000"])?.concat();
     assert!(field(&line, "bytes", 0)? > SIZE as u64, "bytes of all three dataplanes: {line}");
     assert!(router.status()?["adopted_flows"].as_u64().is_some_and(|n| n >= 2));
     assert_eq!(router.log("dataplane.log").matches(" flows taken over").count(), 3);
@@ -95,10 +89,10 @@ fn mappings_of_datagrams_and_pings_stay_and_their_time_goes_on() -> Result<()> {
     assert!(lab.client1.pings("203.0.113.1", 3));
     let left = |line: &str| line.split_whitespace().nth(2).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
     for (round, signal) in WAYS.into_iter().enumerate() {
-        let before = flows(&router, &["icmp"])?.concat();
+        let before = router.flows(&["icmp"])?.concat();
         std::thread::sleep(Duration::from_millis(1100));
         restart(&mut router, signal)?;
-        let after = flows(&router, &["icmp"])?.concat();
+        let after = router.flows(&["icmp"])?.concat();
         assert_eq!(field(&before, "id", 1)?, field(&after, "id", 1)?);
         assert_eq!((field(&after, "packets", 0)?, field(&after, "packets", 1)?), (3, 3));
         assert!(left(&after) < left(&before) && left(&after) > 0, "{before}\n{after}");
@@ -106,7 +100,7 @@ fn mappings_of_datagrams_and_pings_stay_and_their_time_goes_on() -> Result<()> {
             talk::udp_ask(socket, b"after")?;
         }
         for client in ["192.168.1.11", "192.168.1.12"] {
-            let line = flows(&router, &[&format!("src={client} "), "dport=5300"])?.concat();
+            let line = router.flows(&[&format!("src={client} "), "dport=5300"])?.concat();
             assert_eq!(field(&line, "packets", 0)?, 2 + round as u64, "{line}");
         }
     }
@@ -126,7 +120,7 @@ fn flows_of_an_address_or_a_setting_that_is_gone_do_not_come_back() -> Result<()
     let config =
         |rest: &str| format!("{}{INTERFACES}{RULES}", head(&lab, "1").replace("cores", &format!("{rest}cores")));
     assert!(lab.client1.pings("203.0.113.1", 1));
-    assert_eq!(flows(&router, &["icmp"])?.len(), 1);
+    assert_eq!(router.flows(&["icmp"])?.len(), 1);
     // The address goes while the router is down.
     router.end_control(Signal::SIGTERM)?;
     router.end_dataplane(Signal::SIGTERM)?;
@@ -135,12 +129,12 @@ fn flows_of_an_address_or_a_setting_that_is_gone_do_not_come_back() -> Result<()
     router.start_control()?;
     router.wait_for_generation(1)?;
     assert_eq!(router.status()?["adopted_flows"], 1);
-    assert!(flows(&router, &["icmp"])?.is_empty());
+    assert!(router.flows(&["icmp"])?.is_empty());
     // Nobody wants flows kept.
     assert!(lab.client1.pings("203.0.113.1", 1));
     std::fs::write(&router.config, config("keep-flows = false\n"))?;
     restart(&mut router, Signal::SIGKILL)?;
-    assert!(flows(&router, &["icmp"])?.is_empty());
+    assert!(router.flows(&["icmp"])?.is_empty());
     assert!(!lab.path("run/flows").exists());
     Ok(())
 }

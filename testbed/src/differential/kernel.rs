@@ -7,9 +7,10 @@
 use super::net::{ADDRESSES, HOST, MARKER, MTU, NEIGHBOURS, PORTS, ROUTER, ROUTES, SYSCTLS, mac_text};
 use super::wire::arp_request;
 use crate::Host;
+use crate::craft::packet_socket;
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
-use nix::sys::socket::{self, AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType};
+use nix::sys::socket::{self, MsgFlags};
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Stdio;
@@ -51,7 +52,7 @@ impl Kernel {
             router.ip(&format!("link set {port} mtu {} allmulticast on", MTU[i]))?;
         }
         let mut kernel = Kernel {
-            sockets: outside.inside(|| Ok([packet_socket("out0")?, packet_socket("out1")?]))?,
+            sockets: outside.inside(|| Ok([packet_socket("out0")?.0, packet_socket("out1")?.0]))?,
             router,
             _outside: outside,
             marker: arp_request(HOST[0], MARKER.0, MARKER.1),
@@ -203,16 +204,6 @@ fn as_listed(word: &str) -> Option<String> {
         }
         _ => Some(word.into()),
     }
-}
-
-fn packet_socket(device: &str) -> Result<OwnedFd> {
-    let fd = socket::socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
-    let of_device = |a: nix::ifaddrs::InterfaceAddress| {
-        if a.interface_name == device { a.address?.as_link_addr().copied() } else { None }
-    };
-    let address: LinkAddr = nix::ifaddrs::getifaddrs()?.find_map(of_device).context("the device has no address")?;
-    socket::bind(fd.as_raw_fd(), &address)?;
-    Ok(fd)
 }
 
 /// The marker's answer: an ARP reply to whom no packet is ever sent.
