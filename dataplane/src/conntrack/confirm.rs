@@ -110,6 +110,14 @@ impl Tracker {
             shared.index.remove(reply, id, Dir::Reply);
             return Err(None);
         }
+        if divided {
+            // Another flow may have the tuple in the other direction; the kernel puts the later one in front.
+            for (dir, hash) in [(Dir::Original, original), (Dir::Reply, reply)] {
+                if let Some((other, there, _)) = shared.find_as(Some(dir.other()), hash, &entry.words(dir)) {
+                    shared.index.overtake(hash, (id, dir), (other, there));
+                }
+            }
+        }
         if entry.word().status() & status::SRC_NAT != 0 {
             // Before the entry is live: whoever removes it must find it here.
             shared.sources.insert(shared, id);

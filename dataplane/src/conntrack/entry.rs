@@ -143,7 +143,7 @@ pub(crate) struct Cold {
     pub master_helper: AtomicU8,
     /// What changed of the flow and has not been told ([`super::events`]).
     pub changes: AtomicU16,
-    /// One more than its line of what helped flows have; zero is none ([`super::helped`]).
+    /// One more than its line of what helped flows have; zero is none ([`mod@super::helped`]).
     pub helped: AtomicU32,
     /// By how much the numbers of each side have moved ([`super::seqadj`]). Changed with the flow's private line held.
     shifts: [[AtomicU32; 3]; 2],

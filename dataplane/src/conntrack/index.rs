@@ -185,6 +185,30 @@ impl Index {
         false
     }
 
+    /// Lets `later` be found before `earlier`, which has the same tuple and was there first. Both are in, and the shard is held.
+    /// Readers find the earlier one all the while.
+    pub fn overtake(&self, hash: u64, later: (u32, Dir), earlier: (u32, Dir)) {
+        let [later, earlier] = [later, earlier].map(|(id, dir)| slot(hash, id, dir));
+        let mut place = None;
+        let mut at = self.home(hash);
+        for _ in 0..PROBES {
+            for cell in &self.buckets[at].slots {
+                match cell.load(Ordering::Relaxed) {
+                    word if word == earlier => place = Some(cell),
+                    word if word == later => {
+                        if let Some(place) = place {
+                            cell.store(earlier, Ordering::Release);
+                            place.store(later, Ordering::Release);
+                        }
+                        return;
+                    }
+                    _ => {}
+                }
+            }
+            at = self.after(at);
+        }
+    }
+
     /// Takes a tuple out again, where it is in. The shard must be held.
     pub fn remove(&self, hash: u64, id: u32, dir: Dir) {
         let word = slot(hash, id, dir);

@@ -96,6 +96,21 @@ fn what_is_a_reply_in_one_zone_may_begin_a_flow_in_another() {
 }
 
 #[test]
+fn of_two_flows_with_one_tuple_the_later_has_the_packets() {
+    let (shared, mut t) = table();
+    assert_eq!(state(&mut t, &PLAIN, udp(A, 1, B, 2)), New);
+    // An answer to the first, but for the rule: only its own replies are in zone 3.
+    assert_eq!(state(&mut t, &zone(3, false, true), udp(B, 2, A, 1)), New);
+    assert_eq!(zones(&shared), [[0, 0], [0, 3]]);
+    assert_eq!(state(&mut t, &PLAIN, udp(B, 2, A, 1)), New, "of the later flow");
+    shared.delete(0, |view| view.zones() == [0, 3]);
+    assert_eq!(state(&mut t, &PLAIN, udp(B, 2, A, 1)), Established, "of the first again");
+    shared.flush(0);
+    t.sweep(10_000_000_000, 1024);
+    assert!(shared.is_clean());
+}
+
+#[test]
 fn errors_are_about_flows_of_their_zone() {
     for family in Family::ALL {
         let (_, mut t) = table();
