@@ -7,7 +7,6 @@
 //! | IPv4 id of packets that the router makes itself | both draw it |
 //! | source port or ICMP id that NAT chose by search | both draw where to start; the same choice must be kept, and is answered to on each side |
 //! | id of IPv6 fragments | both draw it |
-//! | IPv6 redirects | the kernel cannot be told not to send them, Sumun never does; counters are not compared then |
 //!
 //! Time left of flows may differ by [`SLACK`] seconds. What the traffic leaves out, since Sumun is known to differ:
 //!
@@ -175,23 +174,30 @@ fn flow(line: &str, choices: Option<&Choices>) -> Option<(String, i64)> {
 }
 
 impl Choices {
-    /// Writes the kernel's choice for the engine's into the reply direction of a listed flow.
+    /// Writes the kernel's choices for the engine's into a listed flow: into the direction of its answers as a rule, and into
+    /// both where it was begun towards a port that NAT chose for another.
     fn rename(&self, words: &mut [String]) {
         let Some(protocol) = words.get(1).and_then(|w| w.parse().ok()) else { return };
-        let Some(reply) = words.iter().enumerate().filter(|(_, w)| w.starts_with("src=")).map(|(i, _)| i).nth(1) else {
-            return;
-        };
-        let value = |at: usize, name: &str| words.get(at).and_then(|w| w.strip_prefix(name)).map(str::to_string);
-        let Some(src) = value(reply, "src=").map(|src| super::net::address(&src)) else { return };
-        let number = |at: usize, name: &str| value(at, name).and_then(|text| text.parse().ok());
-        let (at, name, choice) = match (number(reply + 3, "dport="), number(reply + 4, "id=")) {
-            (Some(dport), _) => (reply + 3, "dport", dport),
-            (_, Some(id)) => (reply + 4, "id", id),
-            _ => return,
-        };
-        let sport = number(reply + 2, "sport=").unwrap_or(0);
-        if let Some(theirs) = self.0.get(&(protocol, src, sport, choice)) {
-            words[at] = format!("{name}={theirs}");
+        let sides: Vec<usize> =
+            words.iter().enumerate().filter(|(_, w)| w.starts_with("src=")).map(|(at, _)| at).collect();
+        for side in sides {
+            let value = |at: usize, name: &str| words.get(side + at).and_then(|w| w.strip_prefix(name));
+            let number = |at: usize, name: &str| value(at, name).and_then(|text| text.parse().ok());
+            let (Some(src), Some(dst)) = (value(0, "src="), value(1, "dst=")) else { continue };
+            let [src, dst] = [src, dst].map(super::net::address);
+            let renamed = match (number(2, "sport="), number(3, "dport="), number(4, "id=")) {
+                (Some(sport), Some(dport), _) => {
+                    let to = self.0.get(&(protocol, src, sport, dport)).map(|theirs| (3, format!("dport={theirs}")));
+                    to.or_else(|| {
+                        self.0.get(&(protocol, dst, dport, sport)).map(|theirs| (2, format!("sport={theirs}")))
+                    })
+                }
+                (_, _, Some(id)) => self.0.get(&(protocol, src, 0, id)).map(|theirs| (4, format!("id={theirs}"))),
+                _ => None,
+            };
+            if let Some((at, word)) = renamed {
+                words[side + at] = word;
+            }
         }
     }
 }
@@ -279,12 +285,5 @@ pub fn tells_path_mtu(frame: &[u8]) -> bool {
             Family::V4 => l3.get(9) == Some(&proto::ICMP) && l3.get(at..at + 2) == Some(&[3, 4]),
             Family::V6 => l3.get(6) == Some(&proto::ICMPV6) && l3.get(40) == Some(&2),
         }
-    })
-}
-
-/// Whether the kernel sent a redirect, which Sumun never does.
-pub fn is_redirect(frame: &[u8]) -> bool {
-    frame.get(ETHERNET..).is_some_and(|l3| {
-        l3.len() > 40 && l3[0] >> 4 == 6 && l3[6] == proto::ICMPV6 && l3[40] == 137 && l3[8..10] == [0xfe, 0x80]
     })
 }

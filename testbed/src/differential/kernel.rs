@@ -85,6 +85,14 @@ impl Kernel {
         for setting in SYSCTLS {
             self.router.run(&["sysctl", "-qw", setting])?;
         }
+        // The kernel cannot be told not to send IPv6 redirects, which Sumun never does: they end before any table sees them.
+        for command in [
+            "add table ip6 quiet",
+            "add chain ip6 quiet output { type filter hook output priority -450; }",
+            "add rule ip6 quiet output icmpv6 type nd-redirect drop",
+        ] {
+            self.router.run(&["nft", command])?;
+        }
         // Of the whole machine where the kernel is older; then its default has to do.
         for setting in ["net.ipv4.icmp_msgs_per_sec=1000000", "net.ipv4.icmp_msgs_burst=100000"] {
             let _ = self.router.run(&["sysctl", "-qw", setting]);

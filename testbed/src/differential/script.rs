@@ -13,7 +13,7 @@
 //! after a difference, so one script tells all that differs; a flow that differs is told once. [`TELL`] makes every
 //! forwarded packet show what conntrack says of it.
 
-use super::compare::{self, Choices};
+use super::compare::Choices;
 use super::kernel::Kernel;
 use super::net::{HOST, LAN, ROUTER, WAN};
 use super::rules::Rules;
@@ -159,7 +159,7 @@ impl Script {
         let (mut told, mut text) = (BTreeSet::new(), String::new());
         for (n, (note, step)) in self.steps.iter().enumerate() {
             let mut found = String::new();
-            let (what, sent, mut from_kernel, from_engine) = match step {
+            let (what, sent, from_kernel, from_engine) = match step {
                 Step::Wait(time) => {
                     std::thread::sleep(*time);
                     (format!("{time:?} pass"), Vec::new(), kernel.settle()?, subject.settle()?)
@@ -172,7 +172,6 @@ impl Script {
                     (wire::describe(&k.1), e.1.clone(), kernel.send(k.0, &k.1)?, subject.send(e.0, &e.1)?)
                 }
             };
-            from_kernel.retain(|(_, frame)| !compare::is_redirect(frame));
             if !choices.equal(&sent, &from_kernel, &from_engine) {
                 show(&mut found, "kernel", &from_kernel);
                 show(&mut found, "sumun", &from_engine);
