@@ -234,7 +234,7 @@ impl Policy {
 
     /// The names that its rules may use.
     pub fn names(&self) -> Names<'_> {
-        Names { timeouts: &self.timeouts, labels: &self.labels }
+        Names { timeouts: &self.timeouts, labels: &self.labels, mistaken: &[] }
     }
 }
 
@@ -265,11 +265,13 @@ pub struct Names<'a> {
     pub timeouts: &'a [TimeoutPolicy],
     /// Conntrack labels.
     pub labels: &'a [Label],
+    /// Those of either whose definition has a mistake, which has been told: a rule with such a name has none.
+    pub mistaken: &'a [String],
 }
 
 impl Names<'_> {
     /// None at all.
-    pub const NONE: Names<'static> = Names { timeouts: &[], labels: &[] };
+    pub const NONE: Names<'static> = Names { timeouts: &[], labels: &[], mistaken: &[] };
 }
 
 /// Least MTU of IPv4 (RFC 791).

@@ -17,6 +17,8 @@ pub(super) struct Conntrack {
     pub timeouts: Vec<TimeoutPolicy>,
     /// Names of labels.
     pub labels: Vec<Label>,
+    /// Names of either whose definition has a mistake.
+    pub mistaken: Vec<String>,
 }
 
 /// Reads the section.
@@ -33,8 +35,11 @@ pub(super) fn read(fields: Option<Fields>, sink: &mut Sink) -> Conntrack {
                     .help(format!("up to {MAX_NAME} letters, digits, `-`, `_` and `.`"));
             }
             let title = format!("[conntrack.timeouts.{}]", field.name);
-            let Some(table) = field.table(title, "a section with `protocol` and times", sink) else { continue };
-            let Some(policy) = policy(field.name, &key, table, sink) else { continue };
+            let table = field.table(title, "a section with `protocol` and times", sink);
+            let Some(policy) = table.and_then(|table| policy(field.name, &key, table, sink)) else {
+                found.mistaken.push(field.name.to_string());
+                continue;
+            };
             if let Some((_, first)) = places.iter().find(|(id, _)| *id == policy.id()) {
                 sink.conflict(key.clone(), "this name looks to flows like another one's")
                     .help("another name")
@@ -49,7 +54,7 @@ pub(super) fn read(fields: Option<Fields>, sink: &mut Sink) -> Conntrack {
     }
     if let Some(field) = fields.take("labels") {
         let labels = field.table("[conntrack.labels]", "names with their bits", sink);
-        labels.into_iter().for_each(|table| read_labels(table, &mut found.labels, sink));
+        labels.into_iter().for_each(|table| read_labels(table, &mut found, sink));
     }
     fields.finish(sink);
     found
@@ -93,21 +98,25 @@ fn policy(name: &str, key: &Range<usize>, mut table: Fields, sink: &mut Sink) ->
 }
 
 /// Reads the names of labels.
-fn read_labels(mut table: Fields, labels: &mut Vec<Label>, sink: &mut Sink) {
+fn read_labels(mut table: Fields, found: &mut Conntrack, sink: &mut Sink) {
     let mut places: Vec<Range<usize>> = Vec::new();
     for field in table.rest() {
         if !Label::is_name(field.name) {
             sink.error(field.key(), format!("`{}` cannot be the name of a label", field.name))
                 .help(format!("up to {MAX_LABEL_NAME} letters, digits and `-`, and no number"));
         }
-        let Some(bit) = field.integer::<u8>(0..=u64::from(LABELS) - 1, sink) else { continue };
-        if let Some(first) = labels.iter().position(|label| label.bit == bit) {
+        let Some(bit) = field.integer::<u8>(0..=u64::from(LABELS) - 1, sink) else {
+            found.mistaken.push(field.name.to_string());
+            continue;
+        };
+        if let Some(first) = found.labels.iter().position(|label| label.bit == bit) {
             sink.conflict(field.key(), format!("the label {bit} has two names"))
                 .help("one of the two")
                 .label(places[first].clone(), "named here");
+            found.mistaken.push(field.name.to_string());
             continue;
         }
         places.push(field.key());
-        labels.push(Label { bit, name: field.name.to_string() });
+        found.labels.push(Label { bit, name: field.name.to_string() });
     }
 }

@@ -157,7 +157,7 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     let conntrack = conntrack::read(flows, sink);
     let ports = interfaces.names();
     let chains = chains::read(&mut top, sink);
-    let names = Names { timeouts: &conntrack.timeouts, labels: &conntrack.labels };
+    let names = Names { timeouts: &conntrack.timeouts, labels: &conntrack.labels, mistaken: &conntrack.mistaken };
     let ruleset = ruleset::read(chains, &ports, names, source, sink);
     top.finish(sink);
     Config {

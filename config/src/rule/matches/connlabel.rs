@@ -56,6 +56,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let labels = given.names.labels;
     let bit = match integer(&word.text) {
         Some(number) => u8::try_from(number).ok().filter(|bit| *bit < LABELS),
+        None if given.names.mistaken.contains(&word.text) => Some(0),
         None => labels.iter().find(|label| label.name == word.text).map(|label| label.bit),
     };
     let bit = bit.ok_or_else(|| {

@@ -208,6 +208,9 @@ pub(crate) fn read_helper(word: &Word) -> Result<Helper, Complaint> {
 
 /// The name of a policy that fits the rule.
 fn read_timeout(word: &Word, given: &Given, notrack: bool) -> Result<String, Complaint> {
+    if given.names.mistaken.contains(&word.text) {
+        return Ok(word.text.clone());
+    }
     let policies = given.names.timeouts;
     let Some(policy) = policies.iter().find(|policy| policy.name == word.text) else {
         let names = policies.iter().map(|policy| policy.name.as_str());
