@@ -60,7 +60,6 @@ impl Tracker {
                 let result = self.resolve(flow.id, clash, facts);
                 if result == Err(DropReason::ConntrackClash) && self.insert_answers(&pending, facts) {
                     self.pending.swap_remove(at);
-                    self.counts().insert.bump();
                     return Ok(());
                 }
                 if result.is_err() {
