@@ -245,14 +245,15 @@ impl Conntrack {
         // Zones of one direction may have the same tuple as another flow's other direction (`Tracker::confirm`).
         let divided = flow.entry.zone(Dir::Original) != flow.entry.zone(Dir::Reply);
         let taken = |dir: Dir, hash, words| self.find_as(divided.then_some(dir), hash, words).is_some();
-        if original == reply || taken(Dir::Original, a, &original) || taken(Dir::Reply, b, &reply) {
+        if taken(Dir::Original, a, &original) || taken(Dir::Reply, b, &reply) {
+            return false;
+        }
+        // In the order of `confirm`: where both tuples are one, packets are answers.
+        if !self.index.insert(b, id, Dir::Reply) {
             return false;
         }
         if !self.index.insert(a, id, Dir::Original) {
-            return false;
-        }
-        if !self.index.insert(b, id, Dir::Reply) {
-            self.index.remove(a, id, Dir::Original);
+            self.index.remove(b, id, Dir::Reply);
             return false;
         }
         self.private(id).change(&[0; super::private::PRIVATE], &flow.private.words());
