@@ -242,6 +242,13 @@ impl Conntrack {
         (side.tuple == *tuple).then_some(view)
     }
 
+    /// Whether there is a flow whose packets are mapped.
+    pub fn has_mappings(&self) -> bool {
+        (0..self.depot.used())
+            .map(|id| self.entry(id).word())
+            .any(|word| word.life() == Life::Live && word.status() & (status::SRC_NAT | status::DST_NAT) != 0)
+    }
+
     /// Deletes the flows to which MASQUERADE gave an address that is `gone` (`nf_nat_masquerade_inet`); how many. The
     /// ends would wait for packets that never come back, and another host may get the address.
     pub fn forget_masqueraded(&self, now: u64, gone: impl Fn(PortId, Family, u128) -> bool) -> usize {

@@ -68,8 +68,12 @@ impl Router {
         let workers = appliance.cores.len().max(1);
         let policy = nothing(appliance, &links);
         let mut cells = CellPool::full();
-        let (first, _) = Generation::build(0, policy, &links, workers, None, Keep::Nothing, &mut cells)
+        let (mut first, _) = Generation::build(0, policy, &links, workers, None, Keep::Nothing, &mut cells)
             .expect("an empty ruleset has no cells");
+        if conntrack.has_mappings() {
+            // Of a router before this one: they outlive its rules, and what comes after this generation inherits it.
+            first.needs.iter_mut().for_each(|needs| needs.nat = true);
+        }
         Arc::new(Router {
             conntrack: Arc::new(conntrack),
             neighbours: Arc::new(Neighbours::new(appliance.max_neighbours, seed)),

@@ -3,12 +3,14 @@
 use super::*;
 use crate::conntrack::tests::{A, B, Sample, tcp, udp};
 use crate::conntrack::{Ct, Tracker, tuple::Tuple};
+use crate::engine::Router;
 use crate::nat::{Manip, NatRange};
 use proptest::prelude::*;
 use std::sync::Arc;
 use sumun_config::facts::{CtState, Dir, status};
 use sumun_config::helper::Helper;
-use sumun_config::model::Sysctl;
+use sumun_config::model::{Idle, LogTo, Sysctl};
+use sumun_config::rule;
 
 const S: u64 = 1_000_000_000;
 const BOOT: &str = "a boot";
@@ -119,6 +121,61 @@ fn flows_and_mappings_live_on_in_the_next_process_and_the_one_after_it() {
             assert!(life.ends_clean(now));
         }
     }
+}
+
+#[test]
+fn a_flow_whose_tuples_are_one_lives_on() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join(FILE);
+    // A host that reaches itself under the router's address.
+    let packet = || udp(A, 1000, OUTER, 1000);
+    {
+        let mut life = live(&table(100, 10 * S), &path);
+        let mut p = packet();
+        let ct = life.t.track(&mut p.facts, &p.l3, 11 * S, &Sysctl::default()).unwrap();
+        let Ct::Flow(flow) = ct else { panic!("{ct:?}") };
+        for (manip, addr) in [(Manip::Dst, A), (Manip::Src, OUTER)] {
+            let range = NatRange { addresses: Some((addr, addr)), ..NatRange::default() };
+            life.t.map(flow, manip, Some(&range), &p.facts, 1).unwrap();
+        }
+        life.t.confirm(ct, &mut p.facts, 11 * S).unwrap();
+        std::mem::forget(life.t);
+    }
+    let mut life = live(&table(100, 12 * S), &path);
+    assert_eq!((life.adopted.flows, life.adopted.unsound), (1, 0), "{}", life.adopted);
+    let mut p = packet();
+    life.t.track(&mut p.facts, &p.l3, 12 * S, &Sysctl::default()).unwrap();
+    assert_eq!((p.facts.ct_state, p.facts.ct_dir), (CtState::Established, Dir::Reply));
+    life.t.quiescent(12 * S);
+    assert!(life.ends_clean(13 * S));
+}
+
+#[test]
+fn mappings_outlive_the_rules_that_chose_them_from_process_to_process() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join(FILE);
+    let appliance = Appliance {
+        run_dir: tmp.path().to_path_buf(),
+        cores: vec![0],
+        idle: Idle::Busy,
+        frames_per_worker: 64,
+        frame_size: 2048,
+        max_flows: 100,
+        keep_flows: true,
+        max_neighbours: 10,
+        interfaces: Vec::new(),
+        initial_policy: rule::Policy::Drop,
+        log: LogTo::Syslog,
+    };
+    let is_mapping = |conntrack| {
+        let router = Router::with(conntrack, &appliance, Vec::new(), 7);
+        // The same policy, which has no rules, once more.
+        router.zero();
+        router.current().needs.map(|needs| (needs.tracking, needs.nat))
+    };
+    assert_eq!(is_mapping(table(100, 10 * S).open(&path, BOOT).conntrack), [(false, false); 2]);
+    let (_, now) = killed(&path, 1);
+    assert_eq!(is_mapping(table(100, now).open(&path, BOOT).conntrack), [(true, true); 2]);
 }
 
 #[test]
