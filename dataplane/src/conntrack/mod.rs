@@ -21,7 +21,8 @@
 //!
 //! Protocols: TCP with its windows ([`tcp`]), SCTP by its chunks ([`sctp`]), UDP and UDP-Lite, ICMP and ICMPv6 queries and
 //! errors, GRE (by call where it is enhanced), everything else by addresses: DCCP too, as kernels do since 6.16. Zones are
-//! part of tuples: what CT of table raw asks for is a packet's [`Template`]. A packet that cannot be placed is INVALID, and [`Tracker::why_invalid`] says why.
+//! part of tuples: what CT of table raw asks for is a packet's [`Template`]. A packet that cannot be placed is INVALID, and
+//! [`Tracker::why_invalid`] says why.
 
 #[cfg(not(feature = "model"))]
 mod adopt;

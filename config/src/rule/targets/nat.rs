@@ -232,8 +232,12 @@ impl Action for Nat {
             Kind::Masquerade => self.addresses.is_none() && self.port_base.is_none() && !self.persistent,
             Kind::Redirect => self.addresses.is_none() && self.port_base.is_none() && !self.persistent && !self.random_fully,
             Kind::Netmap => {
-                let is_network = |(first, last): (u128, u128)| first & (first ^ last) == 0 && (first ^ last) & (first ^ last).wrapping_add(1) == 0;
-                *self == Nat { addresses: self.addresses, ..Nat::new(Kind::Netmap) } && self.addresses.is_some_and(is_network)
+                let is_network = |(first, last): (u128, u128)| {
+                    let host = first ^ last;
+                    first & host == 0 && host & host.wrapping_add(1) == 0
+                };
+                let bare = Nat { addresses: self.addresses, ..Nat::new(Kind::Netmap) };
+                *self == bare && self.addresses.is_some_and(is_network)
             }
         };
         let addresses = self.addresses.is_none_or(|(first, last)| first <= last && last <= family.ones());
