@@ -401,8 +401,8 @@ pub trait Surroundings {
 pub trait FlowFacts {
     /// Addresses and ports of a direction, as its packets come in.
     fn ends(&self, dir: Dir) -> Ends;
-    /// Packets and bytes of a direction.
-    fn counters(&self, dir: Dir) -> (u64, u64);
+    /// Packets and bytes of a direction; none of the template of a flow, which nothing is counted for.
+    fn counters(&self, dir: Dir) -> Option<(u64, u64)>;
     /// Milliseconds that it has left; none before its first packet has left the router.
     fn left(&self) -> u32;
     /// Whether it has the label of this bit.

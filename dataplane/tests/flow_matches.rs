@@ -65,6 +65,23 @@ fn counters_include_the_packet_and_turn_accounting_on() {
 }
 
 #[test]
+fn a_packet_that_raw_has_given_a_template_has_no_counters_yet() {
+    let mut rig = Rig::new(
+        r#"
+        [raw.PREROUTING]
+        rules = [
+            "-j CT --zone 1",
+            "-m connbytes ! --connbytes 2:3 --connbytes-mode bytes --connbytes-dir original",
+            "-m connbytes --connbytes 0 --connbytes-mode packets --connbytes-dir both",
+        ]
+        "#,
+    );
+    let (client, server) = ends(Family::V4);
+    rig.send(LAN, &udp(Family::V4, client, server, (5, 7), b""));
+    assert_eq!(rig.packets(Family::V4, "raw.PREROUTING")[..3], [1, 0, 0]);
+}
+
+#[test]
 fn labels_stay_with_the_flow() {
     for family in Family::ALL {
         let mut rig = Rig::new(

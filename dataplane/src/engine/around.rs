@@ -98,8 +98,8 @@ impl FlowFacts for Around<'_> {
         self.tracked().map(ends).unwrap_or_default()
     }
 
-    fn counters(&self, dir: Dir) -> (u64, u64) {
-        self.tracked().map(|flow| self.engine.router.conntrack.counters_of(flow, dir)).unwrap_or_default()
+    fn counters(&self, dir: Dir) -> Option<(u64, u64)> {
+        self.tracked().map(|flow| self.engine.router.conntrack.counters_of(flow, dir))
     }
 
     fn left(&self) -> u32 {

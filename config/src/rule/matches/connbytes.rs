@@ -122,12 +122,13 @@ impl Condition for Connbytes {
     #[inline]
     fn test(&self, facts: &Facts, cx: &Context) -> Outcome {
         let Some(flow) = cx.around.flow().filter(|_| facts.has_ct) else { return Outcome::Never };
+        let (Some(original), Some(reply)) = (flow.counters(Dir::Original), flow.counters(Dir::Reply)) else {
+            return Outcome::Never;
+        };
         let (packets, bytes) = match self.dir {
-            Some(dir) => flow.counters(dir),
-            None => {
-                let ([a, c], [b, d]) = (flow.counters(Dir::Original).into(), flow.counters(Dir::Reply).into());
-                (u64::wrapping_add(a, b), u64::wrapping_add(c, d))
-            }
+            Some(Dir::Original) => original,
+            Some(Dir::Reply) => reply,
+            None => (original.0.wrapping_add(reply.0), original.1.wrapping_add(reply.1)),
         };
         let what = match self.mode {
             Mode::Packets => packets,

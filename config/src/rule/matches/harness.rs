@@ -198,8 +198,8 @@ impl FlowFacts for SampleFlow {
     fn ends(&self, dir: Dir) -> Ends {
         self.ends[dir as usize]
     }
-    fn counters(&self, dir: Dir) -> (u64, u64) {
-        self.counters[dir as usize]
+    fn counters(&self, dir: Dir) -> Option<(u64, u64)> {
+        Some(self.counters[dir as usize])
     }
     fn left(&self) -> u32 {
         self.left
