@@ -36,9 +36,14 @@ use sumun_dataplane::packet::parse;
 /// Seconds by which the time left of a flow may differ.
 const SLACK: i64 = 2;
 
-/// Ports that NAT chose: by protocol and peer, the engine's choice to the kernel's.
+/// What NAT chose by chance on either side.
 #[derive(Default)]
-pub struct Choices(BTreeMap<(u8, u128, u16, u16), u16>);
+pub struct Choices {
+    /// By protocol and peer, the engine's port to the kernel's.
+    ports: BTreeMap<(u8, u128, u16, u16), u16>,
+    /// A flow to a port that was chosen was given another: the flow tables are not compared then.
+    twice: bool,
+}
 
 impl Choices {
     /// Whether what came out of both is equal. `input` is what went into the engine.
@@ -107,9 +112,21 @@ impl Choices {
             _ => return,
         };
         let chosen = match (k.sport == e.sport, k.dport == e.dport) {
-            (false, true) => same(&mut self.0, k.dst, peer_port(k.proto, k.dport), e.sport, k.sport).then_some(choice),
+            (false, true) => {
+                same(&mut self.ports, k.dst, peer_port(k.proto, k.dport), e.sport, k.sport).then_some(choice)
+            }
             // What goes to the chosen port: its flow was kept from conntrack on this way.
-            (true, false) if choice == 0 => same(&mut self.0, k.src, k.sport, e.dport, k.dport).then_some(2),
+            (true, false) if choice == 0 => same(&mut self.ports, k.src, k.sport, e.dport, k.dport).then_some(2),
+            // The same, and as a flow of its own it was given another port.
+            (false, false)
+                if choice == 0 && self.ports.iter().any(|(key, port)| (key.3, *port) == (e.dport, k.dport)) =>
+            {
+                self.twice = true;
+                for side in [&mut *kernel, &mut *engine] {
+                    side[l4 + 2..l4 + 4].fill(0);
+                }
+                Some(0)
+            }
             _ => None,
         };
         if let Some(choice) = chosen {
@@ -126,6 +143,9 @@ impl Choices {
 
     /// The flow tables' differences, as lines `-` of the kernel and `+` of the engine.
     pub fn flows(&self, kernel: &str, engine: &str) -> Vec<String> {
+        if self.twice {
+            return Vec::new();
+        }
         let kernel: BTreeMap<String, i64> = kernel.lines().filter_map(|line| flow(line, None)).collect();
         let engine: BTreeMap<String, i64> = engine.lines().filter_map(|line| flow(line, Some(self))).collect();
         let mut differences = Vec::new();
@@ -187,12 +207,13 @@ impl Choices {
             let [src, dst] = [src, dst].map(super::net::address);
             let renamed = match (number(2, "sport="), number(3, "dport="), number(4, "id=")) {
                 (Some(sport), Some(dport), _) => {
-                    let to = self.0.get(&(protocol, src, sport, dport)).map(|theirs| (3, format!("dport={theirs}")));
+                    let to =
+                        self.ports.get(&(protocol, src, sport, dport)).map(|theirs| (3, format!("dport={theirs}")));
                     to.or_else(|| {
-                        self.0.get(&(protocol, dst, dport, sport)).map(|theirs| (2, format!("sport={theirs}")))
+                        self.ports.get(&(protocol, dst, dport, sport)).map(|theirs| (2, format!("sport={theirs}")))
                     })
                 }
-                (_, _, Some(id)) => self.0.get(&(protocol, src, 0, id)).map(|theirs| (4, format!("id={theirs}"))),
+                (_, _, Some(id)) => self.ports.get(&(protocol, src, 0, id)).map(|theirs| (4, format!("id={theirs}"))),
                 _ => None,
             };
             if let Some((at, word)) = renamed {

@@ -101,7 +101,7 @@ impl Kernel {
     }
 
     /// Puts a ruleset in force, as text of iptables-save with counters, and forgets all flows and what was learned of paths.
-    pub fn load(&self, family: Family, rules: &str) -> Result<Result<(), String>> {
+    pub fn load(&mut self, family: Family, rules: &str) -> Result<Result<(), String>> {
         let mut command = self.router.command(program(family, "restore"));
         let mut child =
             command.arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -112,7 +112,15 @@ impl Kernel {
         }
         self.router.output(&["conntrack", "-F"])?;
         self.forget_paths(family)?;
+        self.give_up_neighbours(family)?;
         Ok(Ok(()))
+    }
+
+    /// Ends the search for neighbours that do not answer: what it has to say is said now, and not in a case to come.
+    fn give_up_neighbours(&mut self, family: Family) -> Result<()> {
+        self.router.ip(family_flag(family, "-4 neigh flush all", "-6 neigh flush all"))?;
+        self.settle()?;
+        Ok(())
     }
 
     /// Forgets what errors told of path MTUs.
