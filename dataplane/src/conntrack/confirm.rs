@@ -149,6 +149,8 @@ impl Tracker {
         let bits = status::CONFIRMED | status::FIXED_TIMEOUT | status::NAT_CLASH;
         entry.turn(Life::Unconfirmed, Life::Live, bits);
         facts.ct_status = entry.word().status();
+        // It is one flow more, which its removal counts too.
+        self.counts().insert.bump();
         self.counts().clash_resolve.bump();
         true
     }
