@@ -72,8 +72,21 @@ impl Choices {
         for frame in [&mut kernel, &mut engine] {
             mask_id(input, frame);
             mask_fragment_id(frame);
+            self.mask_cut_ping(frame);
         }
         kernel == engine
+    }
+
+    /// Takes away the checksum of a ping that an error quotes, where the quote ends before the identifier that NAT chose for it.
+    fn mask_cut_ping(&self, frame: &mut [u8]) {
+        let chosen = self.ports.keys().any(|key| key.0 == proto::ICMP);
+        let Some(l3) = frame.get_mut(ETHERNET..).filter(|l3| chosen && l3.len() >= 52) else { return };
+        let quote = usize::from(l3[0] & 15) * 4 + 8;
+        let cut = l3[0] >> 4 == 4 && l3[9] == proto::ICMP && matches!(l3.len().checked_sub(quote), Some(24..28));
+        if cut && l3[quote] == 0x45 && l3[quote + 9] == proto::ICMP {
+            l3[quote - 6..quote - 4].fill(0);
+            l3[quote + 22..quote + 24].fill(0);
+        }
     }
 
     /// Takes away the port that NAT chose, here and in what an error quotes, if it is the same choice as before.

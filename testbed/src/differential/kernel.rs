@@ -59,6 +59,7 @@ impl Kernel {
             buffer: vec![0; 65_536],
         };
         kernel.configure()?;
+        // What the kernel says as its devices come up: it joins its groups, and says so again within two seconds.
         std::thread::sleep(Duration::from_millis(2500));
         while kernel.receive(0)?.is_some() || kernel.receive(1)?.is_some() {}
         Ok(kernel)
