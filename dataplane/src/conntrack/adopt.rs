@@ -115,6 +115,11 @@ impl Remains {
         self.entry.word().life() == Life::Live
     }
 
+    /// Whether it was there for its answers only, for a second (`Tracker::insert_answers`): that is over.
+    fn is_for_answers(&self) -> bool {
+        self.entry.word().status() & status::NAT_CLASH != 0
+    }
+
     /// Whether it could have been written by this program.
     pub fn check(&self) -> Result<(), Flaw> {
         let word = self.entry.word();
@@ -210,7 +215,7 @@ impl Conntrack {
         }
         for flow in flows.iter().filter(|flow| flow.is_live()) {
             let place = match () {
-                () if flow.entry.is_over(flow.entry.word(), now) => &mut adopted.over,
+                () if flow.entry.is_over(flow.entry.word(), now) || flow.is_for_answers() => &mut adopted.over,
                 () if flow.check().is_err() => &mut adopted.unsound,
                 () => match table.masqueraded_now(flow, &port) {
                     None => &mut adopted.homeless,
