@@ -5,7 +5,7 @@ use sumun_config::facts::{Family, proto};
 use sumun_testbed::differential::kernel::Kernel;
 use sumun_testbed::differential::net::of;
 use sumun_testbed::differential::script::{
-    ACK, Datagram, Icmp, RST, Raw, SYN, Script, Talk, arrives, expect_none, segment,
+    ACK, Datagram, Icmp, RST, Raw, SYN, Script, Step, Talk, Upper, arrives, expect_none, segment,
 };
 use sumun_testbed::differential::traffic::{Answer, hosts};
 use sumun_testbed::differential::wire::{self, Ip};
@@ -401,6 +401,59 @@ fn prefixes_are_translated_without_state() -> Result<()> {
                 .step(from("fd00:1:0:ffff::11")),
             Script::new("an address without room for the adjustment", family, &rules("fd00:1::/64", "2001:db8:5::/64"))
                 .step(from("fd00:1::ffff:ffff:ffff:ffff")),
+        ]
+    })
+}
+
+/// Rules of table raw that put what comes in on the LAN into zones by its traffic class, and the rules of nat.
+fn zoned(family: Family, option: &str, rules: &str) -> String {
+    let rule = |class, zone| format!("-A PREROUTING -i lan0 -m tos --tos {class}/0xff -j CT {option} {zone}\n");
+    format!("*raw\n{}{}COMMIT\n{}", rule("0x08", 1), rule("0x10", 2), nat(family, rules))
+}
+
+/// The client sends in a traffic class.
+fn classed(talk: Talk, tos: u8, upper: &impl Upper) -> Step {
+    let (protocol, l4) = upper.bytes(talk.family, (talk.client.number, talk.server.number));
+    let header = Ip { tos, ..Ip::new(talk.family, talk.client.address, talk.server.address) };
+    arrives(talk.client.port, &header.packet(protocol, &l4, 1))
+}
+
+#[test]
+fn zones_may_have_the_same_addresses_behind_one_mapping() -> Result<()> {
+    run("zones", |family| {
+        let talk = Talk::new(family);
+        let (data, syn) = (Datagram(b"question"), segment(SYN).seq(1000));
+        let accepts = Answer::Segment { seq: 9000, ack: 1001, flags: SYN | ACK, len: 0 };
+        let ping = Icmp(of(family, 8, 128), 0, 0x0007_0001, b"ping");
+        let both = |name: &str, option: &str, rules: &str| {
+            let mut script = Script::new(name, family, &zoned(family, option, rules));
+            for class in [0x08, 0x10, 0x08, 0x00] {
+                script = script
+                    .step(classed(talk, class, &data))
+                    .answer(1, ANSWER)
+                    .step(classed(talk, class, &ping))
+                    .answer(1, ANSWER)
+                    .step(classed(talk, class, &syn))
+                    .answer(1, accepts.clone());
+            }
+            script
+        };
+        let error = Answer::Error { kind: of(family, 3, 1), code: 0, rest: 0, from: None, quote: 1000 };
+        vec![
+            both("answers are in no zone", "--zone-orig", "-A POSTROUTING -o wan0 -j MASQUERADE"),
+            both("answers are in no zone, nor mapped", "--zone-orig", "-A POSTROUTING -s SPARE -j MASQUERADE"),
+            both("the question is in no zone", "--zone-reply", "-A POSTROUTING -o wan0 -j MASQUERADE"),
+            both("both are in the zone", "--zone", "-A POSTROUTING -o wan0 -j MASQUERADE"),
+            both("a published server", "--zone-orig", "-A PREROUTING -i lan0 -j DNAT --to-destination PEER"),
+            Script::new(
+                "an error finds the zone of what it quotes",
+                family,
+                &zoned(family, "--zone-orig", "-A POSTROUTING -o wan0 -j MASQUERADE"),
+            )
+            .step(classed(talk, 0x08, &data))
+            .step(classed(talk, 0x10, &data))
+            .answer(1, error.clone())
+            .answer(3, error),
         ]
     })
 }
