@@ -235,16 +235,16 @@ impl Conntrack {
         (table, adopted)
     }
 
-    /// The note of MASQUERADE with the port's number of today; none where the port is gone.
-    fn masqueraded_now(&self, flow: &Remains, port: impl Fn(PortId) -> Option<PortId>) -> Option<u32> {
+    /// The port of MASQUERADE, if it has one, by its number of today; nothing where that port is gone.
+    fn masqueraded_now(&self, flow: &Remains, port: impl Fn(PortId) -> Option<PortId>) -> Option<Option<PortId>> {
         match flow.cold.masquerade.load(Ordering::Relaxed) {
-            0 => Some(0),
-            note => port(PortId((note - 1) as u16)).map(|now| u32::from(now.0) + 1),
+            0 => Some(None),
+            note => port(PortId((note - 1) as u16)).map(Some),
         }
     }
 
     /// Puts a sound flow into a free line; false where one of its tuples is another's already.
-    fn adopt(&self, id: u32, flow: &Remains, masquerade: u32) -> bool {
+    fn adopt(&self, id: u32, flow: &Remains, masquerade: Option<PortId>) -> bool {
         let [original, reply] = [Dir::Original, Dir::Reply].map(|dir| flow.entry.words(dir));
         let [a, b] = [&original, &reply].map(|words| self.hasher.hash(words));
         // Zones of one direction may have the same tuple as another flow's other direction (`Tracker::confirm`).
@@ -262,7 +262,8 @@ impl Conntrack {
             return false;
         }
         self.private(id).change(&[0; super::private::PRIVATE], &flow.private.words());
-        self.cold(id).become_as(&flow.cold, flow.entry.word().status(), masquerade);
+        self.cold(id).become_as(&flow.cold, flow.entry.word().status());
+        self.note_masquerade(id, masquerade);
         self.entry(id).become_as(&flow.entry);
         if self.cold(id).helper().is_some() {
             self.take_helper(id);

@@ -178,9 +178,9 @@ impl Cold {
     }
 
     /// Takes over what a flow has of another table, where its status says that it has something.
-    pub fn become_as(&self, other: &Cold, bits: u32, masquerade: u32) {
-        // The list of its source is made anew, and lines of helped flows are given out again. Who listened to what changed
-        // has gone with the other table.
+    pub fn become_as(&self, other: &Cold, bits: u32) {
+        // The list of its source and the port of MASQUERADE are noted anew, and lines of helped flows are given out again. Who
+        // listened to what changed has gone with the other table.
         let Cold {
             source_next: _,
             masquerade: _,
@@ -194,7 +194,6 @@ impl Cold {
             shifts: _,
             start,
         } = other;
-        self.masquerade.store(masquerade, Ordering::Relaxed);
         self.start.store(start.load(Ordering::Relaxed), Ordering::Relaxed);
         if bits & status::EXTRA == 0 {
             return;

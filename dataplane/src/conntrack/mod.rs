@@ -66,7 +66,7 @@ pub(crate) use index::Flag;
 pub(crate) use reclaim::NONE;
 
 use crate::nat::Sources;
-use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering};
 #[cfg(not(feature = "model"))]
 use crate::umem::shared::Mapping;
 use crate::umem::shared::Slab;
@@ -252,6 +252,9 @@ pub struct Conntrack {
     entries: Slab<Entry>,
     private: Slab<Private>,
     cold: Slab<Cold>,
+    /// By entry, one more than the port of MASQUERADE; zero is none. The cold line has it too, for a restart, but every packet of
+    /// a mapped flow asks, and so many lines would not stay in the cache.
+    masqueraded: Box<[AtomicU16]>,
     index: Index,
     pub(crate) expectations: Expectations,
     helped: Box<[Helped]>,
@@ -288,6 +291,7 @@ impl Conntrack {
         let Lines { entries, private, cold } = lines;
         let helped = helped(max_flows);
         Conntrack {
+            masqueraded: (0..entries.len()).map(|_| AtomicU16::default()).collect(),
             hasher: Hasher::new(seed),
             index: Index::new(max_flows as usize),
             expectations: Expectations::new(expectations(max_flows), helped),
@@ -320,7 +324,7 @@ impl Conntrack {
     pub fn memory_for(max_flows: u32, workers: usize) -> usize {
         let (workers, lines) = (workers.max(1), Lines::needed(max_flows, workers) as usize);
         let flows = most(max_flows) as usize;
-        lines * Lines::EACH
+        lines * (Lines::EACH + size_of::<AtomicU16>())
             + Index::memory(flows)
             + Sources::memory(flows)
             + Depot::memory(lines, workers)
@@ -442,8 +446,15 @@ impl Conntrack {
     /// The port whose address MASQUERADE gave to the flow, if it did.
     #[inline]
     pub(crate) fn masqueraded_on(&self, id: u32) -> Option<PortId> {
-        let port = self.cold(id).masquerade.load(Ordering::Relaxed);
-        (port != 0).then(|| PortId((port - 1) as u16))
+        let note = self.masqueraded[id as usize].load(Ordering::Relaxed);
+        (note != 0).then(|| PortId(note - 1))
+    }
+
+    /// Notes the port whose address MASQUERADE gave to the flow, or that it gave none.
+    pub(crate) fn note_masquerade(&self, id: u32, port: Option<PortId>) {
+        let note = port.map_or(0, |port| port.0.wrapping_add(1));
+        self.masqueraded[id as usize].store(note, Ordering::Relaxed);
+        self.cold(id).masquerade.store(note.into(), Ordering::Relaxed);
     }
 
     /// Whether no tuple is in the index.

@@ -394,8 +394,8 @@ impl Tracker {
             cold.clear_extra();
         }
         entry.start(tuple, &reply);
-        if cold.masquerade.load(Ordering::Relaxed) != 0 {
-            cold.masquerade.store(0, Ordering::Relaxed);
+        if self.shared.masqueraded_on(id).is_some() {
+            self.shared.note_masquerade(id, None);
         }
         if cold.changes.load(Ordering::Relaxed) != 0 {
             cold.changes.store(0, Ordering::Relaxed);

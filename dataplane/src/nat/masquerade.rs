@@ -2,13 +2,12 @@
 
 use crate::conntrack::{Flow, Tracker};
 use crate::reason::DropReason;
-use crate::sync::atomic::Ordering;
 use sumun_config::facts::{Dir, PortId, status};
 
 impl Tracker {
     /// Writes down that a new flow was given the address of a port (`masq_index`).
     pub fn set_masqueraded(&mut self, flow: Flow, port: PortId) {
-        self.shared.cold(flow.id).masquerade.store(u32::from(port.0) + 1, Ordering::Relaxed);
+        self.shared.note_masquerade(flow.id, Some(port));
     }
 
     /// A packet of a mapped flow is about to leave by a port (`nf_nat_oif_changed`): out of another one than it was
