@@ -5,6 +5,7 @@
 //! Whoever receives a ruleset calls [`Ruleset::verify`] before use: it holds for any bytes that decode.
 
 use crate::facts::Family;
+use crate::rule::option::MatchExtension;
 use crate::rule::targets::verdict::Verdict;
 use crate::rule::{Hook, Policy, Rule, Table, Target};
 use serde::{Deserialize, Serialize};
@@ -192,9 +193,21 @@ fn verify_rule(
     ports: usize,
     cells: &mut Cells,
 ) -> Result<(), String> {
+    let mut before = None;
     for cond in &rule.conds {
         cond.test.verify(family)?;
-        if let Some(extension) = cond.test.extension() {
+        let extension = cond.test.extension();
+        let same = |a: &MatchExtension, b: &MatchExtension| std::ptr::eq(a, b);
+        let placed = match (before, extension) {
+            (_, None) => !cond.opens,
+            (Some(a), Some(b)) if same(a, b) => true,
+            (_, Some(_)) => cond.opens,
+        };
+        if !placed {
+            return Err("a condition that belongs to no match".to_string());
+        }
+        before = extension;
+        if let Some(extension) = extension {
             let name = extension.name;
             if !extension.tables.is_empty() && !extension.tables.contains(&table) {
                 return Err(format!("{name} cannot be used in table {}", table.name()));
@@ -357,7 +370,7 @@ mod tests {
             ("mask wider", |t| {
                 let test = Match::Address(Address::Source { net: 0, mask: u128::MAX });
                 t.tables[FILTER].chains[0].rules.push(Rule {
-                    conds: vec![Cond { negate: false, test }],
+                    conds: vec![Cond::new(false, test)],
                     target: None,
                     line: 0,
                 });

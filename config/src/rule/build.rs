@@ -166,7 +166,11 @@ pub(super) fn build(draft: &Draft, site: &Site) -> Result<Vec<Body>, Vec<Complai
     let core = core::build(&draft.core, draft.family, site.reach.builtin(), site.ports, &mut complaints);
     let mut conds = core.others;
     for loaded in &draft.matches {
-        conds.extend(extension(loaded, draft, site, &mut complaints).unwrap_or_default());
+        let mut asked: Vec<Cond> = extension(loaded, draft, site, &mut complaints).unwrap_or_default();
+        if let Some(first) = asked.first_mut() {
+            first.opens = true;
+        }
+        conds.append(&mut asked);
     }
     let mut jump = None;
     let mut target = None;

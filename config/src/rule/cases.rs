@@ -110,6 +110,18 @@ fn example<T>(extension: &Extension<T>) {
 }
 
 #[test]
+fn a_match_may_be_asked_several_times_and_each_keeps_its_options() {
+    for text in [
+        "-m conntrack --ctstate NEW -m conntrack --ctdir ORIGINAL",
+        "-m conntrack --ctstate NEW --ctdir ORIGINAL",
+        "-m mark --mark 0x1/0x1 -m mark ! --mark 0x2/0x2",
+        "-p tcp -m tcp --sport 1 -m tcp --dport 2",
+    ] {
+        run(&Case::Prints(Family::V4, text, "="), Table::Mangle);
+    }
+}
+
+#[test]
 fn every_example_is_accepted_as_fields_and_then_as_text() {
     targets::EXTENSIONS.iter().for_each(|extension| example(extension));
     matches::EXTENSIONS.iter().for_each(|extension| example(extension));

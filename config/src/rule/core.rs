@@ -5,7 +5,7 @@ use super::matches::{
     fragment::Fragment,
     interface, protocol,
 };
-use super::option::{Complaint, GivenOption, Opt, Values, Word};
+use super::option::{Complaint, GivenOption, Opt, Word};
 use super::word::split;
 use super::{Cond, Hook, Match, draft::suggest};
 use crate::facts::{Family, LOOPBACK};
@@ -30,7 +30,7 @@ pub static OPTIONS: [Opt; 6] = [
     Opt::negatable("in-interface", &["i", "in"]),
     Opt::negatable("out-interface", &["o", "out"]),
     Opt::negatable("protocol", &["p", "proto"]),
-    Opt { name: "fragment", aliases: &["f", "fragments"], values: Values::None, negatable: true },
+    Opt::negatable_flag("fragment", &["f", "fragments"]),
 ];
 
 /// The protocol of `-p` and whether it was negated; none for `-p all`.
@@ -98,7 +98,7 @@ fn addresses(
     let cond = |part: &Word| {
         let (net, mask) = address::parse(part, family)?;
         let any = mask == 0 && !option.negate;
-        Ok((!any).then(|| Cond { negate: option.negate, test: Match::Address(make(net, mask)) }))
+        Ok((!any).then(|| Cond::new(option.negate, Match::Address(make(net, mask)))))
     };
     parts.iter().map(cond).collect()
 }
@@ -133,20 +133,20 @@ fn interface(option: &GivenOption, builtin: Option<Hook>, ports: &[String]) -> R
     } else {
         interface::Interface::Out { name, ports: set }
     };
-    Ok(Some(Cond { negate: option.negate, test: Match::Interface(test) }))
+    Ok(Some(Cond::new(option.negate, Match::Interface(test))))
 }
 
 fn protocol_cond(option: &GivenOption) -> Result<Option<Cond>, Complaint> {
     let word = word(option);
     match protocol::parse(&word)? {
         None if option.negate => Err(word.complain("a rule for no protocol never matches", "a protocol after `!`")),
-        found => Ok(found.map(|protocol| Cond { negate: option.negate, test: Match::Protocol(protocol) })),
+        found => Ok(found.map(|protocol| Cond::new(option.negate, Match::Protocol(protocol)))),
     }
 }
 
 fn fragment(option: &GivenOption, family: Family) -> Result<Cond, Complaint> {
     match family {
-        Family::V4 => Ok(Cond { negate: option.negate, test: Match::Fragment(Fragment) }),
+        Family::V4 => Ok(Cond::new(option.negate, Match::Fragment(Fragment))),
         Family::V6 => Err(Complaint {
             at: option.word.at.clone(),
             what: format!("`{}` is for IPv4 only", option.word.text),

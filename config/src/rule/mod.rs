@@ -54,9 +54,16 @@ pub struct Cond {
     pub negate: bool,
     /// What is asked.
     pub test: Match,
+    /// It is the first of its `-m`: a rule may ask the same match several times.
+    pub opens: bool,
 }
 
 impl Cond {
+    /// A condition that goes on with the `-m` before it.
+    pub const fn new(negate: bool, test: Match) -> Cond {
+        Cond { negate, test, opens: false }
+    }
+
     /// The answer with the negation applied. Never negates [`Outcome::Never`] or [`Outcome::Hotdrop`].
     #[inline]
     pub fn holds(&self, facts: &Facts, cx: &Context) -> Outcome {

@@ -54,22 +54,41 @@ pub struct Opt {
     pub values: Values,
     /// `!` may stand before it.
     pub negatable: bool,
+    /// What its words are, for people: `PORT[:PORT]`. Empty for a flag.
+    pub value: &'static str,
+    /// What it asks or does, for people.
+    pub about: &'static str,
 }
 
 impl Opt {
     /// An option of one word that `!` may negate.
     pub const fn negatable(name: &'static str, aliases: &'static [&'static str]) -> Opt {
-        Opt { name, aliases, values: Values::One, negatable: true }
+        Opt { name, aliases, values: Values::One, negatable: true, value: "", about: "" }
     }
 
     /// An option of one word that cannot be negated.
     pub const fn plain(name: &'static str, aliases: &'static [&'static str]) -> Opt {
-        Opt { name, aliases, values: Values::One, negatable: false }
+        Opt { name, aliases, values: Values::One, negatable: false, value: "", about: "" }
     }
 
     /// An option without a word.
     pub const fn flag(name: &'static str, aliases: &'static [&'static str]) -> Opt {
-        Opt { name, aliases, values: Values::None, negatable: false }
+        Opt { name, aliases, values: Values::None, negatable: false, value: "", about: "" }
+    }
+
+    /// An option without a word that `!` may negate.
+    pub const fn negatable_flag(name: &'static str, aliases: &'static [&'static str]) -> Opt {
+        Opt { negatable: true, ..Opt::flag(name, aliases) }
+    }
+
+    /// An option of two words that `!` may negate.
+    pub const fn negatable_pair(name: &'static str, aliases: &'static [&'static str]) -> Opt {
+        Opt { values: Values::Two, ..Opt::negatable(name, aliases) }
+    }
+
+    /// With what the reference says of it: its words (`PORT[:PORT]`, empty for a flag) and its meaning.
+    pub const fn about(self, value: &'static str, about: &'static str) -> Opt {
+        Opt { value, about, ..self }
     }
 }
 

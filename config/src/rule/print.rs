@@ -1,6 +1,5 @@
 //! A rule as iptables-save prints it, without `-A CHAIN`.
 
-use super::option::MatchExtension;
 use super::targets::verdict::Verdict;
 use super::{Cond, Rule, Target};
 use crate::facts::Family;
@@ -32,35 +31,13 @@ pub fn print<'a>(rule: &Rule, family: Family, chain: impl Fn(u32) -> &'a str) ->
     out
 }
 
-/// Conditions of one `-m` stand behind it in the order of its options; one out of that order belongs to another `-m` of the
-/// same name.
+/// Conditions of one `-m` stand behind it.
 fn conditions(conds: &[Cond], family: Family, out: &mut String) {
-    let mut open: Option<(&'static MatchExtension, Option<usize>)> = None;
-    let mut text = String::new();
     for cond in conds {
-        text.clear();
-        cond.test.print(cond.negate, family, &mut text);
-        let Some(extension) = cond.test.extension() else {
-            open = None;
-            out.push_str(&text);
-            continue;
-        };
-        let option = first_option(extension, &text);
-        let goes_on = match open {
-            Some((before, last)) => std::ptr::eq(before, extension) && last < option,
-            None => false,
-        };
-        if !goes_on {
+        if let Some(extension) = cond.test.extension().filter(|_| cond.opens) {
             out.push_str(" -m ");
             out.push_str(extension.name);
         }
-        out.push_str(&text);
-        open = Some((extension, option));
+        cond.test.print(cond.negate, family, out);
     }
-}
-
-/// Which option of the match a text begins with; none where it is empty.
-fn first_option(extension: &MatchExtension, text: &str) -> Option<usize> {
-    let name = text.split(' ').find_map(|word| word.strip_prefix("--"))?;
-    super::draft::position(extension.options, name)
 }

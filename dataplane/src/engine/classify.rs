@@ -178,7 +178,7 @@ fn is_always_quiet(cond: &Cond) -> bool {
 
 /// Whether a condition says No to all protocols without ports.
 fn wants_ports(cond: &Cond) -> bool {
-    matches!(cond, Cond { negate: false, test: Match::Protocol(protocol) } if has_ports(protocol.0))
+    matches!(cond, Cond { negate: false, test: Match::Protocol(protocol), .. } if has_ports(protocol.0))
 }
 
 /// Protocols whose ports are facts.

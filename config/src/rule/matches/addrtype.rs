@@ -126,7 +126,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
         (Some(option), None) => limit(given, option, Of::Incoming, [Hook::Output, Hook::Postrouting])?,
         (None, Some(option)) => limit(given, option, Of::Outgoing, [Hook::Prerouting, Hook::Input])?,
     };
-    Ok(vec![Cond { negate: false, test: Match::Addrtype(Addrtype { source, destination, of }) }])
+    Ok(vec![Cond::new(false, Match::Addrtype(Addrtype { source, destination, of }))])
 }
 
 fn parse_types(option: &GivenOption, family: Family) -> Result<Types, Complaint> {
@@ -319,7 +319,7 @@ mod tests {
             ("-m addrtype --src-type UNICAST ! --dst-type LOCAL --limit-iface-out", 0b11100, PortId(2)),
         ] {
             let conds = parse_at(Family::V4, hooks, text).unwrap();
-            assert_eq!(print(Family::V4, &conds), text);
+            assert_eq!(print(Family::V4, conds.clone()), text);
             let mut judge = Judge::new(Family::V4, "");
             judge.addr_type = |_, port| match port {
                 PortId::NONE => AddrType::Unspec,

@@ -46,7 +46,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let Some(word) = given.value(0) else { return Err(given.complain("comment asks for --comment")) };
     let comment = Comment(word.text.as_str().into());
     match comment.verify(given.family) {
-        Ok(()) => Ok(vec![Cond { negate: false, test: Match::Comment(comment) }]),
+        Ok(()) => Ok(vec![Cond::new(false, Match::Comment(comment))]),
         Err(what) => Err(word.complain(what, format!("one line of at most {MAX} bytes"))),
     }
 }

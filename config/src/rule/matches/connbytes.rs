@@ -115,7 +115,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
         None => word::range(text, ':', "a number of packets or bytes", 0..=u64::MAX)?,
     };
     let negate = option.negate && from != to;
-    Ok(vec![Cond { negate, test: Match::Connbytes(Connbytes { mode, dir, from, to }) }])
+    Ok(vec![Cond::new(negate, Match::Connbytes(Connbytes { mode, dir, from, to }))])
 }
 
 impl Condition for Connbytes {

@@ -67,7 +67,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     })?;
     let name = labels.iter().find(|label| label.bit == bit).map(|label| label.name.clone());
     let set = given.get(1).is_some();
-    Ok(vec![Cond { negate: option.negate, test: Match::Connlabel(Connlabel { bit, name, set }) }])
+    Ok(vec![Cond::new(option.negate, Match::Connlabel(Connlabel { bit, name, set }))])
 }
 
 impl Condition for Connlabel {

@@ -97,7 +97,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let above = (option.option == ABOVE) != option.negate;
     let len = given.value(MASK).map_or(Ok(given.family.bits()), |word| mask(word, given.family))?;
     let destination = given.get(DADDR).is_some();
-    Ok(vec![Cond { negate: false, test: Match::Connlimit(Connlimit { limit, above, len, destination, cell: 0 }) }])
+    Ok(vec![Cond::new(false, Match::Connlimit(Connlimit { limit, above, len, destination, cell: 0 }))])
 }
 
 /// The length of a prefix, or its netmask.

@@ -37,7 +37,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
 };
 
 fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
-    mark::parse(given).map(|(negate, mark)| vec![Cond { negate, test: Match::Connmark(Connmark(mark)) }])
+    mark::parse(given).map(|(negate, mark)| vec![Cond::new(negate, Match::Connmark(Connmark(mark)))])
 }
 
 impl Condition for Connmark {

@@ -255,7 +255,7 @@ fn prefix(word: &Word, family: Family) -> Result<(u128, u8), Complaint> {
 
 fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let mut conds = Vec::new();
-    let mut push = |option: &GivenOption, test| conds.push(Cond { negate: option.negate, test: Match::Conntrack(test) });
+    let mut push = |option: &GivenOption, test| conds.push(Cond::new(option.negate, Match::Conntrack(test)));
     let state = given.get(0);
     let flowless = |option: &GivenOption| match (state, option.negate) {
         (None, _) => Flowless::Never,

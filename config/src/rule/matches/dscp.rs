@@ -61,7 +61,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     };
     let word = &option.values[0];
     let value = if option.option == 0 { parse(word)? } else { parse_class(word)? };
-    Ok(vec![Cond { negate: option.negate, test: Match::Dscp(Dscp(value)) }])
+    Ok(vec![Cond::new(option.negate, Match::Dscp(Dscp(value)))])
 }
 
 /// A code point as a number.

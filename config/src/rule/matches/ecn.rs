@@ -6,7 +6,7 @@
 
 use super::{Condition, Match, not, yes};
 use crate::facts::{Context, Facts, Family, proto};
-use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt, Values};
+use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt};
 use crate::rule::{Cond, Families, Outcome, word};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -27,7 +27,7 @@ const CWR: u8 = 0x80;
 
 /// An option without a word that `!` may negate.
 const fn bit(name: &'static str) -> Opt {
-    Opt { name, aliases: &[], values: Values::None, negatable: true }
+    Opt::negatable_flag(name, &[])
 }
 
 /// The description.
@@ -67,11 +67,11 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
             let what = format!("`{}` looks at TCP's header, which asks for `-p tcp`", option.word.text);
             return Err(option.word.complain(what, "`-p tcp` in the same rule"));
         }
-        conds.push(Cond { negate: option.negate, test: Match::Ecn(test) });
+        conds.push(Cond::new(option.negate, Match::Ecn(test)));
     }
     if let Some(option) = given.get(2) {
         let ect = word::number(&option.values[0], "a value of ECT", 0..=3)?;
-        conds.push(Cond { negate: option.negate, test: Match::Ecn(Ecn::Ect(ect as u8)) });
+        conds.push(Cond::new(option.negate, Match::Ecn(Ecn::Ect(ect as u8))));
     }
     if conds.is_empty() {
         return Err(given.complain("ecn asks for --ecn-tcp-ece, --ecn-tcp-cwr or --ecn-ip-ect"));

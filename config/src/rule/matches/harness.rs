@@ -1,166 +1,41 @@
-//! For tests of matches: rule text to conditions without the real parser, and a judge that asks them about packets.
+//! For tests of matches: rule text to conditions, and a judge that asks them about packets.
 
-use super::{EXTENSIONS, Match, protocol};
+use super::{EXTENSIONS, Match};
 use crate::facts::{AddrType, ConnectionKey, Context, Dir, Ends, Facts, Family, FlowFacts, PortId, Surroundings};
 use crate::helper::Helper;
 use crate::model::Names;
-use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, GivenOption, MatchExtension, Values, Word};
-use crate::rule::{Cond, Outcome, Table};
+use crate::rule::option::Complaint;
+use crate::rule::{self, Cond, Families, Outcome, Reach, Rule, Site, Table, parse_text};
 use proptest::prelude::any;
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
 
-/// Words of a rule with their places; double quotes group, a backslash takes the next character as it is.
-fn words(text: &str) -> Vec<Word> {
-    let mut words = Vec::new();
-    let mut chars = text.char_indices().peekable();
-    while let Some(&(start, first)) = chars.peek() {
-        if first == ' ' {
-            chars.next();
-            continue;
-        }
-        let (mut word, mut quoted, mut end) = (String::new(), false, start);
-        while let Some(&(i, c)) = chars.peek() {
-            match c {
-                ' ' if !quoted => break,
-                '"' => quoted = !quoted,
-                '\\' => {
-                    chars.next();
-                    word.push(chars.peek().expect("a character after the backslash").1);
-                }
-                _ => word.push(c),
-            }
-            chars.next();
-            end = i + c.len_utf8();
-        }
-        words.push(Word { text: word, at: start..end });
-    }
-    words
-}
-
-fn extension(name: &str, family: Family) -> &'static MatchExtension {
-    let fits = |e: &&&MatchExtension| (e.name == name || e.aliases.contains(&name)) && e.families.has(family);
-    EXTENSIONS.iter().find(fits).unwrap_or_else(|| panic!("no match `{name}` for {}", family.name()))
-}
-
-/// The conditions of `[!] -p PROTO` and `-m NAME OPTIONS` groups, in a chain that `hooks` lead to.
+/// The conditions of a rule in a user chain of `mangle` that these hooks lead to.
 pub fn parse_at(family: Family, hooks: u8, text: &str) -> Result<Vec<Cond>, Complaint> {
-    let words = words(text);
-    let mut conds = Vec::new();
-    let mut given_protocol = None;
-    let mut i = 0;
-    while i < words.len() {
-        let negate = words[i].text == "!" && words[i + 1].text == "-p";
-        i += negate as usize;
-        match words[i].text.as_str() {
-            "-p" => {
-                let proto = protocol::parse(&words[i + 1])?.expect("a protocol");
-                given_protocol = Some((proto.0, negate));
-                conds.push(Cond { negate, test: Match::Protocol(proto) });
-                i += 2;
-            }
-            "-m" => {
-                let name = &words[i + 1];
-                let extension = extension(&name.text, family);
-                i += 2;
-                let mut options = Vec::new();
-                while i < words.len() && !matches!(words[i].text.as_str(), "-m" | "-p") {
-                    let negate = words[i].text == "!";
-                    i += negate as usize;
-                    let word = words[i].clone();
-                    let option_name = word.text.strip_prefix("--").expect("an option");
-                    let named =
-                        |o: &crate::rule::option::Opt| o.name == option_name || o.aliases.contains(&option_name);
-                    let option = extension.options.iter().position(named).expect("a known option");
-                    assert!(!negate || extension.options[option].negatable, "{text}: {option_name} is not negatable");
-                    let count = match extension.options[option].values {
-                        Values::None => 0,
-                        Values::One => 1,
-                        Values::Two => 2,
-                    };
-                    options.push(GivenOption { option, negate, word, values: words[i + 1..i + 1 + count].to_vec() });
-                    i += 1 + count;
-                }
-                let given = Given {
-                    family,
-                    table: Table::Mangle,
-                    hooks,
-                    protocol: given_protocol,
-                    word: name,
-                    options: &options,
-                    ports: &[],
-                    names: Names::NONE,
-                };
-                conds.extend((extension.build)(&given)?);
-            }
-            other => panic!("{text}: what is `{other}`?"),
-        }
+    let ports = ["lan0", "lan1", "wan0", "eth0"].map(String::from);
+    let site = Site {
+        families: Families::Only(family),
+        table: Table::Mangle,
+        reach: Reach::User(hooks),
+        ports: &ports,
+        names: Names::NONE,
+        base: 0,
+        line: 0,
+    };
+    match parse_text(text, &site) {
+        Ok(parsed) => Ok(parsed.bodies.into_iter().next().expect("a rule of the family").rule.conds),
+        Err(complaints) => Err(complaints.into_iter().next().expect("a complaint")),
     }
-    Ok(conds)
 }
 
 /// The same in a chain of any hook.
 pub fn parse(family: Family, text: &str) -> Result<Vec<Cond>, Complaint> {
-    parse_at(family, ANY_HOOK, text)
+    parse_at(family, 0, text)
 }
 
-/// Conditions back to text. A new `-m` begins where the extension changes or its options do not go on in order.
-pub fn print(family: Family, conds: &[Cond]) -> String {
-    let mut out = String::new();
-    let mut last: Option<(&'static str, usize)> = None;
-    for cond in conds {
-        let mut text = String::new();
-        cond.test.print(cond.negate, family, &mut text);
-        let Some(extension) = cond.test.extension() else {
-            out.push_str(&text);
-            last = None;
-            continue;
-        };
-        let option = text.split("--").nth(1).and_then(|t| t.split(' ').next());
-        let index = option.map_or(0, |name| extension.options.iter().position(|o| o.name == name).expect("an option"));
-        if !matches!(last, Some((name, before)) if name == extension.name && index > before) {
-            out.push_str(" -m ");
-            out.push_str(extension.name);
-        }
-        out.push_str(&text);
-        last = Some((extension.name, index));
-    }
-    out.trim_start().to_string()
-}
-
-/// Runs the case table of an extension, and asks each condition made for its round trip over the wire.
-pub fn run_cases(extension: &MatchExtension) {
-    let mut printed = 0;
-    let mut refused = 0;
-    for case in extension.cases {
-        match *case {
-            Case::Prints(family, text, canonical) => {
-                printed += 1;
-                let canonical = if canonical == "=" { text } else { canonical };
-                let conds = parse_at(family, extension.hooks, text)
-                    .unwrap_or_else(|c| panic!("{text}: {} ({:?})", c.what, c.accepts));
-                assert_eq!(print(family, &conds), canonical, "{text}");
-                let again = parse_at(family, extension.hooks, canonical).expect("canonical text is accepted");
-                assert_eq!(again, conds, "{text}");
-                for cond in &conds {
-                    cond.test.verify(family).unwrap_or_else(|why| panic!("{text}: {why}"));
-                    let bytes = postcard::to_stdvec(cond).expect("serializes");
-                    assert_eq!(&postcard::from_bytes::<Cond>(&bytes).expect("deserializes"), cond);
-                }
-            }
-            Case::Refused(family, text, why) => {
-                refused += 1;
-                match parse_at(family, extension.hooks, text) {
-                    Ok(conds) => panic!("{text}: accepted as {}", print(family, &conds)),
-                    Err(complaint) => {
-                        assert!(complaint.what.contains(why), "{text}: {}", complaint.what);
-                        assert!(complaint.at.end <= text.len(), "{text}: {:?}", complaint.at);
-                    }
-                }
-            }
-        }
-    }
-    assert!(printed >= 3 && refused >= 1 && printed + refused >= 5, "{}: too few cases", extension.name);
+/// Conditions back to text.
+pub fn print(family: Family, conds: Vec<Cond>) -> String {
+    rule::print(&Rule { conds, target: None, line: 0 }, family, |_| "")
 }
 
 /// Some conditions, their memory and the router around them.
@@ -280,15 +155,6 @@ pub fn outcome(text: &str, facts: &Facts) -> Outcome {
 /// Facts of a packet with an L4 header of the protocol and these ports.
 pub fn l4(family: Family, proto: u8, sport: u16, dport: u16) -> Facts {
     Facts { proto, sport, dport, has_l4: true, ..Facts::blank(family) }
-}
-
-#[test]
-fn every_extension_fulfils_its_cases() {
-    for extension in EXTENSIONS {
-        run_cases(extension);
-        assert!(!extension.summary.is_empty() && extension.example.starts_with('{'), "{}", extension.name);
-        assert!(toml::from_str::<toml::Table>(&format!("rule = {}", extension.example)).is_ok(), "{}", extension.name);
-    }
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     if word.text.len() > MAX_NAME {
         return Err(word.complain(format!("the name `{}` is longer than {MAX_NAME} bytes", word.text), "a helper's name"));
     }
-    Ok(vec![Cond { negate: option.negate, test: Match::Helper(Helper { name: word.text.clone() }) }])
+    Ok(vec![Cond::new(option.negate, Match::Helper(Helper { name: word.text.clone() }))])
 }
 
 impl Condition for Helper {

@@ -40,7 +40,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
 
 fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let (negate, compare) = ttl::parse(given, "a hop limit")?;
-    Ok(vec![Cond { negate, test: Match::Hl(Hl(compare)) }])
+    Ok(vec![Cond::new(negate, Match::Hl(Hl(compare)))])
 }
 
 impl Condition for Hl {

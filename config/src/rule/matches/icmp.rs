@@ -106,7 +106,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     if found.kind == ANY {
         found.code = None;
     }
-    Ok(vec![Cond { negate: option.negate, test: Match::Icmp(Icmp(found)) }])
+    Ok(vec![Cond::new(option.negate, Match::Icmp(Icmp(found)))])
 }
 
 /// A type by number, `TYPE/CODE` or (the unambiguous beginning of) a name.

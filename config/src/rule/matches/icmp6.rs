@@ -86,7 +86,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
 fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let Some(option) = given.get(0) else { return Err(given.complain("icmp6 asks for --icmpv6-type")) };
     let found = icmp::parse(&option.values[0], "ICMPv6", NAMES)?;
-    Ok(vec![Cond { negate: option.negate, test: Match::Icmp6(Icmp6(found)) }])
+    Ok(vec![Cond::new(option.negate, Match::Icmp6(Icmp6(found)))])
 }
 
 impl Condition for Icmp6 {

@@ -66,11 +66,11 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let mut conds = Vec::new();
     if let Some(option) = given.get(0) {
         let (first, last) = parse(&option.values[0], given.family)?;
-        conds.push(Cond { negate: option.negate, test: Match::Iprange(Iprange::Source { first, last }) });
+        conds.push(Cond::new(option.negate, Match::Iprange(Iprange::Source { first, last })));
     }
     if let Some(option) = given.get(1) {
         let (first, last) = parse(&option.values[0], given.family)?;
-        conds.push(Cond { negate: option.negate, test: Match::Iprange(Iprange::Destination { first, last }) });
+        conds.push(Cond::new(option.negate, Match::Iprange(Iprange::Destination { first, last })));
     }
     if conds.is_empty() {
         return Err(given.complain("iprange asks for --src-range or --dst-range"));

@@ -47,7 +47,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let Some(option) = given.get(0) else { return Err(given.complain("length asks for --length")) };
     let (min, max) = word::range(&option.values[0], ':', "a length", 0..=u16::MAX as u64)?;
     let test = Match::Length(Length { min: min as u16, max: max as u16 });
-    Ok(vec![Cond { negate: option.negate, test }])
+    Ok(vec![Cond::new(option.negate, test)])
 }
 
 impl Condition for Length {

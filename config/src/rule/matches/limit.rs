@@ -100,7 +100,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
         Some(word) => word::number(word, "a burst", 1..=MAX_BURST as u64)? as u16,
         None => DEFAULT_BURST,
     };
-    Ok(vec![Cond { negate: false, test: Match::Limit(Limit { period, burst, cell: 0 }) }])
+    Ok(vec![Cond::new(false, Match::Limit(Limit { period, burst, cell: 0 }))])
 }
 
 /// The period of `COUNT[/UNIT]`, where the unit's beginning is enough.

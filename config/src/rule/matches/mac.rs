@@ -46,7 +46,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
 fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let Some(option) = given.get(0) else { return Err(given.complain("mac asks for --mac-source")) };
     let mac = parse(&option.values[0])?;
-    Ok(vec![Cond { negate: option.negate, test: Match::Mac(Mac(mac)) }])
+    Ok(vec![Cond::new(option.negate, Match::Mac(Mac(mac)))])
 }
 
 /// Six bytes of one or two hexadecimal digits, with colons between.

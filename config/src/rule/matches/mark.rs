@@ -48,7 +48,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
 };
 
 fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
-    parse(given).map(|(negate, mark)| vec![Cond { negate, test: Match::Mark(mark) }])
+    parse(given).map(|(negate, mark)| vec![Cond::new(negate, Match::Mark(mark))])
 }
 
 /// The `--mark` of `mark` and `connmark`.

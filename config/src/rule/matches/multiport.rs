@@ -110,7 +110,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     };
     let side = [Side::Source, Side::Destination, Side::Either][option.option];
     let list = parse_list(&option.values[0])?;
-    Ok(vec![Cond { negate: option.negate, test: Match::Multiport(Multiport { side, list }) }])
+    Ok(vec![Cond::new(option.negate, Match::Multiport(Multiport { side, list }))])
 }
 
 fn parse_list(word: &Word) -> Result<Box<[Ports]>, Complaint> {

@@ -50,7 +50,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
 fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let Some(option) = given.get(0) else { return Err(given.complain("pkttype asks for --pkt-type")) };
     let found = word::named(&option.values[0], "a packet type", &NAMES)?;
-    Ok(vec![Cond { negate: option.negate, test: Match::Pkttype(Pkttype(found)) }])
+    Ok(vec![Cond::new(option.negate, Match::Pkttype(Pkttype(found)))])
 }
 
 impl Condition for Pkttype {

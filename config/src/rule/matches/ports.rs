@@ -106,9 +106,9 @@ fn sides(given: &Given) -> Result<Vec<(bool, L4)>, Complaint> {
 
 fn conditions(sides: Vec<(bool, L4)>, make: impl Fn(L4) -> Match) -> Vec<Cond> {
     if sides.is_empty() {
-        return vec![Cond { negate: false, test: make(L4::Header) }];
+        return vec![Cond::new(false, make(L4::Header))];
     }
-    sides.into_iter().map(|(negate, l4)| Cond { negate, test: make(l4) }).collect()
+    sides.into_iter().map(|(negate, l4)| Cond::new(negate, make(l4))).collect()
 }
 
 impl L4 {

@@ -52,7 +52,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let Some(option) = given.get(0) else { return Err(given.complain("state asks for --state")) };
     let states = word::abbreviated_list(&option.values[0], "a state", &STATES[..KNOWN])?;
     let mask = states.into_iter().fold(0, |mask, state| mask | state);
-    Ok(vec![Cond { negate: option.negate, test: Match::State(State(mask)) }])
+    Ok(vec![Cond::new(option.negate, Match::State(State(mask)))])
 }
 
 impl Condition for State {

@@ -104,7 +104,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
         ));
     }
     let (negate, test) = if random { build_random(given)? } else { build_nth(given)? };
-    Ok(vec![Cond { negate, test: Match::Statistic(test) }])
+    Ok(vec![Cond::new(negate, Match::Statistic(test))])
 }
 
 fn build_random(given: &Given) -> Result<(bool, Statistic), Complaint> {

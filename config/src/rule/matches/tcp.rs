@@ -10,7 +10,7 @@
 use super::ports::{DPORT, Ports, SPORT};
 use super::{Condition, Match, not, yes};
 use crate::facts::{Context, Facts, Family, proto};
-use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt, Values, Word};
+use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt, Word};
 use crate::rule::{Cond, Families, Outcome, word};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
@@ -64,8 +64,8 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         SPORT,
         DPORT,
         Opt::negatable("tcp-option", &[]),
-        Opt { name: "tcp-flags", aliases: &[], values: Values::Two, negatable: true },
-        Opt { name: "syn", aliases: &[], values: Values::None, negatable: true },
+        Opt::negatable_pair("tcp-flags", &[]),
+        Opt::negatable_flag("syn", &[]),
     ],
     build,
     summary: "ports, flags and options of TCP",
@@ -118,7 +118,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
 
 fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let mut conds = Vec::new();
-    let mut push = |negate, test| conds.push(Cond { negate, test: Match::Tcp(test) });
+    let mut push = |negate, test| conds.push(Cond::new(negate, Match::Tcp(test)));
     for (option, make) in [(0, Tcp::Source as fn(Ports) -> Tcp), (1, Tcp::Destination)] {
         let Some(option) = given.get(option) else { continue };
         let ports = Ports::parse(&option.values[0])?;
@@ -145,7 +145,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
         push(negate, Tcp::Flags { mask, set });
     }
     if conds.is_empty() {
-        conds.push(Cond { negate: false, test: Match::Tcp(Tcp::Header) });
+        conds.push(Cond::new(false, Match::Tcp(Tcp::Header)));
     }
     Ok(conds)
 }

@@ -60,7 +60,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
 fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let Some(option) = given.get(0) else { return Err(given.complain("tos asks for --tos")) };
     let (value, mask) = parse(&option.values[0])?;
-    Ok(vec![Cond { negate: option.negate, test: Match::Tos(Tos { value, mask }) }])
+    Ok(vec![Cond::new(option.negate, Match::Tos(Tos { value, mask }))])
 }
 
 /// Value and mask of `VALUE[/MASK]` or of a name.

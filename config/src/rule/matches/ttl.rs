@@ -52,7 +52,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
 
 fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let (negate, compare) = parse(given, "a TTL")?;
-    Ok(vec![Cond { negate, test: Match::Ttl(Ttl(compare)) }])
+    Ok(vec![Cond::new(negate, Match::Ttl(Ttl(compare)))])
 }
 
 /// The one comparison given, of an extension with the options equal, less and greater.
