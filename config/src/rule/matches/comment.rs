@@ -1,6 +1,7 @@
 //! `-m comment`: a note that always holds (`xt_comment.c`).
 //!
-//! At most 255 bytes. It is kept, so that listings show it; a control character, which a listing could not show, is refused.
+//! At most 255 bytes. It is kept, so that listings show it; a control character other than a tab, which a listing could not show, is
+//! refused.
 //!
 //! TOML: `{ comment = "printers of the second floor", jump = "ACCEPT" }`
 
@@ -38,7 +39,8 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         Case::Prints(Family::V4, "-m comment --comment é", r#"-m comment --comment "é""#),
         Case::Prints(Family::V4, r#"-m comment --comment """#, "="),
         Case::Refused(Family::V4, "-m comment", "--comment"),
-        Case::Refused(Family::V4, "-m comment --comment \"a\tb\"", "a control character"),
+        Case::Prints(Family::V4, "-m comment --comment \"a\tb\"", "="),
+        Case::Refused(Family::V4, "-m comment --comment \"a\nb\"", "a control character"),
     ],
 };
 
@@ -70,7 +72,7 @@ impl Condition for Comment {
         if self.0.len() > MAX {
             return Err(format!("a comment of {} bytes", self.0.len()));
         }
-        if self.0.contains(char::is_control) {
+        if self.0.contains(|c: char| c.is_control() && c != '\t') {
             return Err("a comment with a control character".to_string());
         }
         Ok(())
