@@ -4,6 +4,11 @@ use clap::{Parser, Subcommand};
 
 mod frames;
 mod pipeline;
+mod ruleset;
+
+/// Tells what is held of memory; the engine allocates nothing on the way of a packet.
+#[global_allocator]
+static HEAP: peak_alloc::PeakAlloc = peak_alloc::PeakAlloc;
 
 #[derive(Parser)]
 #[command(name = "sumun-bench", version, about = "What the router can do on this machine")]
@@ -16,10 +21,13 @@ struct Arguments {
 enum Command {
     /// The engine alone, on one core, over memory ports: no device, no kernel.
     Pipeline(pipeline::Options),
+    /// A large ruleset: how long until it is in force, and the memory it takes.
+    Ruleset(ruleset::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Pipeline(options) => pipeline::run(&options),
+        Command::Ruleset(options) => ruleset::run(&options),
     }
 }

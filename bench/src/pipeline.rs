@@ -165,8 +165,7 @@ impl Bench {
         let most = if workload.new_flows { (packets + BURST) as u32 } else { flows };
         // Room enough that the table is not swept for want of it.
         let config = config(&workload.rules, (most + most / 4).max(1 << 16))?;
-        let links = ["lan0", "wan0"].map(|name| Link { name: name.into(), mac: ROUTER_MAC, mtu: 1500 }).to_vec();
-        let router: Arc<Router> = Router::new(&config.appliance, links, 1);
+        let router: Arc<Router> = Router::new(&config.appliance, links(), 1);
         let engine = router.engine(0, Pool::fresh(4096, 2048));
         router.publish(config.policy).map_err(anyhow::Error::msg)?;
         let mut bench = Bench {
@@ -296,8 +295,13 @@ fn shuffle<T>(items: &mut [T]) {
     }
 }
 
+/// The ports of that router.
+pub fn links() -> Vec<Link> {
+    ["lan0", "wan0"].map(|name| Link { name: name.into(), mac: ROUTER_MAC, mtu: 1500 }).to_vec()
+}
+
 /// The two-port router of every workload.
-fn config(rules: &str, max_flows: u32) -> Result<Config> {
+pub fn config(rules: &str, max_flows: u32) -> Result<Config> {
     let mac = HOST_MAC.map(|b| format!("{b:02x}")).join(":");
     let text = format!(
         r#"
