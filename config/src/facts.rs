@@ -7,6 +7,7 @@
 //! Addresses of both families are one `u128`: an IPv4 address stands in the low 32 bits, so one code path serves both.
 
 use crate::helper::Helper;
+use crate::rule::matches::recent::{Ask, Sighting};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -394,6 +395,10 @@ pub trait Surroundings {
     /// How many connections are known under a key, the packet's own included; none where they cannot be counted.
     fn connections(&self, _key: &ConnectionKey, _facts: &Facts, _l3: &[u8]) -> Option<u32> {
         None
+    }
+    /// Whether a list of `recent`, by its number, says yes; it remembers the packet where the rule wants that.
+    fn recent(&self, _list: u32, _ask: &Ask, _seen: &Sighting, _now: u64) -> bool {
+        false
     }
 }
 

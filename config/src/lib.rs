@@ -15,6 +15,7 @@ pub mod facts;
 pub mod helper;
 pub mod link;
 pub mod model;
+pub mod object;
 pub mod rule;
 pub mod ruleset;
 pub mod schema;

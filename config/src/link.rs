@@ -3,9 +3,11 @@
 //! What can only be said of a whole table is checked here: chains that are there twice or in the wrong table, jumps to
 //! nowhere, loops, and matches and targets that a hook which reaches their chain does not allow. The kernel checks a
 //! user chain against the built-in chains that lead to it, however long the way (`mark_source_chains`); so does this.
+//! What rules share by name ([`crate::object`]) gets its numbers here, in the order of families, tables, chains and rules.
 
 use crate::facts::Family;
 use crate::model::Names;
+use crate::object::Objects;
 use crate::rule::option::Complaint;
 use crate::rule::targets::verdict::Verdict;
 use crate::rule::{self, Families, Hook, JumpTo, ParsedRule, Policy, Rule, Table, Target};
@@ -40,16 +42,19 @@ pub fn link(sources: Vec<ChainSource>, ports: &[String], names: Names) -> Result
         check_name(source, &mut complaints);
     }
     let mut ruleset = Ruleset::empty(Policy::Accept);
+    let mut objects = Objects::default();
     let everywhere = Existing::of(&sources);
     for family in Family::ALL {
         for table in Table::ALL {
             let chains: Vec<&ChainSource> =
                 sources.iter().filter(|s| s.table == table && s.families.has(family)).collect();
             let linker = Linker { family, table, ports, names, existing: &everywhere };
-            ruleset.families[family.index()].tables[table as usize] = linker.link(&chains, &mut complaints);
+            ruleset.families[family.index()].tables[table as usize] =
+                linker.link(&chains, &mut objects, &mut complaints);
         }
     }
     number_cells(&mut ruleset);
+    ruleset.objects = objects.into_vec();
     complaints.into_result().map(|()| ruleset)
 }
 
@@ -136,7 +141,7 @@ struct Linker<'a> {
 }
 
 impl Linker<'_> {
-    fn link(&self, sources: &[&ChainSource], complaints: &mut Complaints) -> Chains {
+    fn link(&self, sources: &[&ChainSource], objects: &mut Objects, complaints: &mut Complaints) -> Chains {
         let hooks = self.table.hooks();
         let mut index: BTreeMap<&str, usize> = hooks.iter().enumerate().map(|(i, hook)| (hook.name(), i)).collect();
         let mut placed: Vec<Option<&ChainSource>> = vec![None; hooks.len()];
@@ -155,7 +160,7 @@ impl Linker<'_> {
         }
         let chains = placed.iter().enumerate().map(|(i, source)| {
             let rules = source
-                .map(|s| s.rules.iter().flat_map(|rule| self.bodies(rule, &index, complaints)).collect())
+                .map(|s| s.rules.iter().flat_map(|rule| self.bodies(rule, &index, objects, complaints)).collect())
                 .unwrap_or_default();
             let name =
                 hooks.get(i).map(|hook| hook.name().to_string()).or(source.map(|s| s.name.clone())).unwrap_or_default();
@@ -180,7 +185,13 @@ impl Linker<'_> {
     }
 
     /// The rules of this family that a parsed rule is, with its jump found.
-    fn bodies(&self, parsed: &ParsedRule, index: &BTreeMap<&str, usize>, complaints: &mut Complaints) -> Vec<Rule> {
+    fn bodies(
+        &self,
+        parsed: &ParsedRule,
+        index: &BTreeMap<&str, usize>,
+        objects: &mut Objects,
+        complaints: &mut Complaints,
+    ) -> Vec<Rule> {
         let mut rules = Vec::new();
         for body in parsed.bodies.iter().filter(|body| body.family == self.family) {
             let mut rule = body.rule.clone();
@@ -193,6 +204,9 @@ impl Linker<'_> {
                         continue;
                     }
                 }
+            }
+            if let Err(what) = objects.link(&mut rule) {
+                complaints.add(&parsed.at, what, None);
             }
             rules.push(rule);
         }
@@ -261,6 +275,7 @@ fn number_cells(ruleset: &mut Ruleset) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rule::matches::recent::List;
     use crate::rule::{Reach, Site, parse_text};
 
     const PORTS: [&str; 2] = ["lan0", "wan0"];
@@ -389,5 +404,25 @@ mod tests {
         assert!(shared.verify(PORTS.len()).unwrap_err().contains("two owners"));
         let fewer = Ruleset { cells: 5, ..ruleset };
         assert!(fewer.verify(PORTS.len()).unwrap_err().contains("no cell 5"));
+    }
+
+    #[test]
+    fn rules_that_name_one_list_share_it_over_tables_and_families() {
+        let mangle = chain(Table::Mangle, Families::Both, "FORWARD", &["-m recent --rcheck --hitcount 40 --name ssh"]);
+        let sources = [filter("INPUT", &["-m recent --set --name ssh -m recent --set", "-j ACCEPT"]), mangle];
+        let ruleset = linked(&sources).expect("a ruleset");
+        let names: Vec<&str> = ruleset.objects.iter().map(|object| object.name.as_str()).collect();
+        assert_eq!(names, ["ssh", "DEFAULT"]);
+        let kinds = ruleset.objects.iter().map(|object| object.kind.get().copied());
+        let packets: Vec<Option<u32>> = kinds.map(|list: Option<List>| list.map(|list| list.packets)).collect();
+        assert_eq!(packets, [Some(64), Some(32)]);
+        for family in Family::ALL {
+            let rules = &ruleset.of(family).tables[Table::Filter as usize].chains[0].rules;
+            let numbers: Vec<u32> = rules[0].conds.iter().flat_map(|c| c.test.objects()).map(|(_, n)| n).collect();
+            assert_eq!(numbers, [0, 1]);
+        }
+        let mut other = ruleset.clone();
+        other.objects.swap(0, 1);
+        assert!(other.verify(PORTS.len()).unwrap_err().contains("is not object"));
     }
 }

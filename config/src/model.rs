@@ -7,6 +7,7 @@
 use crate::facts::{Family, PortId};
 use crate::rule::matches::connlabel::LABELS;
 use crate::rule::matches::interface::MAX_PORTS;
+use crate::rule::matches::recent::Sizes as RecentSizes;
 use crate::rule::targets::ct::Ct;
 use crate::rule::word::integer;
 use crate::rule::{Match, Target};
@@ -234,7 +235,8 @@ impl Policy {
 
     /// The names that its rules may use.
     pub fn names(&self) -> Names<'_> {
-        Names { timeouts: &self.timeouts, labels: &self.labels, mistaken: &[] }
+        let recent = RecentSizes::of(&self.sysctl);
+        Names { timeouts: &self.timeouts, labels: &self.labels, mistaken: &[], recent }
     }
 }
 
@@ -267,11 +269,13 @@ pub struct Names<'a> {
     pub labels: &'a [Label],
     /// Those of either whose definition has a mistake, which has been told: a rule with such a name has none.
     pub mistaken: &'a [String],
+    /// Sizes of the lists of `recent`.
+    pub recent: RecentSizes,
 }
 
 impl Names<'_> {
     /// None at all.
-    pub const NONE: Names<'static> = Names { timeouts: &[], labels: &[], mistaken: &[] };
+    pub const NONE: Names<'static> = Names { timeouts: &[], labels: &[], mistaken: &[], recent: RecentSizes::DEFAULT };
 }
 
 /// Least MTU of IPv4 (RFC 791).
@@ -470,6 +474,10 @@ pub struct Sysctl {
     pub nf_conntrack_events: u8,
     /// Packets of this protocol that are INVALID are logged; 255 is every protocol, 0 none.
     pub nf_conntrack_log_invalid: u8,
+    /// Most addresses that a list of `recent` remembers.
+    pub ip_list_tot: u32,
+    /// Packets of an address that it remembers at least; 0: as many as its rules ask for.
+    pub ip_pkt_list_tot: u32,
     pub ip_forward: bool,
     pub ipv6_forwarding: bool,
     pub ip_default_ttl: u8,
@@ -542,6 +550,8 @@ impl Default for Sysctl {
             nf_conntrack_timestamp: false,
             nf_conntrack_events: 2,
             nf_conntrack_log_invalid: 0,
+            ip_list_tot: RecentSizes::DEFAULT.addresses,
+            ip_pkt_list_tot: RecentSizes::DEFAULT.packets,
             ip_forward: true,
             ipv6_forwarding: true,
             ip_default_ttl: 64,

@@ -5,6 +5,7 @@
 //! Whoever receives a ruleset calls [`Ruleset::verify`] before use: it holds for any bytes that decode.
 
 use crate::facts::Family;
+use crate::object::{self, Object};
 use crate::rule::option::MatchExtension;
 use crate::rule::targets::verdict::Verdict;
 use crate::rule::{Hook, Policy, Rule, Table, Target};
@@ -18,6 +19,8 @@ pub struct Ruleset {
     pub families: [Tables; 2],
     /// Cells that the stateful matches of all rules own together ([`crate::facts::Context::cells`]).
     pub cells: u32,
+    /// What rules share by name; they know it by its index here.
+    pub objects: Vec<Object>,
 }
 
 /// The five tables of a family, by [`Table`] as index.
@@ -61,7 +64,7 @@ impl Ruleset {
                     .collect(),
             }),
         };
-        Ruleset { families: [tables(), tables()], cells: 0 }
+        Ruleset { families: [tables(), tables()], cells: 0, objects: Vec::new() }
     }
 
     /// The tables of a family.
@@ -142,7 +145,7 @@ impl Chains {
     }
 
     /// See [`Ruleset::verify`].
-    fn verify(&self, family: Family, table: Table, ports: usize, cells: &mut Cells) -> Result<(), String> {
+    fn verify(&self, family: Family, table: Table, ports: usize, memory: &mut Memory) -> Result<(), String> {
         let hooks = table.hooks();
         for (i, chain) in self.chains.iter().enumerate() {
             let builtin = hooks.get(i);
@@ -161,7 +164,7 @@ impl Chains {
         let reached = self.reach(hooks).map_err(|_| "the jumps go in a circle".to_string())?;
         for (chain, &hooks) in self.chains.iter().zip(&reached.hooks) {
             for (number, rule) in chain.rules.iter().enumerate() {
-                verify_rule(rule, family, table, hooks, ports, cells)
+                verify_rule(rule, family, table, hooks, ports, memory)
                     .map_err(|why| format!("chain {}, rule {}: {why}", chain.name, number + 1))?;
             }
         }
@@ -169,12 +172,15 @@ impl Chains {
     }
 }
 
-/// Which cells have an owner.
-struct Cells(Vec<bool>);
+/// The memory of rules: which cells have an owner, and what is shared.
+struct Memory<'a> {
+    owned: Vec<bool>,
+    objects: &'a [Object],
+}
 
-impl Cells {
+impl Memory<'_> {
     fn take(&mut self, cell: u32) -> Result<(), String> {
-        match self.0.get_mut(cell as usize) {
+        match self.owned.get_mut(cell as usize) {
             Some(taken @ false) => {
                 *taken = true;
                 Ok(())
@@ -191,7 +197,7 @@ fn verify_rule(
     table: Table,
     hooks: u8,
     ports: usize,
-    cells: &mut Cells,
+    memory: &mut Memory,
 ) -> Result<(), String> {
     let mut before = None;
     for cond in &rule.conds {
@@ -217,15 +223,18 @@ fn verify_rule(
             }
         }
         if let Some(cell) = cond.test.cell() {
-            cells.take(cell)?;
+            memory.take(cell)?;
         }
+        object::verify_declared(&cond.test.objects(), memory.objects)?;
         if let crate::rule::Match::Interface(interface) = &cond.test
             && interface.parts().1.beyond(ports)
         {
             return Err("an interface that is not there".to_string());
         }
     }
-    rule.target.as_ref().map_or(Ok(()), |target| target.verify(family, table, hooks, &rule.conds))
+    let Some(target) = &rule.target else { return Ok(()) };
+    object::verify_declared(&target.objects(), memory.objects)?;
+    target.verify(family, table, hooks, &rule.conds)
 }
 
 /// Packets and bytes, as counters are printed.
@@ -237,17 +246,18 @@ impl Ruleset {
 
     /// Whether a ruleset of whatever origin is one that the engine can run, for a router of so many ports: built-in chains
     /// in place, jumps to user chains of the same table and never in a circle, matches and targets where they are allowed,
-    /// values in range, each cell owned by one match at most.
+    /// values in range, each cell owned by one match at most, named objects as the rules want them.
     pub fn verify(&self, ports: usize) -> Result<(), String> {
         if self.cells > Self::MAX_CELLS {
             return Err(format!("{} cells are more than {}", self.cells, Self::MAX_CELLS));
         }
-        let mut cells = Cells(vec![false; self.cells as usize]);
+        object::verify(&self.objects)?;
+        let mut memory = Memory { owned: vec![false; self.cells as usize], objects: &self.objects };
         for family in Family::ALL {
             for table in Table::ALL {
                 let chains = &self.of(family).tables[table as usize];
                 chains
-                    .verify(family, table, ports, &mut cells)
+                    .verify(family, table, ports, &mut memory)
                     .map_err(|why| format!("{} {}: {why}", family.name(), table.name()))?;
             }
         }

@@ -6,6 +6,7 @@ use super::option::{Case, Extension};
 use super::{Body, Families, Hook, Reach, Rule, Site, Table, matches, parse_text, print, targets};
 use crate::facts::Family;
 use crate::model::Names;
+use crate::object::Objects;
 use crate::ruleset::Ruleset;
 
 const PORTS: usize = 4;
@@ -26,6 +27,9 @@ fn ruleset(family: Family, table: Table, at: usize, rules: &[Rule]) -> Ruleset {
         *cell = ruleset.cells;
         ruleset.cells += 1;
     }
+    let mut objects = Objects::default();
+    rules.iter_mut().for_each(|rule| objects.link(rule).unwrap_or_else(|why| panic!("{why}")));
+    ruleset.objects = objects.into_vec();
     ruleset.families[family.index()].tables[table as usize].chains[at].rules = rules;
     ruleset
 }

@@ -106,6 +106,7 @@ use self::reader::{Field, Fields};
 use self::report::Sink;
 use crate::diag::{Diagnostic, Source};
 use crate::model::{Appliance, Config, Names, Policy};
+use crate::rule::matches::recent::Sizes;
 use toml::de::DeTable;
 
 mod appliance;
@@ -157,7 +158,12 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     let conntrack = conntrack::read(flows, sink);
     let ports = interfaces.names();
     let chains = chains::read(&mut top, sink);
-    let names = Names { timeouts: &conntrack.timeouts, labels: &conntrack.labels, mistaken: &conntrack.mistaken };
+    let names = Names {
+        timeouts: &conntrack.timeouts,
+        labels: &conntrack.labels,
+        mistaken: &conntrack.mistaken,
+        recent: Sizes::of(&sysctl),
+    };
     let ruleset = ruleset::read(chains, &ports, names, source, sink);
     top.finish(sink);
     Config {

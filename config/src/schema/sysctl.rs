@@ -6,6 +6,7 @@
 use super::reader::{Field, Fields};
 use super::report::{Sink, nearest, one_of};
 use crate::model::Sysctl;
+use crate::rule::matches::recent::{MAX_ADDRESSES, MAX_PACKETS};
 use std::ops::{Range, RangeInclusive};
 use toml::de::DeValue;
 
@@ -79,6 +80,8 @@ const SETTINGS: &[Setting] = settings! {
     nf_conntrack_timestamp 0 ["net.netfilter.nf_conntrack_timestamp" 0] Flag;
     nf_conntrack_events 0 ["net.netfilter.nf_conntrack_events" 0] Byte(0..=2);
     nf_conntrack_log_invalid 0 ["net.netfilter.nf_conntrack_log_invalid" 0] Byte(0..=255);
+    ip_list_tot 0 ["xt_recent.ip_list_tot" 0] Number(1..=MAX_ADDRESSES as u64);
+    ip_pkt_list_tot 0 ["xt_recent.ip_pkt_list_tot" 0] Number(0..=MAX_PACKETS as u64);
     ip_forward 0 ["net.ipv4.ip_forward" 0, "net.ipv4.conf.all.forwarding" 0] Flag;
     ipv6_forwarding 0 ["net.ipv6.conf.all.forwarding" 0] Flag;
     ip_default_ttl 0 ["net.ipv4.ip_default_ttl" 0] Byte(1..=255);

@@ -10,6 +10,7 @@ use sumun_config::facts::{
     AddrType, ConnectionKey, Context, Dir, Ends, Facts, Family, FlowFacts, PortId, Surroundings,
 };
 use sumun_config::helper::Helper;
+use sumun_config::rule::matches::recent::{Ask, Sighting};
 
 /// The router as one packet's rules see it.
 pub(super) struct Around<'a> {
@@ -76,6 +77,10 @@ impl Surroundings for Around<'_> {
     fn connections(&self, key: &ConnectionKey, facts: &Facts, l3: &[u8]) -> Option<u32> {
         let cell = self.engine.router.cells.get(key.cell as usize)?;
         self.engine.router.conntrack.connections(cell, key, self.ct, facts, l3, self.engine.now)
+    }
+
+    fn recent(&self, list: u32, ask: &Ask, seen: &Sighting, now: u64) -> bool {
+        self.g.objects.recent(list).is_some_and(|list| list.ask(ask, seen, now))
     }
 }
 

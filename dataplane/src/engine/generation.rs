@@ -2,8 +2,10 @@
 //!
 //! Built by the publisher, shared by all workers, dropped when the last worker has moved on. A rule that stays (same
 //! family, table, chain and meaning) keeps its counters and the memory of its stateful matches: rules are recognised by
-//! their text, the second of two equal rules of a chain by its being the second.
+//! their text, the second of two equal rules of a chain by its being the second. What rules share by name is in
+//! [`objects`](super::objects).
 
+use super::objects::Objects;
 use super::order::{Needs, Order};
 use super::program::Program;
 use super::stats::Bank;
@@ -35,6 +37,8 @@ pub struct Generation {
     pub fib: Fib,
     /// Settings of flows with a time-out policy.
     pub timeouts: Timeouts,
+    /// What its rules share by name.
+    pub objects: Objects,
     /// Rule counters, by worker.
     pub banks: Vec<Bank>,
     /// For each counter slot the slot of the generation before that it continues.
@@ -131,7 +135,11 @@ impl Generation {
         });
         let orders = needs.map(Order::of);
         let banks = (0..workers).map(|_| Bank::new(carry.len())).collect();
-        Ok((Generation { number, policy, programs, orders, needs, fib, timeouts, banks, carry, identities }, taken))
+        let declared = &policy.ruleset.objects;
+        let objects = before.map_or_else(|| Objects::none(0).next(declared), |g| g.objects.next(declared));
+        let generation =
+            Generation { number, policy, programs, orders, needs, fib, timeouts, objects, banks, carry, identities };
+        Ok((generation, taken))
     }
 
     /// Cells of this generation that `next` does not use: free again once no worker runs this one.

@@ -10,6 +10,7 @@
 //! | `gather` | fragments on their way to a packet |
 //! | `fate` | how packets end and frames leave |
 //! | [`router`], [`generation`] | what workers share; publishing without stopping |
+//! | [`objects`] | the state that rules share by name |
 //! | [`stats`], [`trace`] | what is counted and recorded |
 
 use crate::conntrack::Tracker;
@@ -40,6 +41,7 @@ mod fate;
 mod gather;
 pub mod generation;
 mod judge;
+pub mod objects;
 pub mod order;
 mod own;
 pub mod packet;

@@ -6,6 +6,7 @@
 //! worker has reached it, and its memory goes with the last `Arc`.
 
 use super::generation::{self, CellPool, Generation, Keep, MAX_CELLS};
+use super::objects::Objects;
 use super::stats::{Traffic, WorkerStats};
 use crate::conntrack::Conntrack;
 use crate::log::LogRing;
@@ -70,6 +71,7 @@ impl Router {
         let mut cells = CellPool::full();
         let (mut first, _) = Generation::build(0, policy, &links, workers, None, Keep::Nothing, &mut cells)
             .expect("an empty ruleset has no cells");
+        first.objects = Objects::none(seed);
         if conntrack.has_mappings() {
             // Of a router before this one: they outlive its rules, and what comes after this generation inherits it.
             first.needs.iter_mut().for_each(|needs| needs.nat = true);

@@ -7,6 +7,7 @@
 use super::Outcome;
 use super::option::MatchExtension;
 use crate::facts::{Context, Facts, Family};
+use crate::object::Object;
 use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
@@ -42,6 +43,14 @@ pub trait Condition {
     fn cell_mut(&mut self) -> Option<&mut u32> {
         None
     }
+
+    /// What it shares by name with other rules ([`crate::object`]), and the numbers that it has for it.
+    fn objects(&self) -> Vec<(Object, u32)> {
+        Vec::new()
+    }
+
+    /// Takes the numbers of its objects, in the order of [`Condition::objects`].
+    fn set_objects(&mut self, _numbers: &[u32]) {}
 }
 
 /// Lists the matches: a new one is a file and a line here.
@@ -127,6 +136,22 @@ macro_rules! registry {
                     $(Match::$variant(m) => m.cell_mut(),)*
                 }
             }
+
+            /// What it shares by name with other rules, and the numbers that it has for it.
+            pub fn objects(&self) -> Vec<(Object, u32)> {
+                match self {
+                    $(Match::$core(m) => m.objects(),)*
+                    $(Match::$variant(m) => m.objects(),)*
+                }
+            }
+
+            /// Takes the numbers of its objects.
+            pub fn set_objects(&mut self, numbers: &[u32]) {
+                match self {
+                    $(Match::$core(m) => m.set_objects(numbers),)*
+                    $(Match::$variant(m) => m.set_objects(numbers),)*
+                }
+            }
         }
     };
 }
@@ -197,6 +222,8 @@ registry! {
         Limit(limit::Limit),
         /// `-m statistic`.
         Statistic(statistic::Statistic),
+        /// `-m recent`.
+        Recent(recent::Recent),
         /// `-m comment`.
         Comment(comment::Comment),
     }

@@ -3,6 +3,7 @@
 use super::option::{TargetExtension, table_hooks};
 use super::{Cond, Effect, Table};
 use crate::facts::{Context, Facts, Family};
+use crate::object::Object;
 use serde::{Deserialize, Serialize};
 
 /// What each target type answers. [`Target`] forwards to it.
@@ -30,6 +31,14 @@ pub trait Action {
     fn verify(&self, _family: Family) -> Result<(), String> {
         Ok(())
     }
+
+    /// What it shares by name with other rules ([`crate::object`]), and the numbers that it has for it.
+    fn objects(&self) -> Vec<(Object, u32)> {
+        Vec::new()
+    }
+
+    /// Takes the numbers of its objects, in the order of [`Action::objects`].
+    fn set_objects(&mut self, _numbers: &[u32]) {}
 }
 
 /// Lists the targets: a new one is a file and a line here.
@@ -73,6 +82,20 @@ macro_rules! registry {
             pub fn misses(&self, conds: &[Cond]) -> Option<&'static str> {
                 match self {
                     $(Target::$variant(t) => t.misses(conds),)*
+                }
+            }
+
+            /// What it shares by name with other rules, and the numbers that it has for it.
+            pub fn objects(&self) -> Vec<(Object, u32)> {
+                match self {
+                    $(Target::$variant(t) => t.objects(),)*
+                }
+            }
+
+            /// Takes the numbers of its objects.
+            pub fn set_objects(&mut self, numbers: &[u32]) {
+                match self {
+                    $(Target::$variant(t) => t.set_objects(numbers),)*
                 }
             }
 
