@@ -45,6 +45,16 @@ pub mod proto {
     pub const SCTP: u8 = 132;
     /// UDP-Lite.
     pub const UDPLITE: u8 = 136;
+    /// IP payload compression.
+    pub const IPCOMP: u8 = 108;
+    /// Mobility header of IPv6.
+    pub const MH: u8 = 135;
+
+    /// Whether this is an IPv6 extension header behind which there is another header.
+    #[inline]
+    pub const fn is_extension(next: u8) -> bool {
+        matches!(next, HOPOPTS | ROUTING | FRAGMENT | AH | DSTOPTS)
+    }
 }
 
 /// Address family of a packet, a rule or a route.

@@ -22,6 +22,8 @@ const DIFFERENT: &[(Family, &str, Real, &str)] = {
         (V4, "-m conntrack --ctrepldstport 90:80", Takes, EMPTY),
         (V4, "-m iprange --src-range 10.0.0.9-10.0.0.1", Takes, EMPTY),
         (V4, "-m length --length 200:100", Takes, EMPTY),
+        (V4, "-p ah -m ah --ahspi 7:5", Takes, EMPTY),
+        (V4, "-p esp -m esp --espspi 6:5", Takes, EMPTY),
         (V4, "-j SNAT --to-source 1.2.3.9-1.2.3.4", Takes, EMPTY),
         (V4, "-p udp -m udp --sport 65536", Takes, WRAPPED),
         (V4, "-p dccp -m dccp --sport 65536", Takes, WRAPPED),

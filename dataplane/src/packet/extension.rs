@@ -5,6 +5,8 @@
 
 use sumun_config::facts::proto;
 
+pub use sumun_config::facts::proto::is_extension;
+
 /// Most extension headers of a packet.
 const MOST_HEADERS: usize = 12;
 /// Most hop-by-hop options beside padding (`net.ipv6.max_hbh_opts_number`).
@@ -35,12 +37,6 @@ impl Upper {
     pub const fn bare(proto: u8) -> Upper {
         Upper { proto, offset: 40, named_at: 6, frag_off: 0, more_frags: false, frag_id: None }
     }
-}
-
-/// Whether this header number is an extension header that can be skipped.
-#[inline]
-pub const fn is_extension(next: u8) -> bool {
-    matches!(next, proto::HOPOPTS | proto::ROUTING | proto::FRAGMENT | proto::AH | proto::DSTOPTS)
 }
 
 /// Walks the headers of a packet (`packet` starts at the IPv6 header, `next` is that header's next header). None where

@@ -161,6 +161,9 @@ pub fn l4(family: Family, proto: u8, sport: u16, dport: u16) -> Facts {
 fn names_of_extensions_are_unique_in_a_family() {
     for (i, a) in EXTENSIONS.iter().enumerate() {
         for b in &EXTENSIONS[i + 1..] {
+            if !Family::ALL.iter().any(|&family| a.families.has(family) && b.families.has(family)) {
+                continue;
+            }
             let clash = |name: &str| b.name == name || b.aliases.contains(&name);
             assert!(!clash(a.name) && !a.aliases.iter().any(|n| clash(n)), "{} and {}", a.name, b.name);
         }

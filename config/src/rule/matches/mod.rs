@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
 mod harness;
+mod headers;
 pub mod ports;
+pub mod span;
 
 /// What each match type answers. [`Match`] forwards to it.
 pub trait Condition {
@@ -176,6 +178,16 @@ registry! {
         Sctp(sctp::Sctp),
         /// `-m dccp`.
         Dccp(dccp::Dccp),
+        /// `-m ah` of IPv4.
+        Ah(ah::Ah),
+        /// `-m ah` of IPv6.
+        Ah6(ah6::Ah6),
+        /// `-m esp`.
+        Esp(esp::Esp),
+        /// `-m ipcomp`.
+        Ipcomp(ipcomp::Ipcomp),
+        /// `-m tcpmss`.
+        Tcpmss(tcpmss::Tcpmss),
         /// `-m icmp`.
         Icmp(icmp::Icmp),
         /// `-m icmp6`.
