@@ -13,6 +13,7 @@
 pub mod diag;
 pub mod facts;
 pub mod helper;
+pub mod jhash;
 pub mod link;
 pub mod model;
 pub mod object;

@@ -9,6 +9,7 @@ use crate::facts::Family;
 use crate::model::Names;
 use crate::object::Objects;
 use crate::rule::option::Complaint;
+use crate::rule::targets::absent;
 use crate::rule::targets::verdict::Verdict;
 use crate::rule::{self, Families, Hook, JumpTo, ParsedRule, Policy, Rule, Table, Target};
 use crate::ruleset::{Chain, Chains, Reached, Ruleset};
@@ -234,6 +235,9 @@ impl Linker<'_> {
             let chain = chain as u32;
             return Ok(if jump.goto { Verdict::Goto(chain) } else { Verdict::Jump(chain) });
         }
+        if let Some(absent) = absent::find(name, absent::FORGOTTEN).filter(|_| !jump.goto) {
+            return Err(complain(absent.refusal(), Some(absent.instead.to_string())));
+        }
         let chains = index.keys().copied().filter(|name| builtin(name).is_none());
         let targets =
             rule::targets::EXTENSIONS.iter().filter(|t| !jump.goto && t.families.has(self.family)).map(|t| t.name);
@@ -339,6 +343,8 @@ mod tests {
         let cases: Vec<(Vec<ChainSource>, &str)> = vec![
             (vec![filter("INPUT", &["-j nowhere"])], "neither a target nor a chain"),
             (vec![filter("INPUT", &["-g DROP"])], "no chain `DROP`"),
+            (vec![filter("INPUT", &["-j MIRROR"])], "the target MIRROR left the kernel"),
+            (vec![filter("LED", &[])], "name of the target"),
             (vec![filter("INPUT", &["-j FORWARD"])], "built-in chain FORWARD cannot be jumped to"),
             (vec![filter("a", &["-j a"])], "circle: a -> a"),
             (vec![filter("a", &["-j b"]), filter("b", &["-g c"]), filter("c", &["-j b"])], "circle: b -> c -> b"),

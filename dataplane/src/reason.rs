@@ -107,7 +107,9 @@ reasons! {
     NatFailed "nat-failed" Error,
     /// The route of a masqueraded flow leads out of another port now; the flow was forgotten.
     MasqueradeMoved "masquerade-moved" Policy,
-    /// The TCPMSS target met a TCP header that it could not parse.
+    /// A rule with NFQUEUE, or QUEUE: nobody can listen to a queue.
+    QueueUnheard "queue-unheard" Policy,
+    /// The TCPMSS, ECN or TCPOPTSTRIP target met a TCP header that it could not parse.
     MalformedTcp "malformed-tcp" Error,
     /// Another first packet of the same flow was confirmed before this one.
     ConntrackClash "conntrack-clash" Error,

@@ -288,6 +288,10 @@ fn all_mistakes_of_a_text_are_told_with_their_places() {
         ("! -p tcp -m tcp --dport 1", &[("tcp", "protocol tcp only")]),
         ("stray", &[("stray", "not expected")]),
         ("-6 -j ACCEPT", &[("-6", "ipv6 only")]),
+        ("-j LED --led-trigger-id x --led-delay 5", &[("LED", "a LED of the kernel's")]),
+        ("-j ULOG --ulog-nlgroup 1", &[("ULOG", "left the kernel")]),
+        ("-j CLUSTERIP --new --hashmode sourceip", &[("CLUSTERIP", "left the kernel")]),
+        ("-p tcp -j TPROXY --on-port 80", &[("TPROXY", "the router has none")]),
     ];
     for (text, expected) in cases {
         let complaints = parse(Family::V4, Table::Filter, text).expect_err(text);

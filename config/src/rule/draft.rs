@@ -3,6 +3,7 @@
 //! Both forms of a rule (iptables text, TOML fields) end here; [`super::build`] makes conditions and a target of it.
 
 use super::option::{Complaint, Extension, GivenOption, MatchExtension, Opt, TargetExtension, Word};
+use super::targets::absent;
 use super::word::{either, nearest};
 use super::{core, matches, targets};
 use crate::facts::{Family, proto};
@@ -164,6 +165,9 @@ fn other(family: Family) -> Family {
 
 /// The target of that name, or a jump to the chain of that name.
 pub(super) fn aim(family: Family, name: Word, goto: bool) -> Result<Aim, Complaint> {
+    if let Some(absent) = absent::find(&name.text, absent::ABSENT).filter(|_| !goto) {
+        return Err(name.complain(absent.refusal(), absent.instead));
+    }
     match find_target(family, &name.text).filter(|_| !goto) {
         Some(extension) => Ok(Aim::Target(Loaded::new(extension, name))),
         None if !goto && find_target(other(family), &name.text).is_some() => {

@@ -123,6 +123,21 @@ pub enum Effect<'a> {
     Nat(&'a targets::nat::Nat),
     /// Give an address another prefix; a packet whose address has no room for the adjustment is answered and dropped.
     Npt(&'a targets::npt::Npt),
+    /// Set the packet's priority.
+    Priority(u32),
+    /// Change the bits of congestion notification; a packet without room for a TCP header is dropped, as the kernel does.
+    Ecn(targets::ecn::Ecn),
+    /// Turn TCP options into no-ops; a packet whose TCP header is not all there is dropped.
+    Strip(&'a targets::tcpoptstrip::Strip),
+    /// From here on log every rule that the packet meets.
+    Trace,
+    /// Write an audit record; then the next rule.
+    Audit,
+    /// To a program, which cannot be there: past this table, or the end.
+    Queue {
+        /// Past this table.
+        bypass: bool,
+    },
 }
 
 /// The tables, in the order of their priority at a hook.

@@ -156,6 +156,19 @@ impl Given<'_> {
         self.get(option).and_then(|o| o.values.first())
     }
 
+    /// The first word of an option that must be given.
+    ///
+    /// # Errors
+    /// It is not; the complaint names it.
+    pub fn required(&self, option: usize, name: &str) -> Result<&Word, Complaint> {
+        self.value(option).ok_or_else(|| self.lacks(name))
+    }
+
+    /// A complaint that an option is missing.
+    pub fn lacks(&self, name: &str) -> Complaint {
+        self.word.complain(format!("{} needs --{name}", self.word.text), format!("--{name} in the rule"))
+    }
+
     /// A complaint about the extension as a whole.
     pub fn complain(&self, what: impl Into<String>) -> Complaint {
         Complaint { at: self.word.at.clone(), what: what.into(), accepts: None }

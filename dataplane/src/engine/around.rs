@@ -29,13 +29,7 @@ impl Engine {
     /// What conditions and targets get beside the facts.
     #[inline]
     pub(super) fn context<'a>(&'a self, around: &'a Around<'a>, p: &'a Packet) -> Context<'a> {
-        Context {
-            l3: p.l3(),
-            now: self.now,
-            wall: self.now.wrapping_add(self.wall_offset),
-            around,
-            cells: &self.router.cells,
-        }
+        Context { l3: p.l3(), now: self.now, wall: self.wall(), around, cells: &self.router.cells }
     }
 }
 

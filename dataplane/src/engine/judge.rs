@@ -1,4 +1,4 @@
-//! A packet before a chain: the walk through rules, jumps and policies, and what targets do on the way.
+//! A packet before a chain: the walk through rules, jumps and policies. What targets do on the way is in [`targets`](super::targets).
 //!
 //! Follows `ipt_do_table`: a rule counts when all its conditions hold, whether or not it ends the walk; a jump leaves the
 //! place to come back to on a stack, a goto does not; the end of a user chain, like RETURN, goes back to the top of the stack
@@ -9,26 +9,29 @@ use super::generation::Generation;
 use super::packet::Packet;
 use super::program::{Chain, Found, Program};
 use super::trace::Step;
-use crate::conntrack::Ct;
-use crate::icmp::Error;
 use crate::log::LogEvent;
-use crate::nat::prefix;
-use crate::packet::edit;
-use crate::packet::mss::clamp_mss;
 use crate::reason::DropReason;
 use std::ops::Range;
-use sumun_config::facts::{CtState, Family, Surroundings, status};
 use sumun_config::rule::targets::nat::Nat;
-use sumun_config::rule::targets::npt::{End, Npt};
-use sumun_config::rule::targets::tcpmss::Mss;
-use sumun_config::rule::{Effect, Hook, Policy, Table};
+use sumun_config::rule::targets::verdict::Verdict;
+use sumun_config::rule::{Effect, Hook, Policy, Table, Target};
+
+/// How a packet goes on from a table.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) enum Passed<'g> {
+    /// To the next one.
+    Plainly,
+    /// With the mapping that a rule of `nat` chose.
+    Mapped(&'g Nat),
+    /// Past a queue that nobody listens to: what table `nat` does beyond its chain is left out.
+    Bypassing,
+}
 
 /// Where a walk goes on when a chain ends.
 pub(super) type Return = (u32, Range<u32>);
 
 impl Engine {
-    /// The verdict of the table's chain at this hook: on with the packet, with a mapping where a rule of `nat` chose one, or
-    /// its end. Nothing happens where the table has no chain here.
+    /// The verdict of the table's chain at this hook: on with the packet, or its end. Nothing happens where the table has no chain here.
     #[inline(always)]
     pub(super) fn judge<'g>(
         &mut self,
@@ -36,11 +39,11 @@ impl Engine {
         hook: Hook,
         table: Table,
         p: &mut Packet,
-    ) -> Result<Option<&'g Nat>, DropReason> {
-        let Some(base) = g.program(p.facts.family).entry(table, hook) else { return Ok(None) };
+    ) -> Result<Passed<'g>, DropReason> {
+        let Some(base) = g.program(p.facts.family).entry(table, hook) else { return Ok(Passed::Plainly) };
         match g.program(p.facts.family).chain(base).rules.is_empty() {
             // Most chains of most routers.
-            true => self.policy(g, hook, table, base, p).map(|()| None),
+            true => self.policy(g, hook, table, base, p),
             false => self.walk(g, hook, table, base, p),
         }
     }
@@ -54,7 +57,7 @@ impl Engine {
         table: Table,
         base: u32,
         p: &mut Packet,
-    ) -> Result<Option<&'g Nat>, DropReason> {
+    ) -> Result<Passed<'g>, DropReason> {
         let program = g.program(p.facts.family);
         let mut chain = base;
         let mut rules = program.chain(base).rules.clone();
@@ -65,13 +68,18 @@ impl Engine {
             let at = match program.find(chain, rules.start, &p.facts, &cx) {
                 Found::Rule(at) => at,
                 Found::Hotdrop => return Err(DropReason::RuleDrop),
-                Found::End => match self.returns.pop() {
-                    Some(back) => {
-                        (chain, rules) = back;
-                        continue;
+                Found::End => {
+                    if p.is_traced && chain != base {
+                        self.tell_end(program, table, chain, "return", p);
                     }
-                    None => return self.policy(g, hook, table, base, p).map(|()| None),
-                },
+                    match self.returns.pop() {
+                        Some(back) => {
+                            (chain, rules) = back;
+                            continue;
+                        }
+                        None => return self.policy(g, hook, table, base, p),
+                    }
+                }
             };
             let rule = program.rule(at);
             g.banks[self.worker].slot(rule.slot).count(p.facts.len as usize);
@@ -80,16 +88,19 @@ impl Engine {
                 Some(target) => target.act(&p.facts, &cx),
                 None => Effect::Continue,
             };
+            if p.is_traced {
+                self.tell_rule(program, table, chain, at, chain == base, p);
+            }
             if self.trace.is_some() {
-                self.note(program, hook, table, chain, at, effect);
+                self.note(program, hook, table, chain, at);
             }
             match effect {
                 Effect::Continue => {}
-                Effect::Accept => return Ok(None),
+                Effect::Accept => return Ok(Passed::Plainly),
                 Effect::Drop => return Err(DropReason::RuleDrop),
                 Effect::Return => match self.returns.pop() {
                     Some(back) => (chain, rules) = back,
-                    None => return self.policy(g, hook, table, base, p).map(|()| None),
+                    None => return self.policy(g, hook, table, base, p),
                 },
                 Effect::Jump(to) => {
                     self.returns.push((chain, rules));
@@ -104,51 +115,35 @@ impl Engine {
                     self.refuse(g, p, with);
                     return Err(DropReason::Reject);
                 }
-                Effect::Nat(nat) => return Ok(Some(nat)),
-                Effect::Log(log) => {
-                    let wall = self.now.wrapping_add(self.wall_offset);
-                    self.router.log.push(LogEvent::new(log, &p.facts, p.l3(), wall));
-                }
-                Effect::Mark(mark) => p.facts.mark = mark,
-                Effect::ConnMark(mark) => {
-                    if p.facts.has_ct {
-                        self.tracker.set_mark(p.ct, mark);
-                        p.facts.ct_mark = mark;
-                    }
-                }
-                Effect::Ttl(ttl) => p.edit(|l3, facts| edit::set_ttl(l3, facts, ttl)),
-                Effect::Tos(tos) => p.edit(|l3, facts| edit::set_tos(l3, facts, tos)),
-                Effect::Mss(mss) => self.set_mss(g, p, mss)?,
-                Effect::Ct(_) => {
-                    // Rules of raw behind this one see what the kernel shows them: a flow that is none.
-                    if matches!(p.ct, Ct::None) {
-                        p.ct = Ct::Template(at);
-                        p.facts.has_ct = true;
-                        p.facts.ct_state = CtState::New;
-                        p.facts.ct_status = status::CONFIRMED | status::TEMPLATE;
-                    }
-                }
-                Effect::Npt(npt) => self.set_prefix(g, p, npt)?,
-                Effect::Untrack => {
-                    if matches!(p.ct, Ct::None) {
-                        p.ct = Ct::Untracked;
-                        p.facts.ct_state = CtState::Untracked;
-                    }
-                }
+                Effect::Nat(nat) => return Ok(Passed::Mapped(nat)),
+                Effect::Queue { bypass: true } => return Ok(Passed::Bypassing),
+                Effect::Queue { bypass: false } => return Err(DropReason::QueueUnheard),
+                effect => self.carry_out(g, at, effect, p)?,
             }
         }
     }
 
     /// The end of a built-in chain: its policy decides and counts.
     #[inline]
-    fn policy(&mut self, g: &Generation, hook: Hook, table: Table, base: u32, p: &Packet) -> Result<(), DropReason> {
-        let chain = g.program(p.facts.family).chain(base);
+    fn policy(
+        &mut self,
+        g: &Generation,
+        hook: Hook,
+        table: Table,
+        base: u32,
+        p: &Packet,
+    ) -> Result<Passed<'static>, DropReason> {
+        let program = g.program(p.facts.family);
+        let chain = program.chain(base);
         g.banks[self.worker].slot(chain.slot).count(p.facts.len as usize);
+        if p.is_traced {
+            self.tell_end(program, table, base, "policy", p);
+        }
         if self.trace.is_some() {
             self.note_policy(hook, table, chain);
         }
         match chain.policy {
-            Policy::Accept => Ok(()),
+            Policy::Accept => Ok(Passed::Plainly),
             Policy::Drop => Err(DropReason::PolicyDrop),
         }
     }
@@ -165,61 +160,44 @@ impl Engine {
 
     /// Records a matched rule where a trace is wanted.
     #[cold]
-    fn note(&mut self, program: &Program, hook: Hook, table: Table, chain: u32, rule: u32, effect: Effect) {
+    fn note(&mut self, program: &Program, hook: Hook, table: Table, chain: u32, rule: u32) {
         let Some(trace) = &mut self.trace else { return };
-        let chain = program.chain(chain);
-        let verdict = match effect {
-            Effect::Continue => "CONTINUE".into(),
-            Effect::Accept => "ACCEPT".into(),
-            Effect::Drop => "DROP".into(),
-            Effect::Return => "RETURN".into(),
-            Effect::Jump(to) | Effect::Goto(to) => program.chain(to).name.clone(),
-            Effect::Reject(_) => "REJECT".into(),
-            Effect::Log(_) => "LOG".into(),
-            Effect::Mark(_) => "MARK".into(),
-            Effect::ConnMark(_) => "CONNMARK".into(),
-            Effect::Ttl(_) => "TTL".into(),
-            Effect::Tos(_) => "TOS".into(),
-            Effect::Mss(_) => "TCPMSS".into(),
-            Effect::Untrack => "NOTRACK".into(),
-            Effect::Ct(_) => "CT".into(),
-            Effect::Npt(npt) => match npt.end {
-                End::Source => "SNPT".into(),
-                End::Destination => "DNPT".into(),
-            },
-            Effect::Nat(nat) => format!("{:?}", nat.kind).to_uppercase(),
+        let verdict = match &program.rule(rule).target {
+            None => "CONTINUE".into(),
+            Some(Target::Verdict(Verdict::Jump(to) | Verdict::Goto(to))) => program.chain(*to).name.clone(),
+            Some(target) => target.told(program.family()),
         };
+        let chain = program.chain(chain);
         let rule = Some(rule - chain.rules.start + 1);
         trace.steps.push(Step { hook, table, chain: chain.name.clone(), rule, verdict });
     }
 
-    /// TCPMSS: the clamped value is the smaller MTU of both directions less the headers (`tcpmss_mangle_packet`).
-    fn set_mss(&mut self, g: &Generation, p: &mut Packet, mss: Mss) -> Result<(), DropReason> {
-        let mss = match mss {
-            Mss::Set(mss) => mss,
-            Mss::Clamp => {
-                let around = self.around(g, p);
-                let mtu = p.hop.mtu.min(around.path_mtu(&p.facts, true));
-                let headers = match p.facts.family {
-                    Family::V4 => 40,
-                    Family::V6 => 60,
-                };
-                mtu.checked_sub(headers).filter(|mss| *mss > 0).ok_or(DropReason::MalformedTcp)?
-            }
+    /// Logs the rule that a traced packet meets. As the kernel has it, a rule without conditions that ends its chain is told as
+    /// the chain's end (`get_chaininfo_rulenum`).
+    #[cold]
+    fn tell_rule(&self, program: &Program, table: Table, chain: u32, at: u32, is_base: bool, p: &Packet) {
+        let (rule, chain) = (program.rule(at), program.chain(chain));
+        let ends = matches!(
+            rule.target,
+            Some(Target::Verdict(Verdict::Accept | Verdict::Drop | Verdict::Return | Verdict::Queue))
+        );
+        let kind = match (ends && rule.is_bare, is_base) {
+            (false, _) => "rule",
+            (true, true) => "policy",
+            (true, false) => "return",
         };
-        clamp_mss(&mut p.frame, p.l3, &mut p.facts, mss)
+        self.tell(table, &chain.name, kind, at - chain.rules.start + 1, p);
     }
 
-    /// SNPT and DNPT; an address that cannot be mapped is a problem of its header (`ip6t_snpt_tg`, `ip6t_dnpt_tg`).
-    fn set_prefix(&mut self, g: &Generation, p: &mut Packet, npt: &Npt) -> Result<(), DropReason> {
-        if p.edit(|l3, facts| prefix::is_mapped(npt, l3, facts)) {
-            return Ok(());
-        }
-        let pointer = match npt.end {
-            End::Source => 8,
-            End::Destination => 24,
-        };
-        self.answer(g, p, Error::ParamProblem { code: 0, pointer });
-        Err(DropReason::NatFailed)
+    /// Logs the end of a chain that a traced packet meets.
+    #[cold]
+    fn tell_end(&self, program: &Program, table: Table, chain: u32, kind: &str, p: &Packet) {
+        let chain = program.chain(chain);
+        self.tell(table, &chain.name, kind, chain.rules.end - chain.rules.start + 1, p);
+    }
+
+    fn tell(&self, table: Table, chain: &str, kind: &str, number: u32, p: &Packet) {
+        let place = format_args!("{}:{chain}:{kind}:{number}", table.name());
+        self.router.log.push(LogEvent::trace(place, &p.facts, p.l3(), self.wall()));
     }
 }

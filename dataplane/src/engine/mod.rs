@@ -5,6 +5,7 @@
 //! | [`order`] | which tables at which hook, as data |
 //! | `pipeline` | the way of a packet, on one screen |
 //! | `judge` | a packet before a chain |
+//! | `targets` | what targets do to it |
 //! | [`program`], `classify` | chains as flat arrays; which rules of a long one to ask |
 //! | `own` | what the router says and hears itself |
 //! | `gather` | fragments on their way to a packet |
@@ -49,6 +50,7 @@ mod pipeline;
 pub mod program;
 pub mod router;
 pub mod stats;
+mod targets;
 pub mod trace;
 
 pub use router::Router;

@@ -20,6 +20,10 @@ pub struct Packet {
     pub hop: Hop,
     /// Bytes of the largest fragment that it came in, where it did; it leaves in fragments again.
     pub largest: Option<NonZeroU16>,
+    /// As CLASSIFY has set it (`skb->priority`).
+    pub priority: u32,
+    /// TRACE has met it: what rules say of it is logged (`skb->nf_trace`).
+    pub is_traced: bool,
 }
 
 /// Where a packet goes next: the port, the address on its link, and the largest packet for it.
@@ -42,7 +46,7 @@ impl Packet {
     /// A packet that conntrack has not seen.
     #[inline]
     pub fn new(frame: Frame, facts: Facts, l3: u16) -> Packet {
-        Packet { frame, facts, l3, ct: Ct::None, hop: Hop::NOWHERE, largest: None }
+        Packet { frame, facts, l3, ct: Ct::None, hop: Hop::NOWHERE, largest: None, priority: 0, is_traced: false }
     }
 
     /// The IP packet: header to the end of what its length says; what the link padded is not part of it.

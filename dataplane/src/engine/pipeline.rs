@@ -12,6 +12,7 @@
 use super::Engine;
 use super::fate::Fate;
 use super::generation::Generation;
+use super::judge::Passed;
 use super::order::Stage;
 use super::packet::{Hop, Packet};
 use crate::conntrack::{Ct, Invalid, Template};
@@ -185,8 +186,7 @@ impl Engine {
         }
         let logged = g.policy.sysctl.nf_conntrack_log_invalid;
         if logged != 0 && (logged == u8::MAX || logged == p.facts.proto) {
-            let wall = self.now.wrapping_add(self.wall_offset);
-            self.router.log.push(LogEvent::invalid(why.name(), &p.facts, p.l3(), wall));
+            self.router.log.push(LogEvent::invalid(why.name(), &p.facts, p.l3(), self.wall()));
         }
     }
 
@@ -196,7 +196,11 @@ impl Engine {
         // ICMP errors have their flow's mapping. A reset in the name of a flow that is still new asks for one, as the kernel's.
         let is_error = flow.related && matches!(p.facts.proto, proto::ICMP | proto::ICMPV6);
         if !is_error && self.tracker.is_unmapped(flow, manip) {
-            let nat = self.judge(g, hook, Table::Nat, p)?.copied();
+            let nat = match self.judge(g, hook, Table::Nat, p)? {
+                Passed::Plainly => None,
+                Passed::Mapped(nat) => Some(*nat),
+                Passed::Bypassing => return Ok(()),
+            };
             let range = nat.map(|nat| self.resolve_range(g, hook, p, nat)).transpose()?;
             let random = self.rng.next();
             self.tracker.map(flow, manip, range.as_ref(), &p.facts, random)?;

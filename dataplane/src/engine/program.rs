@@ -15,6 +15,7 @@ use sumun_config::ruleset::Tables;
 /// The rules of a family, ready to run.
 #[derive(Debug)]
 pub struct Program {
+    family: Family,
     chains: Vec<Chain>,
     rules: Vec<Rule>,
     conds: Vec<Cond>,
@@ -44,6 +45,8 @@ pub struct Chain {
 #[derive(Debug)]
 pub struct Rule {
     conds: Range<u32>,
+    /// It asks nothing at all, not even for a comment.
+    pub is_bare: bool,
     /// What happens to what it matches; jumps name chains of the program.
     pub target: Option<Target>,
     /// Counter slot.
@@ -66,6 +69,7 @@ impl Program {
     /// each of its rules, in order. The tables have been verified.
     pub fn build(family: Family, tables: &Tables, mut slot: impl FnMut() -> u32) -> Program {
         let mut program = Program {
+            family,
             chains: Vec::new(),
             rules: Vec::new(),
             conds: Vec::new(),
@@ -93,7 +97,8 @@ impl Program {
                         other => other.clone(),
                     };
                     let conds = conds..program.conds.len() as u32;
-                    program.rules.push(Rule { conds, target, slot: slot() });
+                    let is_bare = rule.conds.is_empty();
+                    program.rules.push(Rule { conds, is_bare, target, slot: slot() });
                 }
                 program.chains.push(Chain {
                     name: chain.name.clone(),
@@ -117,6 +122,11 @@ impl Program {
             });
             chain.index = Index::build(family, rules).map(Box::new);
         }
+    }
+
+    /// The family whose rules these are.
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     /// The built-in chain of a table at a hook, where the table has one.

@@ -7,7 +7,7 @@ use super::LogEvent;
 use crate::packet::extension::is_extension;
 use crate::packet::view::{Icmp, Ipv4, Ipv6, Tcp, Udp};
 use std::fmt::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use sumun_config::facts::{Family, PortId, proto};
 
 /// The line of an event, without time and level; `ports` are the names by [`PortId`].
@@ -33,6 +33,9 @@ struct Packet<'a> {
 impl<'a> Packet<'a> {
     fn line(&mut self, ports: &[String]) -> fmt::Result {
         let event = self.event;
+        if let Some(number) = event.audit {
+            return self.audit(number);
+        }
         let name = |port: PortId| port.index().and_then(|index| ports.get(index)).map_or("", String::as_str);
         let prefix = String::from_utf8_lossy(event.prefix());
         write!(self.out, "{prefix}IN={} OUT={} ", name(event.iif), name(event.oif))?;
@@ -47,6 +50,49 @@ impl<'a> Packet<'a> {
             write!(self.out, "MARK=0x{:x} ", event.mark)?;
         }
         Ok(())
+    }
+
+    /// The record as the kernel prints it where no daemon takes it, under the number that it has for NETFILTER_PKT.
+    fn audit(&mut self, number: u64) -> fmt::Result {
+        let LogEvent { wall, mark, .. } = *self.event;
+        let (seconds, millis) = (wall / 1_000_000_000, wall / 1_000_000 % 1000);
+        write!(self.out, "audit: type=1324 audit({seconds}.{millis:03}:{number}): mark=0x{mark:x} ")?;
+        match self.event.family {
+            Family::V4 => match Ipv4::new(self.bytes) {
+                Some(ip) => {
+                    let (source, destination) = (Ipv4Addr::from(ip.source()), Ipv4Addr::from(ip.destination()));
+                    write!(self.out, "saddr={source} daddr={destination} proto={}", ip.protocol())
+                }
+                None => self.out.write_str("saddr=? daddr=? proto=-1"),
+            },
+            Family::V6 => match Ipv6::new(self.bytes) {
+                Some(ip) => {
+                    let (source, destination) = (Ipv6Addr::from(ip.source()), Ipv6Addr::from(ip.destination()));
+                    let upper = self.audited(ip.next_header()).unwrap_or(ip.next_header());
+                    write!(self.out, "saddr={source} daddr={destination} proto={upper}")
+                }
+                None => self.out.write_str("saddr=? daddr=? proto=-1"),
+            },
+        }
+    }
+
+    /// The header behind IPv6 extension headers (`ipv6_skip_exthdr`), which is the fragment header in a later fragment.
+    fn audited(&self, mut next: u8) -> Option<u8> {
+        let mut at = Ipv6::LEN;
+        while is_extension(next) {
+            let header = self.from(at);
+            let [following, len, ..] = *header else { return None };
+            at += match next {
+                proto::FRAGMENT => match u16::from_be_bytes([*header.get(2)?, *header.get(3)?]) & 0xfff8 {
+                    0 => 8,
+                    _ => return Some(next),
+                },
+                proto::AH => (usize::from(len) + 2) * 4,
+                _ => (usize::from(len) + 1) * 8,
+            };
+            next = following;
+        }
+        (next != proto::NONE).then_some(next)
     }
 
     fn mac(&mut self) -> fmt::Result {
@@ -361,6 +407,7 @@ impl<'a> Packet<'a> {
 mod tests {
     use super::*;
     use crate::packet::parse::{self, Parsed};
+    use crate::packet::sample;
     use proptest::prelude::*;
     use sumun_config::facts::Facts;
     use sumun_config::rule::targets::log::Log;
@@ -412,6 +459,30 @@ mod tests {
             count += 1;
         }
         assert!(count > 80);
+    }
+
+    #[test]
+    fn an_audit_record_is_the_kernels() {
+        let record = |family, bytes: &[u8]| {
+            let facts = Facts { mark: 0x1a, len: bytes.len() as u16, ..Facts::blank(family) };
+            line(&LogEvent::audit(7, &facts, bytes, 1_700_000_000_123_456_789), &[])
+        };
+        let before = "audit: type=1324 audit(1700000000.123:7): mark=0x1a ";
+        let v4 = sample::packet(Family::V4, proto::UDP, &sample::udp(1, 2, b""));
+        let (source, destination) = (
+            Ipv4Addr::from_octets(*v4[12..].first_chunk().unwrap()),
+            Ipv4Addr::from_octets(*v4[16..].first_chunk().unwrap()),
+        );
+        assert_eq!(record(Family::V4, &v4), format!("{before}saddr={source} daddr={destination} proto=17"));
+        assert_eq!(record(Family::V4, &v4[..12]), format!("{before}saddr=? daddr=? proto=-1"));
+        let proto_of = |next: u8, payload: &[u8]| {
+            let line = record(Family::V6, &sample::packet(Family::V6, next, payload));
+            line.split_once("proto=").unwrap().1.to_string()
+        };
+        assert_eq!(proto_of(0, &[60, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0]), "17");
+        assert_eq!(proto_of(44, &[17, 0, 0, 8, 0, 0, 0, 9]), "44");
+        assert_eq!(proto_of(44, &[17, 0, 0, 1, 0, 0, 0, 9]), "17");
+        assert_eq!(proto_of(60, &[59, 0, 1, 4, 0, 0, 0, 0]), "60");
     }
 
     #[test]

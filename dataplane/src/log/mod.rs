@@ -11,14 +11,16 @@ pub use line::line;
 pub use writer::Writer;
 
 use crossbeam_queue::ArrayQueue;
+use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use sumun_config::facts::{Facts, Family, PortId};
 use sumun_config::rule::targets::log::Log;
 
 /// Bytes of a packet that an event keeps, from the IP header on: all headers of an ICMP error and of the packet it quotes.
 pub const KEPT: usize = 256;
-/// Longest prefix: of a rule (29 bytes), or of an INVALID packet with its protocol and the name of a reason.
-pub const PREFIX: usize = 48;
+/// Longest prefix: of a rule (29 bytes), of an INVALID packet with its protocol and the name of a reason, or of a traced one
+/// with its table, its chain (28 bytes) and the number of a rule.
+pub const PREFIX: usize = 64;
 
 /// What a LOG rule saw: everything that its line needs, on no heap.
 #[derive(Clone, Copy, Debug)]
@@ -31,8 +33,9 @@ pub struct LogEvent {
     tcp_options: bool,
     ip_options: bool,
     macdecode: bool,
-    prefix: [u8; PREFIX],
-    prefix_len: u8,
+    prefix: Prefix,
+    /// Not a line about the packet but an audit record with this number.
+    audit: Option<u64>,
     family: Family,
     iif: PortId,
     oif: PortId,
@@ -54,31 +57,33 @@ impl LogEvent {
             tcp_options: log.tcp_options,
             ip_options: log.ip_options,
             macdecode: log.macdecode,
-            ..LogEvent::bare(&[log.prefix.as_bytes()], facts, l3, wall)
+            ..LogEvent::bare(format_args!("{}", log.prefix), facts, l3, wall)
         }
     }
 
     /// The event of a packet that conntrack could not place, and why: without ports, as conntrack has none to tell
     /// (`nf_ct_l4proto_log_invalid`).
     pub fn invalid(why: &str, facts: &Facts, l3: &[u8], wall: u64) -> LogEvent {
-        let digit = |unit: u8| b'0' + facts.proto / unit % 10;
-        let digits = [digit(100), digit(10), digit(1)];
-        let first = match facts.proto {
-            0..=9 => 2,
-            10..=99 => 1,
-            _ => 0,
-        };
-        let prefix = [b"nf_ct_proto_", &digits[first..], b": ", why.as_bytes(), b" "];
-        LogEvent { iif: PortId::NONE, oif: PortId::NONE, has_link: false, ..LogEvent::bare(&prefix, facts, l3, wall) }
+        let prefix = format_args!("nf_ct_proto_{}: {why} ", facts.proto);
+        LogEvent { iif: PortId::NONE, oif: PortId::NONE, has_link: false, ..LogEvent::bare(prefix, facts, l3, wall) }
+    }
+
+    /// The event of a traced packet at a rule, a chain's end or a policy (`trace_packet` of ip_tables). `place` is
+    /// `TABLE:CHAIN:KIND:NUMBER`.
+    pub fn trace(place: fmt::Arguments, facts: &Facts, l3: &[u8], wall: u64) -> LogEvent {
+        LogEvent { level: 4, ..LogEvent::bare(format_args!("TRACE: {place} "), facts, l3, wall) }
+    }
+
+    /// The audit record of that number of a packet (`audit_tg`).
+    pub fn audit(number: u64, facts: &Facts, l3: &[u8], wall: u64) -> LogEvent {
+        LogEvent { audit: Some(number), ..LogEvent::bare(format_args!(""), facts, l3, wall) }
     }
 
     /// An event of level notice with all details.
-    fn bare(parts: &[&[u8]], facts: &Facts, l3: &[u8], wall: u64) -> LogEvent {
-        let (mut prefix, mut prefix_len) = ([0; PREFIX], 0);
-        for byte in parts.iter().flat_map(|part| part.iter()).take(PREFIX) {
-            prefix[prefix_len] = *byte;
-            prefix_len += 1;
-        }
+    fn bare(prefix: fmt::Arguments, facts: &Facts, l3: &[u8], wall: u64) -> LogEvent {
+        let mut text = Prefix { bytes: [0; PREFIX], len: 0 };
+        // What does not fit is left out, and nothing else can go wrong.
+        let _ = text.write_fmt(prefix);
         let kept = l3.len().min(usize::from(facts.len)).min(KEPT);
         let mut bytes = [0; KEPT];
         bytes[..kept].copy_from_slice(&l3[..kept]);
@@ -89,8 +94,8 @@ impl LogEvent {
             tcp_options: true,
             ip_options: true,
             macdecode: false,
-            prefix,
-            prefix_len: prefix_len as u8,
+            prefix: text,
+            audit: None,
             family: facts.family,
             iif: facts.iif,
             oif: facts.oif,
@@ -109,7 +114,24 @@ impl LogEvent {
     }
 
     fn prefix(&self) -> &[u8] {
-        &self.prefix[..usize::from(self.prefix_len)]
+        &self.prefix.bytes[..usize::from(self.prefix.len)]
+    }
+}
+
+/// What stands before a line. Text that is too long is cut.
+#[derive(Clone, Copy, Debug)]
+struct Prefix {
+    bytes: [u8; PREFIX],
+    len: u8,
+}
+
+impl fmt::Write for Prefix {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let at = usize::from(self.len);
+        let len = text.len().min(PREFIX - at);
+        self.bytes[at..at + len].copy_from_slice(&text.as_bytes()[..len]);
+        self.len += len as u8;
+        Ok(())
     }
 }
 
@@ -118,12 +140,18 @@ impl LogEvent {
 pub struct LogRing {
     events: ArrayQueue<LogEvent>,
     lost: AtomicU64,
+    audits: AtomicU64,
 }
 
 impl LogRing {
     /// A ring for `capacity` events (at least one).
     pub fn new(capacity: usize) -> LogRing {
-        LogRing { events: ArrayQueue::new(capacity.max(1)), lost: AtomicU64::new(0) }
+        LogRing { events: ArrayQueue::new(capacity.max(1)), lost: AtomicU64::new(0), audits: AtomicU64::new(0) }
+    }
+
+    /// The number of the next audit record.
+    pub fn next_audit(&self) -> u64 {
+        self.audits.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Pushes an event, or counts it as lost.

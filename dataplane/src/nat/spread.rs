@@ -2,18 +2,19 @@
 //! one that the kernel gives (`find_best_ips_proto`): it hashes the addresses without a key and spreads the hash over the range
 //! word by word.
 //!
-//! The hash is Bob Jenkins' lookup3 over the source's four words as they stand in memory, as `jhash2` on a little-endian machine.
+//! The hash is the kernel's over the source's four words as they stand in memory on a little-endian machine.
 
 use super::Manip;
 use crate::conntrack::Tuple;
 use sumun_config::facts::Family;
+use sumun_config::jhash::jhash;
 
 /// The address of the range, which is not of one address only.
 pub(super) fn address(range: (u128, u128), t: &Tuple, manip: Manip, persistent: bool, zone: u16) -> u128 {
     let (used, [low, high]) = (words_of(t.family), [range.0, range.1].map(|addr| words(addr, t.family)));
     let mut dst = words(t.dst, t.family);
     let start = if persistent { 0 } else { dst[used - 1].swap_bytes() ^ u32::from(zone) };
-    let mut hash = lookup3(words(t.src, t.family).map(u32::swap_bytes), start);
+    let mut hash = jhash(&words(t.src, t.family).map(u32::swap_bytes), start);
     let mut found = [0; 4];
     let mut is_below = false;
     for i in 0..used {
@@ -45,34 +46,6 @@ fn words(addr: u128, family: Family) -> [u32; 4] {
         Family::V4 => [addr as u32, 0, 0, 0],
         Family::V6 => [96, 64, 32, 0].map(|shift| (addr >> shift) as u32),
     }
-}
-
-/// The hash of four words.
-fn lookup3(k: [u32; 4], start: u32) -> u32 {
-    let first = 0xdead_beef_u32.wrapping_add(4 << 2).wrapping_add(start);
-    let [mut a, mut b, mut c] = [k[0], k[1], k[2]].map(|word| first.wrapping_add(word));
-    let step = |from: u32, by: u32, turn: u32| from.wrapping_sub(by) ^ by.rotate_left(turn);
-    a = step(a, c, 4);
-    c = c.wrapping_add(b);
-    b = step(b, a, 6);
-    a = a.wrapping_add(c);
-    c = step(c, b, 8);
-    b = b.wrapping_add(a);
-    a = step(a, c, 16);
-    c = c.wrapping_add(b);
-    b = step(b, a, 19);
-    a = a.wrapping_add(c);
-    c = step(c, b, 4);
-    b = b.wrapping_add(a);
-    a = a.wrapping_add(k[3]);
-    let last = |to: u32, by: u32, turn: u32| (to ^ by).wrapping_sub(by.rotate_left(turn));
-    c = last(c, b, 14);
-    a = last(a, c, 11);
-    b = last(b, a, 25);
-    c = last(c, b, 16);
-    a = last(a, c, 4);
-    b = last(b, a, 14);
-    last(c, b, 24)
 }
 
 #[cfg(test)]

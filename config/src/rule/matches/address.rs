@@ -65,7 +65,18 @@ pub fn parse_prefix(word: &Word, family: Family) -> Result<(u128, u8), Complaint
     let Some((addr, mask)) = word::split_once(word, '/') else {
         return Ok((parse_address(word, family)?, family.bits()));
     };
-    let bits = parse_mask(&mask, family)?;
+    let length = prefix_length(&mask, family)?;
+    Ok((parse_address(&addr, family)?, length))
+}
+
+/// A prefix length alone, which may be written as a mask.
+pub fn parse_length(word: &Word, family: Family) -> Result<u8, Complaint> {
+    prefix_length(word, family)
+        .map_err(|mistake| Complaint { what: format!("`{}` is not a prefix length", word.text), ..mistake })
+}
+
+fn prefix_length(mask: &Word, family: Family) -> Result<u8, Complaint> {
+    let bits = parse_mask(mask, family)?;
     let length = (family.bits() as u32 - (family.ones() & !bits).count_ones()) as u8;
     if family.mask(length) != bits {
         return Err(mask.complain(
@@ -73,7 +84,7 @@ pub fn parse_prefix(word: &Word, family: Family) -> Result<(u128, u8), Complaint
             format!("a length from 0 to {}", family.bits()),
         ));
     }
-    Ok((parse_address(&addr, family)?, length))
+    Ok(length)
 }
 
 /// One address of the family, no mask.

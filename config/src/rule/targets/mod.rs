@@ -115,8 +115,8 @@ macro_rules! registry {
 }
 
 registry! {
-    /// ACCEPT, DROP, RETURN, and jumps to user chains.
-    Verdict(verdict::Verdict) = [verdict::ACCEPT, verdict::DROP, verdict::RETURN],
+    /// ACCEPT, DROP, RETURN, QUEUE, and jumps to user chains.
+    Verdict(verdict::Verdict) = [verdict::ACCEPT, verdict::DROP, verdict::RETURN, verdict::QUEUE],
     /// REJECT.
     Reject(reject::Reject) = [reject::V4, reject::V6],
     /// LOG.
@@ -141,13 +141,31 @@ registry! {
     Nat(nat::Nat) = [snat::EXTENSION, dnat::EXTENSION, masquerade::EXTENSION, redirect::EXTENSION, netmap::EXTENSION],
     /// SNPT, DNPT.
     Npt(npt::Npt) = [npt::SNPT, npt::DNPT],
+    /// CHECKSUM.
+    Checksum(checksum::Checksum) = [checksum::EXTENSION],
+    /// CLASSIFY.
+    Classify(classify::Classify) = [classify::EXTENSION],
+    /// ECN.
+    Ecn(ecn::Ecn) = [ecn::EXTENSION],
+    /// TCPOPTSTRIP.
+    Strip(tcpoptstrip::Strip) = [tcpoptstrip::EXTENSION],
+    /// HMARK.
+    Hmark(hmark::Hmark) = [hmark::EXTENSION],
+    /// TRACE.
+    Trace(trace::Trace) = [trace::EXTENSION],
+    /// AUDIT.
+    Audit(audit::Audit) = [audit::EXTENSION],
+    /// NFQUEUE.
+    Queue(nfqueue::Queue) = [nfqueue::EXTENSION],
 }
 
 /// Whether some family has a target of that name: no chain may be called so.
 pub fn is_name(name: &str) -> bool {
     EXTENSIONS.iter().any(|target| target.name == name || target.aliases.contains(&name))
+        || absent::find(name, absent::ABSENT).is_some()
 }
 
+pub mod absent;
 pub mod dnat;
 pub mod masquerade;
 pub mod netmap;
@@ -155,6 +173,15 @@ pub mod redirect;
 pub mod snat;
 
 impl Target {
+    /// What a trace says of it: its name, and a packet's new priority.
+    pub fn told(&self, family: Family) -> String {
+        let mut text = self.extension(family).map_or("", |extension| extension.name).to_string();
+        if let Target::Classify(_) = self {
+            self.print(family, &mut text);
+        }
+        text
+    }
+
     /// Whether a target decoded from untrusted bytes may stand in a rule of this family with these conditions, in a chain
     /// of this table that is reached from these hooks.
     pub fn verify(&self, family: Family, table: Table, hooks: u8, conds: &[Cond]) -> Result<(), String> {

@@ -111,10 +111,7 @@ pub static DNPT: TargetExtension = extension(
 );
 
 fn build(given: &Given, end: End) -> Result<Target, Complaint> {
-    let prefix = |option: usize, name: &str| match given.value(option) {
-        Some(word) => read(word),
-        None => Err(given.complain(format!("{} needs --{name}", given.word.text))),
-    };
+    let prefix = |option, name| given.required(option, name).and_then(read);
     Ok(Target::Npt(Npt { end, from: prefix(0, "src-pfx")?, to: prefix(1, "dst-pfx")? }))
 }
 

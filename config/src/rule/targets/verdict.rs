@@ -1,7 +1,7 @@
-//! `-j ACCEPT`, `-j DROP`, `-j RETURN`, `-j CHAIN`, `-g CHAIN`.
+//! `-j ACCEPT`, `-j DROP`, `-j RETURN`, `-j QUEUE`, `-j CHAIN`, `-g CHAIN`.
 //!
 //! ACCEPT satisfies this table at this hook only; DROP ends the packet; RETURN goes back to the calling chain, in a built-in
-//! chain to its policy. A jump comes back, a goto does not. TOML: `{ protocol = "tcp", dport = 22, target = "ACCEPT" }`.
+//! chain to its policy. QUEUE asks a program at queue 0, as [`nfqueue`](super::nfqueue) does. A jump comes back, a goto does not. TOML: `{ protocol = "tcp", dport = 22, target = "ACCEPT" }`.
 
 use super::{Action, Target};
 use crate::facts::{Context, Facts, Family};
@@ -18,6 +18,8 @@ pub enum Verdict {
     Drop,
     /// Back to the calling chain.
     Return,
+    /// To queue 0.
+    Queue,
     /// `-j CHAIN`
     Jump(u32),
     /// `-g CHAIN`
@@ -72,6 +74,19 @@ pub static RETURN: TargetExtension = named(
     &[Case::Prints(Family::V6, "-o wan+ -j RETURN", "=")],
 );
 
+/// QUEUE
+pub static QUEUE: TargetExtension = named(
+    "QUEUE",
+    |_| Ok(Target::Verdict(Verdict::Queue)),
+    "Asks a program; nobody listens here, so it drops.",
+    r#"{ protocol = "tcp", dport = 80, target = "QUEUE" }"#,
+    &[
+        Case::Prints(Family::V4, "-j QUEUE", "="),
+        Case::Prints(Family::V6, "-p tcp -j QUEUE", "="),
+        Case::Refused(Family::V4, "-j QUEUE --queue-num 1", "no option `--queue-num`"),
+    ],
+);
+
 impl Action for Verdict {
     #[inline]
     fn act(&self, _: &Facts, _: &Context) -> Effect<'_> {
@@ -79,6 +94,7 @@ impl Action for Verdict {
             Verdict::Accept => Effect::Accept,
             Verdict::Drop => Effect::Drop,
             Verdict::Return => Effect::Return,
+            Verdict::Queue => Effect::Queue { bypass: false },
             Verdict::Jump(chain) => Effect::Jump(chain),
             Verdict::Goto(chain) => Effect::Goto(chain),
         }
@@ -89,6 +105,7 @@ impl Action for Verdict {
             Verdict::Accept => Some(&ACCEPT),
             Verdict::Drop => Some(&DROP),
             Verdict::Return => Some(&RETURN),
+            Verdict::Queue => Some(&QUEUE),
             Verdict::Jump(_) | Verdict::Goto(_) => None,
         }
     }
