@@ -3,10 +3,11 @@
 
 use anyhow::{Context, Result, ensure};
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use sumun_config::facts::Family;
+use sumun_config::model::Names;
 use sumun_config::rule::option::{Case, Extension};
-use sumun_config::rule::{Table, matches, targets};
+use sumun_config::rule::{Families, Hook, Reach, Site, Table, matches, parse_text, targets};
 use sumun_testbed::Host;
 
 /// Cases where iptables does not do what Sumun does: what it does, and why Sumun does not.
@@ -46,6 +47,10 @@ const DIFFERENT: &[(Family, &str, Real, &str)] = {
     ]
 };
 
+/// Words of cases that iptables refuses in a table where Sumun takes them, and why.
+const ELSEWHERE: &[(Table, &str, &str)] =
+    &[(Table::Nat, " DROP", "the kernel can; the program thinks that one should not, whatever the rules are for")];
+
 /// What iptables does with a text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Real {
@@ -56,7 +61,10 @@ enum Real {
 }
 
 /// A case and the table that it is tried in.
+#[derive(Clone, Copy)]
 struct Asked {
+    /// The extension that it is one of.
+    of: &'static str,
     table: Table,
     family: Family,
     text: &'static str,
@@ -65,146 +73,224 @@ struct Asked {
 }
 
 fn asked<T>(extension: &Extension<T>) -> impl Iterator<Item = Asked> {
+    let of = extension.name;
     let table = extension.tables.first().copied().unwrap_or(Table::Mangle);
     extension.cases.iter().map(move |case| match *case {
-        Case::Prints(family, text, "=") => Asked { table, family, text, canonical: Some(text) },
-        Case::Prints(family, text, canonical) => Asked { table, family, text, canonical: Some(canonical) },
-        Case::Refused(family, text, _) => Asked { table, family, text, canonical: None },
+        Case::Prints(family, text, "=") => Asked { of, table, family, text, canonical: Some(text) },
+        Case::Prints(family, text, canonical) => Asked { of, table, family, text, canonical: Some(canonical) },
+        Case::Refused(family, text, _) => Asked { of, table, family, text, canonical: None },
     })
 }
 
-/// The real program for a family, in a namespace: to be used from inside it.
-struct Iptables {
-    family: Family,
+fn all_asked() -> Vec<Asked> {
+    let matches = matches::EXTENSIONS.iter().flat_map(|extension| asked(extension));
+    matches.chain(targets::EXTENSIONS.iter().flat_map(|extension| asked(extension))).collect()
 }
 
-impl Iptables {
-    fn program(&self, what: &str) -> String {
+/// A chain of the real program for a family, in a namespace: to be used from inside it.
+#[derive(Clone, Copy)]
+struct Chain {
+    family: Family,
+    table: Table,
+    name: &'static str,
+}
+
+impl Chain {
+    /// A chain that nobody jumps to.
+    fn user(family: Family, table: Table) -> Chain {
+        Chain { family, table, name: "c" }
+    }
+
+    fn program(self, what: &str) -> String {
         let six = if self.family == Family::V6 { "6" } else { "" };
         format!("ip{six}tables-legacy{what}")
     }
 
-    /// Puts rules into the chain `c` of a table, which they fill alone; the reason where one of them is refused.
-    fn restore(&self, table: Table, rules: &[&str]) -> Result<Result<(), String>> {
-        let lines: String = rules.iter().map(|rule| format!("-A c {rule}\n")).collect();
-        let text = format!("*{}\n:c - [0:0]\n{lines}COMMIT\n", table.name());
+    /// Fills the chain with rules and empties all others of the table; the reason where one of them is refused.
+    fn restore(self, rules: &[&str]) -> Result<Result<(), String>> {
+        let lines: String = rules.iter().map(|rule| format!("-A {} {rule}\n", self.name)).collect();
+        let policy = if self.name == "c" { "-" } else { "ACCEPT" };
+        let text = format!("*{}\n:{} {policy} [0:0]\n{lines}COMMIT\n", self.table.name(), self.name);
         let mut command = Command::new(self.program("-restore"));
         command.arg("-w").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         child.stdin.take().context("no standard input")?.write_all(text.as_bytes())?;
-        let output = child.wait_with_output()?;
-        Ok(if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) })
+        Ok(success(&child.wait_with_output()?))
     }
 
     /// The same for a rule whose words only a shell can tell apart: it knows single quotes.
-    fn append(&self, table: Table, rule: &str) -> Result<Result<(), String>> {
-        self.restore(table, &[])?.map_err(anyhow::Error::msg)?;
-        let line = format!("{} -w -t {} -A c {rule}", self.program(""), table.name());
-        let output = Command::new("sh").args(["-c", &line]).output()?;
-        Ok(if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) })
+    fn append(self, rule: &str) -> Result<Result<(), String>> {
+        self.restore(&[])?.map_err(anyhow::Error::msg)?;
+        let line = format!("{} -w -t {} -A {} {rule}", self.program(""), self.table.name(), self.name);
+        Ok(success(&Command::new("sh").args(["-c", &line]).output()?))
     }
 
-    fn alone(&self, table: Table, rule: &str) -> Result<Result<(), String>> {
-        if rule.contains(" '") { self.append(table, rule) } else { self.restore(table, &[rule]) }
+    fn alone(self, rule: &str) -> Result<Result<(), String>> {
+        if rule.contains(" '") { self.append(rule) } else { self.restore(&[rule]) }
     }
 
-    /// The rules of the chain `c`.
-    fn save(&self, table: Table) -> Result<Vec<String>> {
-        let output = Command::new(self.program("-save")).args(["-t", table.name()]).output()?;
+    /// The rules of the chain.
+    fn save(self) -> Result<Vec<String>> {
+        let output = Command::new(self.program("-save")).args(["-t", self.table.name()]).output()?;
         ensure!(output.status.success());
+        let start = format!("-A {}", self.name);
         let text = String::from_utf8_lossy(&output.stdout);
         Ok(text
             .lines()
-            .filter_map(|line| line.strip_prefix("-A c"))
+            .filter_map(|line| line.strip_prefix(&start))
             .map(|rule| rule.trim_start().to_string())
             .collect())
     }
 
     /// What it prints for each rule; the reason where it refuses it.
-    fn printed(&self, table: Table, rules: &[&str]) -> Result<Vec<Result<String, String>>> {
+    fn printed(self, rules: &[&str]) -> Result<Vec<Result<String, String>>> {
         let together = !rules.iter().any(|rule| rule.contains(" '"));
-        if together && self.restore(table, rules)?.is_ok() {
-            let lines = self.save(table)?;
+        if together && self.restore(rules)?.is_ok() {
+            let lines = self.save()?;
             ensure!(lines.len() == rules.len(), "{} lines of {} rules", lines.len(), rules.len());
             return Ok(lines.into_iter().map(Ok).collect());
         }
         match rules {
             [] => Ok(Vec::new()),
-            [rule] => match self.alone(table, rule)? {
-                Ok(()) => Ok(vec![Ok(self.save(table)?.join(" / "))]),
+            [rule] => match self.alone(rule)? {
+                Ok(()) => Ok(vec![Ok(self.save()?.join(" / "))]),
                 Err(why) => Ok(vec![Err(why)]),
             },
             _ => {
                 let (first, second) = rules.split_at(rules.len() / 2);
-                Ok([self.printed(table, first)?, self.printed(table, second)?].concat())
+                Ok([self.printed(first)?, self.printed(second)?].concat())
             }
         }
     }
 }
 
+fn success(output: &Output) -> Result<(), String> {
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_string()) }
+}
+
+fn known(case: &Asked) -> Option<Real> {
+    DIFFERENT.iter().find(|entry| entry.0 == case.family && entry.1 == case.text).map(|entry| entry.2)
+}
+
+/// What is not as it should be with a case; nothing as a rule.
+fn wrong(case: &Asked, real: &Result<String, String>) -> Option<String> {
+    let Asked { family, text, table, canonical, .. } = *case;
+    let end = match real {
+        Ok(line) => format!("iptables prints {line:?}"),
+        Err(why) => format!("iptables refuses it: {why}"),
+    };
+    let is = match (real, known(case), canonical) {
+        (Ok(line), None, Some(canonical)) => line == canonical,
+        (Err(_), None, None) | (Ok(_), Some(Real::Takes), None) | (Err(_), Some(Real::Refuses), Some(_)) => true,
+        _ => false,
+    };
+    let ours = match (known(case), canonical) {
+        (Some(known), _) => format!("not so any more: {known:?}"),
+        (None, Some(canonical)) => format!("printed as {canonical:?}"),
+        (None, None) => "refused".into(),
+    };
+    (!is).then(|| format!("{family:?} {} {text:?}: {ours}, {end}", table.name()))
+}
+
 /// Tries cases of one family and table, and tells what is not as it should be.
 fn try_all(family: Family, table: Table, cases: &[&Asked]) -> Result<Vec<String>> {
-    let iptables = Iptables { family };
-    let mut wrong = Vec::new();
-    let mut compare = |case: &Asked, real: Result<String, String>| {
-        let (family, text) = (case.family, case.text);
-        let known = DIFFERENT.iter().find(|entry| entry.0 == family && entry.1 == text).map(|entry| entry.2);
-        let is = |expected: Real| match (&real, expected, case.canonical) {
-            (Ok(_), Real::Takes, canonical) => canonical.is_none(),
-            (Err(_), Real::Refuses, canonical) => canonical.is_some(),
-            _ => false,
-        };
-        let equal = match (&real, case.canonical) {
-            (Ok(line), Some(canonical)) => line == canonical,
-            (Err(_), None) => true,
-            _ => false,
-        };
-        let end = || match &real {
-            Ok(line) => format!("iptables prints {line:?}"),
-            Err(why) => format!("iptables refuses it: {}", why.trim()),
-        };
-        let ours = case.canonical.map_or("refused".into(), |canonical| format!("printed as {canonical:?}"));
-        match known {
-            None if !equal => wrong.push(format!("{family:?} {} {text:?}: {ours}, {}", table.name(), end())),
-            Some(expected) if !is(expected) => {
-                wrong.push(format!("{family:?} {text:?}: not so any more: {expected:?}; {}", end()));
-            }
-            _ => {}
-        }
-    };
+    let chain = Chain::user(family, table);
     let (taken, refused): (Vec<&Asked>, Vec<&Asked>) = cases.iter().partition(|case| case.canonical.is_some());
     let texts: Vec<&str> = taken.iter().map(|case| case.text).collect();
-    for (case, real) in taken.iter().zip(iptables.printed(table, &texts)?) {
-        compare(case, real);
-    }
+    let printed = chain.printed(&texts)?;
+    let mut found: Vec<String> = taken.iter().zip(&printed).filter_map(|(case, real)| wrong(case, real)).collect();
     for case in refused {
-        let real = iptables.alone(table, case.text)?;
-        compare(case, if real.is_ok() { Ok(iptables.save(table)?.join(" / ")) } else { real.map(|()| String::new()) });
+        let real = match chain.alone(case.text)? {
+            Ok(()) => Ok(chain.save()?.join(" / ")),
+            Err(why) => Err(why),
+        };
+        found.extend(wrong(case, &real));
     }
-    Ok(wrong)
+    Ok(found)
 }
 
 #[test]
 fn iptables_takes_prints_and_refuses_the_same() -> Result<()> {
     let host = Host::new(&format!("{}-spelling", std::process::id()))?;
-    let cases: Vec<Asked> = matches::EXTENSIONS
-        .iter()
-        .flat_map(|extension| asked(extension))
-        .chain(targets::EXTENSIONS.iter().flat_map(|extension| asked(extension)))
-        .collect();
-    let wrong = host.inside(|| {
-        let mut wrong = Vec::new();
+    let cases = all_asked();
+    let found = host.inside(|| {
+        let mut found = Vec::new();
         for family in Family::ALL {
             for table in Table::ALL {
                 let of: Vec<&Asked> = cases.iter().filter(|c| (c.family, c.table) == (family, table)).collect();
-                wrong.extend(try_all(family, table, &of)?);
+                found.extend(try_all(family, table, &of)?);
             }
         }
-        Ok(wrong)
+        Ok(found)
     })?;
     let unknown: Vec<_> =
         DIFFERENT.iter().filter(|d| !cases.iter().any(|c| (c.family, c.text) == (d.0, d.1))).collect();
     assert!(unknown.is_empty(), "no such cases: {unknown:?}");
-    assert!(wrong.is_empty(), "{} cases differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(found.is_empty(), "{} cases differ:\n{}", found.len(), found.join("\n"));
+    Ok(())
+}
+
+/// The built-in chains of all tables.
+fn built_in(family: Family) -> impl Iterator<Item = (Chain, Hook)> {
+    Table::ALL.into_iter().flat_map(move |table| {
+        table.hooks().iter().map(move |&hook| (Chain { family, table, name: hook.name() }, hook))
+    })
+}
+
+/// Whether Sumun takes a text in a built-in chain.
+fn takes(text: &str, chain: Chain, hook: Hook) -> bool {
+    let ports = ["lan0", "lan1", "wan0", "eth0"].map(String::from);
+    let site = Site {
+        families: Families::Only(chain.family),
+        table: chain.table,
+        reach: Reach::BuiltIn(hook),
+        ports: &ports,
+        names: Names::NONE,
+        base: 0,
+        line: 0,
+    };
+    parse_text(text, &site).is_ok()
+}
+
+#[test]
+fn iptables_takes_them_in_the_same_chains() -> Result<()> {
+    let host = Host::new(&format!("{}-places", std::process::id()))?;
+    let mut cases = all_asked();
+    cases.retain(|case| case.canonical.is_some() && known(case).is_none());
+    let found = host.inside(|| {
+        let mut found = Vec::new();
+        for family in Family::ALL {
+            let cases: Vec<Asked> = cases.iter().filter(|case| case.family == family).copied().collect();
+            let inhibited = |table: Table, text: &str| ELSEWHERE.iter().any(|e| e.0 == table && text.contains(e.1));
+            let mut refused: Vec<Vec<bool>> = vec![Vec::new(); cases.len()];
+            for (chain, hook) in built_in(family) {
+                let taken: Vec<bool> = cases.iter().map(|case| takes(case.text, chain, hook)).collect();
+                let texts: Vec<&str> =
+                    cases.iter().zip(&taken).filter(|(_, taken)| **taken).map(|(c, _)| c.text).collect();
+                for (text, real) in texts.iter().zip(chain.printed(&texts)?) {
+                    if real.is_ok() == inhibited(chain.table, text) {
+                        found.push(format!("{family:?} {} {}: {text:?}: {real:?}", chain.table.name(), chain.name));
+                    }
+                }
+                refused.iter_mut().zip(taken).for_each(|(refused, taken)| refused.push(!taken));
+            }
+            // Of an extension's cases that are refused in the same chains, one is asked.
+            let mut asked: Vec<(&str, &[bool])> = Vec::new();
+            for (case, refused) in cases.iter().zip(&refused) {
+                if asked.contains(&(case.of, refused)) {
+                    continue;
+                }
+                asked.push((case.of, refused));
+                for ((chain, _), _) in built_in(family).zip(refused).filter(|(_, refused)| **refused) {
+                    if chain.alone(case.text)?.is_ok() {
+                        let place = format!("{family:?} {} {}", chain.table.name(), chain.name);
+                        found.push(format!("{place}: {:?} is refused, iptables takes it", case.text));
+                    }
+                }
+            }
+        }
+        Ok(found)
+    })?;
+    assert!(found.is_empty(), "{} differ:\n{}", found.len(), found.join("\n"));
     Ok(())
 }
