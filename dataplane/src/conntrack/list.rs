@@ -165,6 +165,9 @@ impl fmt::Display for FlowView {
         if original == reply && original != 0 {
             write!(f, "zone={original} ")?;
         }
+        if let Some(helper) = self.helper {
+            write!(f, "helper={} ", helper.name())?;
+        }
         write!(f, "use=1")
     }
 }
@@ -341,6 +344,7 @@ mod tests {
     fn flows_print_as_conntrack_prints_them() {
         let assured = status::SEEN_REPLY | status::ASSURED;
         let mut counted = view(proto::UDP, None, 0);
+        let helped = FlowView { helper: Some(Helper::Tftp), ..view(proto::UDP, None, status::SEEN_REPLY) };
         (counted.original.packets, counted.original.bytes) = (2, 56);
         for (view, line) in [
             (
@@ -350,6 +354,10 @@ mod tests {
             (
                 counted,
                 "udp      17 431999 src=10.0.0.2 dst=10.0.1.2 sport=5000 dport=80 packets=2 bytes=56 [UNREPLIED] src=10.0.1.2 dst=10.0.0.2 sport=80 dport=5000 packets=0 bytes=0 mark=7 use=1",
+            ),
+            (
+                helped,
+                "udp      17 431999 src=10.0.0.2 dst=10.0.1.2 sport=5000 dport=80 src=10.0.1.2 dst=10.0.0.2 sport=80 dport=5000 mark=7 helper=tftp use=1",
             ),
             (
                 view(proto::ICMP, None, status::SEEN_REPLY),

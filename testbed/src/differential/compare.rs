@@ -298,7 +298,7 @@ fn sections(text: &str) -> BTreeMap<String, Vec<String>> {
     for line in text.lines() {
         if let Some(name) = line.strip_prefix('*') {
             table = name;
-        } else if matches!(table, "raw" | "mangle" | "nat" | "filter") {
+        } else {
             let mut words = line.split(' ');
             let chain = match words.next() {
                 Some(first) if first.starts_with(':') => &first[1..],

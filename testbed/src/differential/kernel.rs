@@ -103,21 +103,25 @@ impl Kernel {
 
     /// Puts a ruleset in force, as text of iptables-save with counters, and forgets all flows and what was learned of paths.
     pub fn load(&mut self, family: Family, rules: &str) -> Result<Result<(), String>> {
+        self.give_up_neighbours(family)?;
         let mut command = self.router.command(program(family, "restore"));
         let mut child =
             command.arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         child.stdin.take().context("no standard input")?.write_all(rules.as_bytes())?;
         let output = child.wait_with_output()?;
         if !output.status.success() {
-            return Ok(Err(String::from_utf8_lossy(&output.stderr).into_owned()));
+            let why = String::from_utf8_lossy(&output.stderr);
+            let number = why.split(&[' ', '\n']).filter_map(|word| word.parse().ok()).next_back();
+            let line = number.and_then(|n: usize| rules.lines().nth(n.wrapping_sub(1))).unwrap_or_default();
+            return Ok(Err(format!("{}: {line}", why.lines().next().unwrap_or_default())));
         }
         self.router.output(&["conntrack", "-F"])?;
         self.forget_paths(family)?;
-        self.give_up_neighbours(family)?;
         Ok(Ok(()))
     }
 
-    /// Ends the search for neighbours that do not answer: what it has to say is said now, and not in a case to come.
+    /// Ends the search for neighbours that do not answer: what it has to say is said now, and not in the case to
+    /// come, whose rules would count it.
     fn give_up_neighbours(&mut self, family: Family) -> Result<()> {
         self.router.ip(family_flag(family, "-4 neigh flush all", "-6 neigh flush all"))?;
         self.settle()?;

@@ -6,7 +6,8 @@
 //! | [`kernel`] | the kernel's router, in a namespace |
 //! | [`subject`] | Sumun's engine, in memory |
 //! | [`rules`] | random rulesets |
-//! | [`traffic`], [`scenes`], [`wire`] | traffic aimed at them |
+//! | [`aim`] | what they speak of |
+//! | [`traffic`], [`scenes`], [`wire`] | traffic aimed at it |
 //! | [`compare`] | what counts as equal, and what differs on purpose |
 //! | [`rng`] | chance from a seed |
 //! | [`script`] | what happens step by step, written down |
@@ -14,6 +15,7 @@
 //! A case is a ruleset and its traffic, both fixed by seed, family and number. What comes out is compared after each frame;
 //! counters of all rules and the flow table at the end. A case that differs is shrunk, by leaving out rules and frames.
 
+pub mod aim;
 pub mod compare;
 pub mod kernel;
 pub mod net;
@@ -25,6 +27,7 @@ pub mod subject;
 pub mod traffic;
 pub mod wire;
 
+use aim::Aim;
 use anyhow::{Context, Result};
 use compare::Choices;
 use kernel::Kernel;
@@ -68,7 +71,7 @@ impl Case {
     pub fn new(seed: u64, family: Family, n: u64, packets: usize) -> Case {
         let n = n * 4 + family.index() as u64 * 2;
         let rules = rules::rules(family, Rng::stream(seed, n));
-        let steps = traffic::traffic(family, packets, Rng::stream(seed, n + 1));
+        let steps = traffic::traffic(family, packets, Aim::at(&rules), Rng::stream(seed, n + 1));
         let asks_for_others = rules.changes_sources_in_input();
         let wanted =
             |step: &Step| !(asks_for_others && matches!(step, Step::Fresh { frame, .. } if wire::is_discovery(frame)));

@@ -3,6 +3,7 @@
 //! A [`Step`] is either a frame, the same for both routers, or an answer to what came out earlier: it is built from each
 //! router's own output, so that ports which NAT chose by chance find their way back.
 
+use super::aim::Aim;
 use super::net::{HOST, LAN, MTU, ROUTER, WAN, address, of};
 use super::rng::Rng;
 use super::wire::{self, Ip, describe, hex};
@@ -154,14 +155,15 @@ pub const SERVICES: [u16; 8] = [22, 53, 80, 443, 1024, 5353, 8080, 40000];
 /// Makes the traffic of one ruleset.
 pub struct Traffic {
     pub(super) family: Family,
+    aim: Aim,
     pub(super) rng: Rng,
     steps: Vec<Step>,
     pub(super) id: u16,
 }
 
-/// Traffic of about `packets` frames.
-pub fn traffic(family: Family, packets: usize, rng: Rng) -> Vec<Step> {
-    let mut traffic = Traffic { family, rng, steps: Vec::new(), id: 100 };
+/// Traffic of about `packets` frames, some of it aimed.
+pub fn traffic(family: Family, packets: usize, aim: Aim, rng: Rng) -> Vec<Step> {
+    let mut traffic = Traffic { family, aim, rng, steps: Vec::new(), id: 100 };
     while traffic.steps.len() < packets {
         traffic.scene();
     }
@@ -193,7 +195,10 @@ impl Traffic {
     pub(super) fn ends(&mut self) -> (PortId, u128, u128) {
         let (lan, wan) = hosts(self.family);
         let own = own(self.family);
-        let (l, w) = (self.rng.pick(&lan), self.rng.pick(&wan));
+        let (l, mut w) = (self.rng.pick(&lan), self.rng.pick(&wan));
+        if self.rng.chance(20) {
+            w = self.aim.host(&mut self.rng).unwrap_or(w);
+        }
         match self.rng.below(12) {
             0..=5 => (LAN, l, w),
             6..=8 => (WAN, w, l),
@@ -206,12 +211,23 @@ impl Traffic {
         }
     }
 
+    /// A number that the rules speak of, or one beside it.
+    pub(super) fn number(&mut self) -> Option<u16> {
+        self.aim.number(&mut self.rng)
+    }
+
     pub(super) fn ports(&mut self) -> (u16, u16) {
         let mut sport = self.rng.pick(&[1024, 1025, 5000, 5001, 40000, 68]);
-        if self.rng.chance(30) {
-            sport = 2000 + self.rng.below(2000) as u16;
+        match self.rng.below(10) {
+            0..3 => sport = 2000 + self.rng.below(2000) as u16,
+            3 => sport = self.number().unwrap_or(sport),
+            _ => {}
         }
-        (sport, self.rng.pick(&SERVICES))
+        let dport = match self.rng.chance(20) {
+            true => self.number().unwrap_or(22),
+            false => self.rng.pick(&SERVICES),
+        };
+        (sport, dport)
     }
 
     pub(super) fn ip(&mut self, src: u128, dst: u128) -> Ip {
@@ -219,8 +235,13 @@ impl Traffic {
         if self.rng.chance(10) {
             ip.ttl = self.rng.pick(&[0, 1, 2, 3, 255, 128]);
         }
-        if self.rng.chance(20) {
-            ip.tos = self.rng.next() as u8;
+        if self.rng.chance(10) {
+            ip.ttl = self.number().map_or(ip.ttl, |n| n as u8);
+        }
+        match self.rng.below(10) {
+            0..2 => ip.tos = self.rng.next() as u8,
+            2 => ip.tos = self.number().map_or(0, |n| (n << (n & 2)) as u8),
+            _ => {}
         }
         ip.df = self.rng.chance(50);
         ip
@@ -355,7 +376,8 @@ impl Traffic {
         let (port, src, dst) = self.ends();
         let ports = self.ports();
         let ip = self.ip(src, dst);
-        let len = self.rng.below(100);
+        let aimed = self.number().map(usize::from).filter(|&n| n < 1200 && self.rng.chance(20));
+        let len = aimed.map_or_else(|| self.rng.below(100), |n| n.saturating_sub(of(self.family, 28, 48)));
         let first = self.send(port, &ip, proto::UDP, &wire::udp(ports, &pattern(len)));
         for _ in 0..self.rng.below(4) {
             match self.rng.below(5) {

@@ -1,0 +1,61 @@
+//! What a ruleset speaks of, for traffic to be aimed at.
+
+use super::net::of;
+use super::rng::Rng;
+use super::rules::Rules;
+use std::net::IpAddr;
+use sumun_config::facts::Family;
+
+/// Addresses behind the gateway, and numbers, in the order in which the rules have them.
+#[derive(Clone, Default)]
+pub struct Aim {
+    hosts: Vec<u128>,
+    numbers: Vec<u16>,
+}
+
+impl Aim {
+    /// What the rules have.
+    pub fn at(rules: &Rules) -> Aim {
+        let mut aim = Aim::default();
+        let is_of_word = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == ':';
+        let words = rules.lines().flat_map(|line| line.split(|c: char| !is_of_word(c)));
+        for word in words.filter(|word| !word.is_empty()) {
+            match word.parse() {
+                Ok(IpAddr::V4(host)) if rules.family == Family::V4 => aim.hosts.push(u32::from(host).into()),
+                Ok(IpAddr::V6(host)) if rules.family == Family::V6 => aim.hosts.push(host.into()),
+                Ok(_) => {}
+                Err(_) => aim.numbers.extend(word.split(':').filter_map(number)),
+            }
+        }
+        aim.hosts.retain(|&host| is_behind_gateway(rules.family, host));
+        aim
+    }
+
+    /// One of the hosts.
+    pub fn host(&self, rng: &mut Rng) -> Option<u128> {
+        (!self.hosts.is_empty()).then(|| rng.pick(&self.hosts))
+    }
+
+    /// One of the numbers, or a neighbour of it.
+    pub fn number(&self, rng: &mut Rng) -> Option<u16> {
+        (!self.numbers.is_empty()).then(|| rng.pick(&self.numbers).wrapping_add(rng.pick(&[0, 0, 0, 1, u16::MAX])))
+    }
+}
+
+fn number(word: &str) -> Option<u16> {
+    match word.strip_prefix("0x") {
+        Some(digits) => u16::from_str_radix(digits, 16).ok(),
+        None => word.parse().ok(),
+    }
+}
+
+/// Whether packets to it leave by the default route, and it may be a source.
+fn is_behind_gateway(family: Family, host: u128) -> bool {
+    let is_special = match family {
+        Family::V4 => matches!(host >> 24, 0 | 127 | 224..) || matches!(host >> 16, 0x0a42..=0x0a44 | 0xa9fe),
+        Family::V6 => !matches!(host >> 125, 1) && host >> 121 != 0x7e,
+    };
+    let (near, length) = of(family, ([0xc0_a801, 0xcb_0071], 8), ([0xfd00_0001_0000_0000, 0x2001_0db8_0002_0000], 64));
+    let refused = family == Family::V6 && matches!(host >> 96, 0xfd66_0000 | 0xfd67_0000 | 0xfd68_0000);
+    !is_special && !refused && !near.contains(&(host >> length))
+}

@@ -1,0 +1,80 @@
+//! Conditions and targets out of the accepted cases of all matches and targets, in their canonical text.
+//!
+//! A new match or target is drawn as soon as it has cases. What both routers cannot be compared by is [`LEFT_OUT`].
+
+use super::super::net::PORTS;
+use super::super::rng::Rng;
+use super::alteration::harms_sums;
+use super::draw::Place;
+use sumun_config::facts::Family;
+use sumun_config::model::Names;
+use sumun_config::rule::option::{Case, Extension};
+use sumun_config::rule::{Families, Hook, Reach, Site, Table, matches, parse_text, targets};
+
+/// Words of cases that are not drawn, and why.
+const LEFT_OUT: &[(&str, &str)] = &[
+    ("--mode random", "chance"),
+    ("--random", "chance"),
+    ("-m connlimit", "time; the kernel counts a flow anew for each of its packets in a tick"),
+    ("-m limit", "time; the makers have rates that a case does not notice"),
+    ("-j SNPT", "damages checksums; the makers know with which prefixes both do so alike"),
+    ("-j DNPT", "damages checksums; the makers know with which prefixes both do so alike"),
+];
+
+/// Targets that change an IPv6 header without its sum.
+const UNSUMMED: [&str; 4] = ["-j TOS", "-j DSCP", "-j HL", "-j ECN"];
+
+/// Whether Sumun takes a rule at a place. That iptables takes it there as well is known of each case (tests/spelling.rs).
+pub(super) fn takes(rule: &str, place: &Place) -> bool {
+    let ports = PORTS.map(String::from);
+    let hook = Hook::ALL.into_iter().find(|hook| place.is_at(*hook));
+    let reach = match hook.filter(|_| place.is_builtin) {
+        Some(hook) => Reach::BuiltIn(hook),
+        None => Reach::User(place.hooks),
+    };
+    let families = Families::Only(place.family);
+    let site = Site { families, table: place.table, reach, ports: &ports, names: Names::NONE, base: 0, line: 0 };
+    parse_text(rule, &site).is_ok()
+}
+
+/// A condition that asks for no protocol.
+pub(super) fn condition(place: &Place, rng: &mut Rng) -> Option<String> {
+    draw(matches::EXTENSIONS, place, rng, |text| text.starts_with("-m "))
+}
+
+/// A protocol or another condition of every rule, and what asks for it.
+pub(super) fn protocol(place: &Place, rng: &mut Rng) -> Option<String> {
+    draw(matches::EXTENSIONS, place, rng, |text| !text.starts_with("-m "))
+}
+
+/// A target, and the conditions that its case has.
+pub(super) fn target(place: &Place, rng: &mut Rng) -> Option<String> {
+    draw(targets::EXTENSIONS, place, rng, |_| true)
+}
+
+/// A case of an extension; each extension is as likely as any other.
+fn draw<T>(of: &[&Extension<T>], place: &Place, rng: &mut Rng, fits: fn(&str) -> bool) -> Option<String> {
+    (0..30).find_map(|_| {
+        let texts = accepted(rng.pick(of), place.family);
+        let text = (!texts.is_empty()).then(|| rng.pick(&texts))?;
+        (fits(text) && is_comparable(text, place) && takes(text, place)).then(|| text.to_string())
+    })
+}
+
+fn accepted<T>(extension: &Extension<T>, family: Family) -> Vec<&'static str> {
+    let canonical = |case: &Case| match *case {
+        Case::Prints(of, text, "=") if of == family => Some(text),
+        Case::Prints(of, _, canonical) if of == family => Some(canonical),
+        _ => None,
+    };
+    extension.cases.iter().filter_map(canonical).collect()
+}
+
+fn is_comparable(text: &str, place: &Place) -> bool {
+    let unsummed = harms_sums(place) && UNSUMMED.iter().any(|target| text.contains(target));
+    // The answer to what the router sends would come in again.
+    let echoed = place.is_at(Hook::Output) && text.contains("-j REJECT");
+    // The program does not let the kernel do so.
+    let inhibited = place.table == Table::Nat && text.contains("-j DROP");
+    !unsummed && !echoed && !inhibited && !LEFT_OUT.iter().any(|(words, _)| text.contains(words))
+}
