@@ -402,6 +402,26 @@ pub trait Surroundings {
     fn flow(&self) -> Option<&dyn FlowFacts> {
         None
     }
+    /// The core that handles the packet.
+    fn core(&self) -> u32 {
+        0
+    }
+    /// The group of a port.
+    fn group(&self, _port: PortId) -> u32 {
+        0
+    }
+    /// The realms of the packet's route: its source's in the high 16 bits, its destination's in the low ones (`tclassid`).
+    fn realms(&self) -> u32 {
+        0
+    }
+    /// Whether the reverse-path filter of `rpfilter` lets the packet pass.
+    fn has_way_back(&self, _facts: &Facts, _wanted: WayBack) -> bool {
+        true
+    }
+    /// Who sent the packet.
+    fn socket(&self) -> Socket<'_> {
+        Socket::None
+    }
     /// How many connections are known under a key, the packet's own included; none where they cannot be counted.
     fn connections(&self, _key: &ConnectionKey, _facts: &Facts, _l3: &[u8]) -> Option<u32> {
         None
@@ -410,6 +430,35 @@ pub trait Surroundings {
     fn recent(&self, _list: u32, _ask: &Ask, _seen: &Sighting, _now: u64) -> bool {
         false
     }
+}
+
+/// What a way back must be for `rpfilter`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WayBack {
+    /// It may leave by any port.
+    pub loose: bool,
+    /// The packet's mark is looked at, on its way.
+    pub by_mark: bool,
+    /// The source may be an address of the router.
+    pub to_local: bool,
+}
+
+/// The socket that a packet of the router's own belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Socket<'a> {
+    /// None.
+    None,
+    /// The router's own, which no process has open.
+    Kernel,
+    /// One of a process.
+    Of {
+        /// Its user.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+        /// The user's other groups.
+        groups: &'a [u32],
+    },
 }
 
 /// What a rule may ask of the packet's flow beyond the `ct_*` of the facts.

@@ -168,6 +168,9 @@ impl Policy {
         for route in &self.routes {
             let is_v4 = route.prefix.addr().is_ipv4();
             let least = if is_v4 { MIN_MTU } else { IPV6_MIN_MTU };
+            if route.realm != 0 && !is_v4 {
+                return Err(format!("the route to {} has a realm", route.prefix));
+            }
             if route.mtu.is_some_and(|mtu| mtu < least) {
                 return Err(format!("the route to {} has an MTU below {least}", route.prefix));
             }
@@ -292,6 +295,8 @@ pub struct PortSettings {
     pub addresses: Vec<IpNet>,
     /// Reverse-path filter.
     pub rp_filter: RpFilter,
+    /// Its group, for `devgroup`.
+    pub group: u32,
 }
 
 /// Reverse-path filter (`rp_filter`).
@@ -342,6 +347,8 @@ pub struct Route {
     pub mtu: Option<u16>,
     /// Preferred source of the router's own packets.
     pub source: Option<IpAddr>,
+    /// Realms for `realm`: of sources in the high 16 bits, of destinations in the low ones; 0 is none. IPv4 only.
+    pub realm: u32,
 }
 
 /// What a route does.
@@ -597,14 +604,18 @@ mod tests {
             metric: 0,
             mtu: None,
             source: None,
+            realm: 0,
         };
         let from = |family, net: &str| RoutingRule {
             from: Some(net.parse().expect("a prefix")),
             iif: Some(RuleIif::Port(PortId(1))),
             ..RoutingRule::bare(5, family, RuleAction::Prohibit)
         };
-        let settings =
-            |net: &str| PortSettings { addresses: vec![net.parse().expect("an address")], rp_filter: RpFilter::Strict };
+        let settings = |net: &str| PortSettings {
+            addresses: vec![net.parse().expect("an address")],
+            rp_filter: RpFilter::Strict,
+            group: 0,
+        };
         Policy {
             ports: ["lan0", "wan0"].map(String::from).to_vec(),
             port_settings: vec![settings("10.0.0.1/24"), settings("2001:db8::1/64")],
@@ -664,6 +675,7 @@ mod tests {
             ("the route to 192.0.2.0/24 has a source of the other family", |p| {
                 p.routes[0].source = Some("2001:db8::1".parse().expect("an address"));
             }),
+            ("the route to ::/0 has a realm", |p| p.routes[1].realm = 1),
             ("the routing rule 5 mixes families", |p| p.rules[0].to = Some("::/0".parse().expect("a prefix"))),
             ("the routing rule 5 mixes families", |p| p.rules[1].family = Family::V4),
             ("the route to 192.0.2.0/24 has an MTU below 68", |p| p.routes[0].mtu = Some(67)),

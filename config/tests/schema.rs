@@ -97,7 +97,8 @@ fn interfaces_alone_are_a_configuration_with_the_defaults() {
         log: LogTo::Syslog,
     };
     assert_eq!(config.appliance, appliance);
-    let settings = |a: &str, b: &str| PortSettings { addresses: vec![net(a), net(b)], rp_filter: RpFilter::Off };
+    let settings =
+        |a: &str, b: &str| PortSettings { addresses: vec![net(a), net(b)], rp_filter: RpFilter::Off, group: 0 };
     assert_eq!(config.policy.ports, ["lan0", "wan0"]);
     assert_eq!(
         config.policy.port_settings,
@@ -159,7 +160,7 @@ fn routes_are_resolved_to_ports() {
     let route = |prefix: &str, hops: Vec<Nexthop>| {
         let metric = if prefix.contains(':') { 1024 } else { 0 };
         let (prefix, action) = (net(prefix), RouteAction::Via(hops));
-        Route { table: table::MAIN, prefix, action, metric, mtu: None, source: None }
+        Route { table: table::MAIN, prefix, action, metric, mtu: None, source: None, realm: 0 }
     };
     let cases = [
         (r#"to = "default", via = "203.0.113.1""#, route("0.0.0.0/0", vec![via(wan, "203.0.113.1")])),

@@ -12,10 +12,11 @@ use sumun_testbed::Host;
 
 /// Cases where iptables does not do what Sumun does: what it does, and why Sumun does not.
 const DIFFERENT: &[(Family, &str, Real, &str)] = {
-    use Family::V4;
+    use Family::{V4, V6};
     use Real::{Refuses, Takes};
     const EMPTY: &str = "a range from high to low holds for nothing";
     const WRAPPED: &str = "iptables cuts what is too large down to another value without a word";
+    const NAMELESS: &str = "it is printed so that it cannot be read";
     const IGNORED: &str = "iptables leaves out a part of what was written";
     &[
         (V4, "-p udp -m udp --dport 53:52", Takes, EMPTY),
@@ -30,6 +31,7 @@ const DIFFERENT: &[(Family, &str, Real, &str)] = {
         (V4, "-p dccp -m dccp --sport 65536", Takes, WRAPPED),
         (V4, "-m conntrack --ctorigsrcport 70000", Takes, WRAPPED),
         (V4, "-m connlimit --connlimit-upto 1 --connlimit-mask 33", Takes, WRAPPED),
+        (V4, "-m policy --dir in --pol ipsec --mode tunnel --tunnel-src 1.2.3.4/33", Takes, WRAPPED),
         (V4, "-j NETMAP --to 10.0.0.0/33", Takes, WRAPPED),
         (V4, "-m helper --helper nonsense-name-that-is-very-long", Takes, WRAPPED),
         (V4, "-j LOG --log-prefix 123456789012345678901234567890", Takes, WRAPPED),
@@ -37,6 +39,9 @@ const DIFFERENT: &[(Family, &str, Real, &str)] = {
         (V4, "-m conntrack --ctorigsrc 10.0.0.1/255.0.255.0", Takes, IGNORED),
         (V4, "-p tcp -j SNAT --to-source 1.2.3.4:100-200/5", Takes, IGNORED),
         (V4, "-j CONNMARK --set-mark 1 --ctmask 1", Takes, IGNORED),
+        (V4, "-m policy --dir in --pol none --reqid 1", Takes, IGNORED),
+        (V6, "-m physdev --physdev-out \"\"", Takes, NAMELESS),
+        (V4, "-m physdev --physdev-out \"a b\"", Takes, NAMELESS),
         (V4, "-p tcp --syn -j TCPMSS --set-mss 100 --clamp-mss-to-pmtu", Takes, IGNORED),
         (V4, "-m addrtype --src-type UN", Takes, "it may be UNSPEC, UNICAST or UNREACHABLE; iptables takes the first"),
         (V4, "-m mac --mac-source 00:11:22:33:44:+5", Takes, "it is no MAC address"),

@@ -225,7 +225,7 @@ fn check_options(given: &[GivenOption], options: &[Opt], complaints: &mut Vec<Co
         if option.negate && !described.negatable {
             complaints.push(complain(&option.word.at, format!("`{}` cannot be negated", option.word.text)));
         }
-        if given[..i].iter().any(|earlier| earlier.option == option.option) {
+        if !described.repeats && given[..i].iter().any(|earlier| earlier.option == option.option) {
             complaints.push(complain(&option.word.at, format!("`{}` is given twice", option.word.text)));
         }
     }

@@ -29,7 +29,7 @@ pub static OPTIONS: [Opt; 6] = [
     Opt::negatable("destination", &["d", "dst"]),
     Opt::negatable("in-interface", &["i", "in"]),
     Opt::negatable("out-interface", &["o", "out"]),
-    Opt::negatable("protocol", &["p", "proto"]),
+    Opt::negatable("protocol", &["p"]),
     Opt::negatable_flag("fragment", &["f", "fragments"]),
 ];
 

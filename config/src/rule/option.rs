@@ -54,6 +54,8 @@ pub struct Opt {
     pub values: Values,
     /// `!` may stand before it.
     pub negatable: bool,
+    /// It may be given several times (`--next` of policy); its extension says how often.
+    pub repeats: bool,
     /// What its words are, for people: `PORT[:PORT]`. Empty for a flag.
     pub value: &'static str,
     /// What it asks or does, for people.
@@ -63,17 +65,17 @@ pub struct Opt {
 impl Opt {
     /// An option of one word that `!` may negate.
     pub const fn negatable(name: &'static str, aliases: &'static [&'static str]) -> Opt {
-        Opt { name, aliases, values: Values::One, negatable: true, value: "", about: "" }
+        Opt { name, aliases, values: Values::One, negatable: true, repeats: false, value: "", about: "" }
     }
 
     /// An option of one word that cannot be negated.
     pub const fn plain(name: &'static str, aliases: &'static [&'static str]) -> Opt {
-        Opt { name, aliases, values: Values::One, negatable: false, value: "", about: "" }
+        Opt { name, aliases, values: Values::One, negatable: false, repeats: false, value: "", about: "" }
     }
 
     /// An option without a word.
     pub const fn flag(name: &'static str, aliases: &'static [&'static str]) -> Opt {
-        Opt { name, aliases, values: Values::None, negatable: false, value: "", about: "" }
+        Opt { name, aliases, values: Values::None, negatable: false, repeats: false, value: "", about: "" }
     }
 
     /// An option without a word that `!` may negate.
@@ -84,6 +86,11 @@ impl Opt {
     /// An option of two words that `!` may negate.
     pub const fn negatable_pair(name: &'static str, aliases: &'static [&'static str]) -> Opt {
         Opt { values: Values::Two, ..Opt::negatable(name, aliases) }
+    }
+
+    /// The same option, to be given as often as wanted.
+    pub const fn repeated(self) -> Opt {
+        Opt { repeats: true, ..self }
     }
 
     /// With what the reference says of it: its words (`PORT[:PORT]`, empty for a flag) and its meaning.

@@ -7,6 +7,7 @@ use super::option::{Complaint, Word};
 use std::fmt::{LowerHex, Write};
 use std::ops::RangeInclusive;
 
+pub mod labels;
 mod services;
 pub use services::service;
 

@@ -5,8 +5,10 @@ use super::report::{Sink, suggest_quoted};
 use super::values::{bad_device_name, family_of_net, interface_address, is_link_local};
 use crate::facts::{Family, LOOPBACK, PortId};
 use crate::model::{Attach, CopyMode, IPV6_MIN_MTU, Interface, PortSettings, RpFilter, Transmit};
+use crate::rule::matches::devgroup::GROUPS;
 use ipnet::IpNet;
 use std::ops::Range;
+use toml::de::DeValue;
 
 /// The ports of the file, in its order.
 #[derive(Default)]
@@ -79,6 +81,7 @@ pub(super) fn read(field: Option<Field>, frame_size: u32, sink: &mut Sink) -> In
         let rp_filter = fields.take("rp-filter").and_then(|field| {
             field.choice(&[("off", RpFilter::Off), ("strict", RpFilter::Strict), ("loose", RpFilter::Loose)], sink)
         });
+        let group = fields.take("group").and_then(|field| group(&field, sink));
         let attach = fields.take("attach").and_then(|field| {
             field.choice(&[("auto", Attach::Auto), ("native", Attach::Native), ("generic", Attach::Generic)], sink)
         });
@@ -90,7 +93,11 @@ pub(super) fn read(field: Option<Field>, frame_size: u32, sink: &mut Sink) -> In
             field.choice(&[("auto", Transmit::Auto), ("ring", Transmit::Ring), ("xdp", Transmit::Xdp)], sink)
         });
         fields.finish(sink);
-        all.settings.push(PortSettings { addresses, rp_filter: rp_filter.unwrap_or_default() });
+        all.settings.push(PortSettings {
+            addresses,
+            rp_filter: rp_filter.unwrap_or_default(),
+            group: group.unwrap_or(0),
+        });
         all.interfaces.push(Interface {
             name: section.name.to_string(),
             device,
@@ -207,6 +214,17 @@ fn mtu(fields: &mut Fields, frame_size: u32, addresses: &[IpNet], sink: &mut Sin
             .help("1280 or more, or no IPv6 address on this interface");
     }
     Some(mtu)
+}
+
+/// `group`: a number or a name of iproute2.
+fn group(field: &Field, sink: &mut Sink) -> Option<u32> {
+    let DeValue::String(name) = field.node.get_ref() else { return field.integer(0..=u32::MAX.into(), sink) };
+    let names = GROUPS.names();
+    let found = names.iter().find(|(_, known)| known == name).map(|(number, _)| *number);
+    if found.is_none() {
+        field.refuse(format!("a number, or a name of {}", GROUPS.file), sink);
+    }
+    found
 }
 
 /// `ring`: a power of two.

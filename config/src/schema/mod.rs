@@ -27,6 +27,7 @@
 //! device = "lan0"                      # default: the same name
 //! addresses = ["192.168.1.1/24", "fd00:1::1/64"]   # fe80:: follows from the MAC
 //! rp-filter = "off"                    # "strict", "loose"
+//! group = 0                            # of `devgroup`; a name of /etc/iproute2/group too
 //! mtu = 1500                           # default: the device's
 //! ring = 2048                          # a power of two
 //! attach = "auto"                      # "native", "generic": how the XDP program is attached
@@ -52,6 +53,7 @@
 //! nexthops = [{ via = "203.0.113.1", weight = 1 }, { via = "203.0.113.9", weight = 2 }]
 //! mtu = 1400
 //! source = "203.0.113.2"
+//! realm = 10                           # of `realm`, IPv4; "5/10" has one of sources, 5, too; names of rt_realms
 //!
 //! [[routes]]
 //! to = "2001:db8:7::/48"

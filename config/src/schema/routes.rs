@@ -8,10 +8,12 @@ use super::report::{Sink, nearest};
 use super::values::{broadcast, everything, family_of, family_of_net, host, is_link_local, network, said};
 use crate::facts::{Family, PortId};
 use crate::model::{IPV6_MIN_MTU, MIN_MTU, Nexthop, Route, RouteAction, table};
+use crate::rule::matches::realm::REALMS;
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::Range;
+use toml::de::DeValue;
 
 /// What the kernel gives IPv6 routes that name no metric (`IP6_RT_PRIO_USER`).
 const IPV6_METRIC: u32 = 1024;
@@ -27,6 +29,7 @@ struct Draft<'a> {
     metric: u32,
     mtu: Option<u16>,
     source: Option<IpAddr>,
+    realm: u32,
     action: Action<'a>,
 }
 
@@ -65,8 +68,8 @@ pub(super) fn read(sections: Vec<Fields>, interfaces: &Interfaces, sink: &mut Si
                 hops.into_iter().filter_map(|hop| resolve(hop, family, &links, interfaces, sink)).collect(),
             ),
         };
-        let Draft { table, prefix, metric, mtu, source, .. } = draft;
-        routes.push(Route { table, prefix, action, metric, mtu, source });
+        let Draft { table, prefix, metric, mtu, source, realm, .. } = draft;
+        routes.push(Route { table, prefix, action, metric, mtu, source, realm });
     }
     routes
 }
@@ -80,6 +83,8 @@ fn draft<'a>(mut fields: Fields<'a>, interfaces: &Interfaces, sink: &mut Sink) -
     let metric = fields.take("metric").and_then(|field| field.integer(0..=u32::MAX.into(), sink));
     let mtu_field = fields.take("mtu");
     let mtu: Option<u16> = mtu_field.and_then(|field| field.integer(u64::from(MIN_MTU)..=65535, sink));
+    let realm_field = fields.take("realm");
+    let realm = realm_field.and_then(|field| realm(&field, sink)).unwrap_or(0);
     let (action, family_hint) = action(&mut fields, interfaces, sink);
     let prefix = to.and_then(|to| {
         let text = to.string("a network, such as \"10.0.0.0/8\", or \"default\"", sink)?;
@@ -108,12 +113,39 @@ fn draft<'a>(mut fields: Fields<'a>, interfaces: &Interfaces, sink: &mut Sink) -
     {
         sink.error(field.at(), format!("IPv6 needs an MTU of 1280, but this is {mtu}")).help("1280 or more");
     }
+    if let (Some(field), Family::V6) = (realm_field, family) {
+        sink.error(field.key(), "IPv6 routes have no realms").help("remove `realm`");
+    }
     let (table, action) = (table?, action?);
     let metric = match (family, metric.unwrap_or(0)) {
         (Family::V6, 0) => IPV6_METRIC,
         (_, metric) => metric,
     };
-    Some(Draft { prefix, prefix_at: to.at(), table, metric, mtu, source, action })
+    Some(Draft { prefix, prefix_at: to.at(), table, metric, mtu, source, realm, action })
+}
+
+/// `realm`: one of destinations, or one of sources and one of destinations with `/` between, as `ip route` reads it.
+fn realm(field: &Field, sink: &mut Sink) -> Option<u32> {
+    let accepts = format!("a number up to 65535 or a name of {}, or two with `/` between", REALMS.file);
+    let text = match field.node.get_ref() {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(_) => return field.integer(0..=u16::MAX.into(), sink),
+        _ => {
+            field.mistyped("a realm", &accepts, sink);
+            return None;
+        }
+    };
+    let names = REALMS.names();
+    let one = |part: &str| {
+        let named = names.iter().find(|(_, name)| name == part).map(|(number, _)| *number);
+        named.or_else(|| part.parse().ok()).filter(|realm| *realm <= u16::MAX.into())
+    };
+    let (from, to) = text.split_once('/').unwrap_or(("0", &text));
+    let found = one(from).zip(one(to)).map(|(from, to)| from << 16 | to);
+    if found.is_none() {
+        field.refuse(accepts, sink);
+    }
+    found
 }
 
 /// `source`: one of the router's own addresses.

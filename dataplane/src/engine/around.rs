@@ -7,7 +7,7 @@ use crate::conntrack::{Ct, Flow, Tuple};
 use crate::fib::{Key, Route};
 use std::cell::Cell;
 use sumun_config::facts::{
-    AddrType, ConnectionKey, Context, Dir, Ends, Facts, Family, FlowFacts, PortId, Surroundings,
+    AddrType, ConnectionKey, Context, Dir, Ends, Facts, Family, FlowFacts, PortId, Socket, Surroundings, WayBack,
 };
 use sumun_config::helper::Helper;
 use sumun_config::rule::matches::recent::{Ask, Sighting};
@@ -16,14 +16,14 @@ use sumun_config::rule::matches::recent::{Ask, Sighting};
 pub(super) struct Around<'a> {
     engine: &'a Engine,
     g: &'a Generation,
-    ct: Ct,
+    p: &'a Packet,
 }
 
 impl Engine {
     /// The surroundings of a packet that is judged by this generation.
     #[inline]
-    pub(super) fn around<'a>(&'a self, g: &'a Generation, p: &Packet) -> Around<'a> {
-        Around { engine: self, g, ct: p.ct }
+    pub(super) fn around<'a>(&'a self, g: &'a Generation, p: &'a Packet) -> Around<'a> {
+        Around { engine: self, g, p }
     }
 
     /// What conditions and targets get beside the facts.
@@ -61,8 +61,28 @@ impl Surroundings for Around<'_> {
         self.g.fib.port_address(port, family, towards)
     }
 
+    fn core(&self) -> u32 {
+        self.engine.router.cores.get(self.engine.worker).map_or(0, |core| *core as u32)
+    }
+
+    fn group(&self, port: PortId) -> u32 {
+        port.index().and_then(|i| self.g.policy.port_settings.get(i)).map_or(0, |settings| settings.group)
+    }
+
+    fn realms(&self) -> u32 {
+        self.p.realms
+    }
+
+    fn has_way_back(&self, facts: &Facts, wanted: WayBack) -> bool {
+        self.g.fib.has_way_back(facts, wanted)
+    }
+
+    fn socket(&self) -> Socket<'_> {
+        if self.p.has_socket { Socket::Kernel } else { Socket::None }
+    }
+
     fn flow(&self) -> Option<&dyn FlowFacts> {
-        match self.ct {
+        match self.p.ct {
             Ct::Flow(_) | Ct::Template(_) => Some(self),
             Ct::None | Ct::Unplaced | Ct::Untracked => None,
         }
@@ -70,7 +90,7 @@ impl Surroundings for Around<'_> {
 
     fn connections(&self, key: &ConnectionKey, facts: &Facts, l3: &[u8]) -> Option<u32> {
         let cell = self.engine.router.cells.get(key.cell as usize)?;
-        self.engine.router.conntrack.connections(cell, key, self.ct, facts, l3, self.engine.now)
+        self.engine.router.conntrack.connections(cell, key, self.p.ct, facts, l3, self.engine.now)
     }
 
     fn recent(&self, list: u32, ask: &Ask, seen: &Sighting, now: u64) -> bool {
@@ -81,7 +101,7 @@ impl Surroundings for Around<'_> {
 impl Around<'_> {
     /// The packet's flow; none where it has only the template of one, in which all is zero.
     fn tracked(&self) -> Option<Flow> {
-        match self.ct {
+        match self.p.ct {
             Ct::Flow(flow) => Some(flow),
             _ => None,
         }

@@ -40,8 +40,9 @@ impl Engine {
                 let whole = whole?;
                 self.stats.consumed.add(whole.pieces.saturating_sub(1) as u64);
                 let made = Packet { largest: Some(whole.largest), ..Packet::new(whole.frame, whole.facts, 0) };
-                let Packet { hop, ct, priority, is_traced, .. } = *p;
-                let fragment = std::mem::replace(p, Packet { hop, ct, priority, is_traced, ..made });
+                let Packet { hop, ct, priority, is_traced, realms, has_socket, .. } = *p;
+                let made = Packet { hop, ct, priority, is_traced, realms, has_socket, ..made };
+                let fragment = std::mem::replace(p, made);
                 self.pool.give(fragment.frame);
                 Ok(None)
             }

@@ -57,6 +57,10 @@ pub const fn stages(hook: Hook) -> &'static [Stage] {
 pub struct Needs {
     /// Flows are tracked.
     pub tracking: bool,
+    /// Fragments are put together.
+    pub defrag: bool,
+    /// A rule asks for the node of a cluster.
+    pub cluster: bool,
     /// Flows get mappings. Once so it stays so, since mappings outlive the rules that chose them.
     pub nat: bool,
 }
@@ -68,20 +72,27 @@ impl Needs {
         let says_anything = nat.len() > Table::Nat.hooks().len()
             || nat.iter().any(|chain| !chain.rules.is_empty() || chain.policy == Some(Policy::Drop));
         let nat = before.nat || says_anything;
-        let mut rules = tables.tables.iter().flat_map(|table| &table.chains).flat_map(|chain| &chain.rules);
-        let asks = rules.any(|rule| {
+        let rules = || tables.tables.iter().flat_map(|table| &table.chains).flat_map(|chain| &chain.rules);
+        let has = |is: fn(&Match) -> bool| rules().any(|rule| rule.conds.iter().any(|cond| is(&cond.test)));
+        let asks = rules().any(|rule| {
             matches!(&rule.target, Some(Target::ConnMark(_)))
                 || matches!(&rule.target, Some(Target::Ct(ct)) if !ct.notrack)
                 || rule.conds.iter().any(|c| asks_for_flows(&c.test))
         });
-        Needs { tracking: nat || asks, nat }
+        let tracking = nat || asks;
+        // As in the kernel, who looks for sockets wants whole packets (`socket_mt_enable_defrag`).
+        let defrag = tracking || has(|test| matches!(test, Match::Socket(_)));
+        Needs { tracking, defrag, cluster: has(|test| matches!(test, Match::Cluster(_))), nat }
     }
 }
 
 /// Whether a match is about flows.
 fn asks_for_flows(test: &Match) -> bool {
     use Match::*;
-    matches!(test, Conntrack(_) | State(_) | Connmark(_) | Connbytes(_) | Connlabel(_) | Connlimit(_) | Helper(_))
+    matches!(
+        test,
+        Conntrack(_) | State(_) | Connmark(_) | Connbytes(_) | Connlabel(_) | Connlimit(_) | Helper(_) | Cluster(_)
+    )
 }
 
 /// The stages of a family in one generation.
@@ -92,7 +103,8 @@ impl Order {
     /// [`stages`] without those that nobody needs.
     pub fn of(needs: Needs) -> Order {
         let is_needed = |stage: &Stage| match stage {
-            Stage::Defrag | Stage::Track | Stage::Help | Stage::Confirm => needs.tracking,
+            Stage::Defrag => needs.defrag,
+            Stage::Track | Stage::Help | Stage::Confirm => needs.tracking,
             Stage::Nat(_) => needs.nat,
             Stage::Chain(_) | Stage::Reroute => true,
         };
@@ -119,9 +131,9 @@ mod tests {
         assert_eq!(none, Needs::default());
         let order = Order::of(none);
         assert_eq!(order.at(Hook::Postrouting), [Stage::Chain(Table::Mangle)]);
-        let all = Needs { tracking: true, nat: true };
+        let all = Needs { tracking: true, defrag: true, cluster: false, nat: true };
         assert_eq!(Needs::of(empty.of(Family::V4), all), all);
-        let tracked = Needs { tracking: true, nat: false };
+        let tracked = Needs { nat: false, ..all };
         assert_eq!(Needs::of(empty.of(Family::V4), tracked), none);
         assert_eq!(
             Order::of(tracked).at(Hook::Postrouting),

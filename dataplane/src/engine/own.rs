@@ -86,6 +86,7 @@ impl Engine {
             None if is_to_all(g, &p.facts) => {}
             None => {
                 if self.reset(g, p, 0) {
+                    self.disown();
                     self.tracker.set_closing(p.ct, &g.policy.sysctl);
                 }
             }
@@ -122,8 +123,15 @@ impl Engine {
         let ct = self.tracker.attach(cause.ct, &mut facts);
         let hop = Hop { port: cause.facts.iif, ..Hop::NOWHERE };
         self.stats.originated.add(1);
-        self.own.push_back(Packet { ct, hop, ..Packet::new(frame, facts, 0) });
+        self.own.push_back(Packet { ct, hop, has_socket: true, ..Packet::new(frame, facts, 0) });
         true
+    }
+
+    /// What was said last came from no socket: a reset of REJECT (`nf_send_reset`), or of IPv6 (`tcp_v6_send_response`).
+    fn disown(&mut self) {
+        if let Some(said) = self.own.back_mut() {
+            said.has_socket = false;
+        }
     }
 
     /// A frame for a packet of the router's own; that packet counts as dropped where there is none.
@@ -175,7 +183,9 @@ impl Engine {
                 p.ct = Ct::None;
                 // `tcp_v4_send_reset` leaves ECN out.
                 let tos = p.facts.tos & !3;
-                self.reset(g, p, tos);
+                if self.reset(g, p, tos) && family == Family::V6 {
+                    self.disown();
+                }
                 Ok(Fate::Delivered)
             }
             Some(Refusal::Error(error)) => {
@@ -210,7 +220,7 @@ impl Engine {
             match frame.set(packet).then(|| parse::ip(family, packet)) {
                 Some(Ok(facts)) => {
                     let hop = Hop { port, ..Hop::NOWHERE };
-                    own.push_back(Packet { hop, ..Packet::new(frame, facts, 0) });
+                    own.push_back(Packet { hop, has_socket: true, ..Packet::new(frame, facts, 0) });
                 }
                 _ => {
                     stats.dropped(DropReason::IpHeader);
@@ -303,7 +313,8 @@ impl Engine {
                 facts.oif = port;
                 facts.dmac = dmac;
                 let hop = Hop { port, ..Hop::NOWHERE };
-                self.messages.push_back(Packet { hop, ..Packet::new(frame, facts, ETHERNET as u16) });
+                let p = Packet { hop, has_socket: true, ..Packet::new(frame, facts, ETHERNET as u16) };
+                self.messages.push_back(p);
             }
             Err(reason) => self.discard(reason, frame),
         }

@@ -24,6 +24,10 @@ pub struct Packet {
     pub priority: u32,
     /// TRACE has met it: what rules say of it is logged (`skb->nf_trace`).
     pub is_traced: bool,
+    /// Realms of its route, for `realm`.
+    pub realms: u32,
+    /// It is the router's own and comes from one of its sockets, for `owner`.
+    pub has_socket: bool,
 }
 
 /// Where a packet goes next: the port, the address on its link, and the largest packet for it.
@@ -46,7 +50,18 @@ impl Packet {
     /// A packet that conntrack has not seen.
     #[inline]
     pub fn new(frame: Frame, facts: Facts, l3: u16) -> Packet {
-        Packet { frame, facts, l3, ct: Ct::None, hop: Hop::NOWHERE, largest: None, priority: 0, is_traced: false }
+        Packet {
+            frame,
+            facts,
+            l3,
+            ct: Ct::None,
+            hop: Hop::NOWHERE,
+            largest: None,
+            priority: 0,
+            is_traced: false,
+            realms: 0,
+            has_socket: false,
+        }
     }
 
     /// The IP packet: header to the end of what its length says; what the link padded is not part of it.

@@ -58,7 +58,7 @@ impl Engine {
 
     /// To another host (`ip_forward`, `ip6_forward`).
     fn forward(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
-        if p.facts.pkt_type != PacketType::Host {
+        if p.facts.pkt_type != PacketType::Host && !is_for_the_cluster(g, p) {
             return Err(DropReason::NotForwarded);
         }
         if p.facts.ttl <= 1 {
@@ -234,6 +234,9 @@ impl Engine {
         let key = key(g, &p.facts);
         let route = g.fib.lookup(&key);
         g.fib.check_source(&key, &route)?;
+        if g.fib.has_realms() && p.facts.family == Family::V4 {
+            p.realms = g.fib.realms_in(&key, &route);
+        }
         if p.facts.family == Family::V4 && p.facts.has_options {
             self.check_options(g, p)?;
         }
@@ -274,7 +277,11 @@ impl Engine {
     /// already, is the link of destinations that mean another host on each link.
     fn route_out(&mut self, g: &Generation, p: &mut Packet) -> Result<(), DropReason> {
         let link = p.hop.port;
-        match g.fib.lookup_on(&key(g, &p.facts), link) {
+        let key = key(g, &p.facts);
+        if g.fib.has_realms() && p.facts.family == Family::V4 {
+            p.realms = g.fib.realms_out(&key);
+        }
+        match g.fib.lookup_on(&key, link) {
             Route::Via { port, gateway, mtu, .. } => {
                 p.hop = self.hop(p, port, gateway, mtu);
                 Ok(())
@@ -315,6 +322,17 @@ impl Engine {
         self.answer(g, p, error);
         reason
     }
+}
+
+/// A frame to a group's MAC whose packet goes to one host: what the routers of a cluster see together. In the kernel the match
+/// changes the packet's type (`xt_cluster_mt`), and means it to do so for all that comes in.
+#[cold]
+fn is_for_the_cluster(g: &Generation, p: &mut Packet) -> bool {
+    let is_so = p.facts.pkt_type == PacketType::Multicast && g.needs[p.facts.family.index()].cluster;
+    if is_so {
+        p.facts.pkt_type = PacketType::Host;
+    }
+    is_so
 }
 
 /// What the CT rule of that number asks for.

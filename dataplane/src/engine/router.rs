@@ -30,6 +30,8 @@ const LOG_RING: usize = 4096;
 pub struct Router {
     /// By [`sumun_config::facts::PortId`].
     pub links: Vec<Link>,
+    /// Cores of the workers.
+    pub cores: Vec<usize>,
     /// The flow table.
     pub conntrack: Arc<Conntrack>,
     /// The neighbour table.
@@ -78,6 +80,7 @@ impl Router {
         }
         Arc::new(Router {
             conntrack: Arc::new(conntrack),
+            cores: appliance.cores.clone(),
             neighbours: Arc::new(Neighbours::new(appliance.max_neighbours, seed)),
             log: Arc::new(LogRing::new(LOG_RING)),
             stats: (0..workers).map(|_| Arc::new(WorkerStats::new(links.len()))).collect(),

@@ -59,7 +59,8 @@ impl Fib {
         let rp_filter = (0..links.len())
             .map(|i| policy.port_settings.get(i).map_or_else(Default::default, |s| s.rp_filter))
             .collect();
-        Fib { v4, v6, targets: builder.targets, ways: builder.ways, own, rp_filter, mtu: builder.mtu }
+        let has_realms = builder.targets.iter().any(|target| target.realm != 0);
+        Fib { v4, v6, targets: builder.targets, ways: builder.ways, own, rp_filter, has_realms, mtu: builder.mtu }
     }
 }
 
@@ -115,7 +116,7 @@ impl Builder {
     }
 
     fn simple(&mut self, route: Route, kind: AddrType, port: PortId) -> u32 {
-        self.number(Target { route, kind, port, first: 0, count: 0 }, Vec::new())
+        self.number(Target { route, kind, port, first: 0, count: 0, realm: 0 }, Vec::new())
     }
 
     /// What follows from addresses: `fib_add_ifaddr` for IPv4, `addrconf` for IPv6.
@@ -217,7 +218,7 @@ impl Builder {
         }
         let &(_, first) = ways.first()?;
         let Route::Via { port, .. } = first else { return None };
-        let target = Target { route: first, kind: AddrType::Unicast, port, first: 0, count: 0 };
+        let target = Target { route: first, kind: AddrType::Unicast, port, first: 0, count: 0, realm: route.realm };
         if ways.len() == 1 {
             return Some(self.number(target, Vec::new()));
         }

@@ -94,6 +94,8 @@ struct Target {
     /// First of the next hops of a multipath route, and how many; none where there is one way only.
     first: u32,
     count: u32,
+    /// Realms of the route.
+    realm: u32,
 }
 
 /// One way of a multipath route.
@@ -126,6 +128,7 @@ pub struct Fib {
     /// Own addresses by port, in the order of the configuration, the derived link-local ones last.
     own: Vec<Vec<Own>>,
     rp_filter: Vec<RpFilter>,
+    has_realms: bool,
     mtu: Vec<u16>,
 }
 
@@ -308,7 +311,8 @@ impl Fib {
 }
 
 /// What an address without a route leads to.
-const NOWHERE: Target = Target { route: Route::None, kind: AddrType::Unspec, port: PortId::NONE, first: 0, count: 0 };
+const NOWHERE: Target =
+    Target { route: Route::None, kind: AddrType::Unspec, port: PortId::NONE, first: 0, count: 0, realm: 0 };
 
 /// The network half of an IPv6 address.
 trait Prefix64 {

@@ -1,11 +1,11 @@
 //! Source validation: may a packet with this source have come in here (`ip_route_input_slow`, `fib_validate_source`)?
 //!
 //! IPv4 only, as in the kernel: IPv6 looks at addresses when it receives ([`super::is_on_no_link`]) and has no `rp_filter`;
-//! [`Fib::reverse_path`] answers for both.
+//! [`Fib::has_way_back`], which `rpfilter` asks, answers for both. Realms are found on the same way.
 
 use super::{Fib, Key, LIMITED_BROADCAST, Route, Target, is_link_local, is_on_no_link};
 use crate::reason::DropReason;
-use sumun_config::facts::{AddrType, Family, PortId};
+use sumun_config::facts::{AddrType, Facts, Family, PortId, WayBack};
 use sumun_config::model::RpFilter;
 
 /// What the way back to a source says of it.
@@ -49,7 +49,7 @@ impl Fib {
             return Ok(());
         }
         let mode = key.iif.index().and_then(|i| self.rp_filter.get(i)).copied().unwrap_or_default();
-        if mode == RpFilter::Off && !self.v4.has_custom_rules {
+        if mode == RpFilter::Off && !self.v4.has_custom_rules && !self.has_realms {
             // Without a filter only own addresses are refused, which is cheaper to see than a way back.
             let own = self.local(Family::V4, key.src).kind == AddrType::Local;
             return if own { Err(DropReason::Martian) } else { Ok(()) };
@@ -65,13 +65,54 @@ impl Fib {
         }
     }
 
-    /// Whether the source of a packet passes a reverse-path filter of this mode, for either family.
-    pub fn reverse_path(&self, key: &Key, mode: RpFilter) -> bool {
-        match mode {
-            RpFilter::Off => true,
-            RpFilter::Strict => self.back(key, PortId::NONE) == Back::Here,
-            RpFilter::Loose => matches!(self.back(key, PortId::NONE), Back::Here | Back::Elsewhere),
+    /// Whether `rpfilter` finds a way back to the source of a packet (`rpfilter_lookup_reverse`, `rpfilter_lookup_reverse6`):
+    /// only tables are asked, so that a default route leads to groups and to everybody too.
+    pub fn has_way_back(&self, facts: &Facts, wanted: WayBack) -> bool {
+        let Facts { family, src, dst, iif, tos, mark, .. } = *facts;
+        let is_one = match family {
+            Family::V4 => dst >> 28 != 0xe && dst != LIMITED_BROADCAST && dst >> 24 != 0,
+            Family::V6 => dst >> 120 != 0xff,
+        };
+        let (from, mark) = (if is_one { dst } else { 0 }, if wanted.by_mark { mark } else { 0 });
+        let target = self.find(&Key { family, src: from, dst: src, iif: PortId::NONE, mark, tos, hash: 0 });
+        if is_link_local(family, src) {
+            return match self.on_link(src, iif) {
+                // The anycast address of the link is local too, but no source.
+                Route::Local => wanted.to_local && self.is_own_on(family, src, iif),
+                Route::None => target.kind == AddrType::Unicast && self.leaves_by(target, iif),
+                _ => true,
+            };
         }
+        match target.kind {
+            AddrType::Unicast => wanted.loose || self.leaves_by(target, iif),
+            // An IPv6 address of the router is no matter of the port.
+            AddrType::Local => wanted.to_local && (wanted.loose || family == Family::V6 || target.port == iif),
+            _ => false,
+        }
+    }
+
+    /// Whether some route has a realm.
+    #[inline]
+    pub fn has_realms(&self) -> bool {
+        self.has_realms
+    }
+
+    /// The realms of a packet that came in, whose route this is (`fib_combine_itag`, `set_class_tag`): a source's is the
+    /// destination's of the way back to it.
+    pub fn realms_in(&self, key: &Key, route: &Route) -> u32 {
+        let (to, out) = match *route {
+            Route::Via { port, .. } => (self.find(key).realm, port),
+            _ => (0, PortId::NONE),
+        };
+        let is_known = key.family == Family::V4 && key.src >> 24 != 0;
+        let back = Key { src: key.dst, dst: key.src, iif: out, mark: 0, hash: 0, ..*key };
+        let from = if is_known { self.find(&back).realm << 16 } else { 0 };
+        if to >> 16 == 0 { from | to } else { to }
+    }
+
+    /// The realms of a packet of the router's own.
+    pub fn realms_out(&self, key: &Key) -> u32 {
+        self.find(key).realm
     }
 
     /// Looks the way back up: source and destination change places, and the packet comes from where it would have gone.

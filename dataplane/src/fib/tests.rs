@@ -3,7 +3,7 @@
 use super::*;
 use crate::port::Link;
 use ipnet::IpNet;
-use sumun_config::facts::number;
+use sumun_config::facts::{WayBack, number};
 use sumun_config::model::{
     Nexthop, Policy, PortSettings, Route as Configured, RouteAction, RoutingRule, RuleAction, RuleIif, Sysctl, table,
 };
@@ -74,7 +74,7 @@ fn policy() -> Policy {
 }
 
 fn route(prefix: &str, action: RouteAction) -> Configured {
-    Configured { table: table::MAIN, prefix: net(prefix), action, metric: 0, mtu: None, source: None }
+    Configured { table: table::MAIN, prefix: net(prefix), action, metric: 0, mtu: None, source: None, realm: 0 }
 }
 
 fn via(gateway: &str, port: PortId) -> RouteAction {
@@ -413,8 +413,92 @@ fn strict_reverse_path_takes_any_next_hop_of_a_multipath_route() {
     let mut policy = policy();
     policy.routes = vec![route("0.0.0.0/0", RouteAction::Via(vec![hop("192.0.2.0", WAN, 1), hop("10.0.9.9", DMZ, 1)]))];
     let fib = Fib::build(&policy, &links());
-    let passes = |iif| fib.reverse_path(&Key { iif, ..from_to("8.8.8.8", "10.0.0.1") }, RpFilter::Strict);
+    let strict = WayBack { loose: false, by_mark: false, to_local: false };
+    let packet = Facts { src: addr("8.8.8.8"), dst: addr("10.0.0.1"), ..Facts::blank(Family::V4) };
+    let passes = |iif| fib.has_way_back(&Facts { iif, ..packet }, strict);
     assert_eq!([LAN, WAN, DMZ].map(passes), [false, true, true]);
+}
+
+#[test]
+fn the_filter_of_rules_asks_for_the_route_to_the_source() {
+    let mut policy = policy();
+    policy.routes = vec![
+        route("0.0.0.0/0", via("192.0.2.0", WAN)),
+        route("203.0.113.0/24", RouteAction::Blackhole),
+        route("::/0", via("fe80::9", WAN)),
+        route("2001:db8:99::/48", RouteAction::Unreachable),
+    ];
+    let marked = RoutingRule { fwmark: Some((7, 7)), ..rule(Family::V4, 5, 100) };
+    policy.rules.push(marked);
+    policy.routes.push(Configured { table: 100, ..route("8.8.8.8/32", via("10.0.0.77", LAN)) });
+    let fib = Fib::build(&policy, &links());
+    let wanted = |loose, by_mark, to_local| WayBack { loose, by_mark, to_local };
+    let (strict, loose, local) = (wanted(false, false, false), wanted(true, false, false), wanted(false, false, true));
+    let by_mark = wanted(false, true, false);
+    // Source, the port that it came in on, and whether it passes strictly, loosely, strictly with own addresses.
+    for (src, iif, passes) in [
+        ("10.0.0.5", LAN, [true, true, true]),
+        ("10.0.0.5", WAN, [false, true, false]),
+        ("8.8.8.8", WAN, [true, true, true]),
+        ("8.8.8.8", LAN, [false, true, false]),
+        ("203.0.113.1", WAN, [false; 3]),
+        ("10.0.0.1", LAN, [false, false, true]),
+        ("10.0.0.1", WAN, [false, false, false]),
+        ("10.0.0.255", LAN, [false; 3]),
+        ("127.0.0.1", LAN, [false; 3]),
+        // No table has them, so that the default route does.
+        ("224.0.0.1", WAN, [true, true, true]),
+        ("255.255.255.255", WAN, [true, true, true]),
+        ("0.0.0.0", LAN, [false, true, false]),
+        ("2001:db8::5", LAN, [true, true, true]),
+        ("2001:db8::5", DMZ, [false, true, false]),
+        ("2a00::5", WAN, [true, true, true]),
+        ("2001:db8:99::5", WAN, [false; 3]),
+        ("2001:db8::1", LAN, [false, false, true]),
+        ("2001:db8::1", WAN, [false, false, true]),
+        ("2001:db8::", LAN, [false; 3]),
+        ("fe80::5", DMZ, [true, true, true]),
+        ("fe80:5::5", WAN, [true, true, true]),
+        ("fe80:5::5", DMZ, [false; 3]),
+        ("fe80::ff:fe00:0", LAN, [false, false, true]),
+        ("fe80::ff:fe00:0", WAN, [true, true, true]),
+    ] {
+        let (family, src_addr) = number(src.parse().unwrap());
+        let dst = if family == Family::V4 { addr("10.0.0.9") } else { addr("2001:db8::9") };
+        let packet = Facts { src: src_addr, dst, iif, ..Facts::blank(family) };
+        let found = [strict, loose, local].map(|wanted| fib.has_way_back(&packet, wanted));
+        assert_eq!(found, passes, "{src} on {iif:?}");
+    }
+    let packet = Facts { src: addr("8.8.8.8"), dst: addr("10.0.0.9"), iif: LAN, mark: 7, ..Facts::blank(Family::V4) };
+    assert_eq!([strict, by_mark].map(|wanted| fib.has_way_back(&packet, wanted)), [false, true]);
+}
+
+#[test]
+fn realms_are_those_of_the_routes_to_the_destination_and_back_to_the_source() {
+    let mut policy = policy();
+    policy.routes = vec![
+        Configured { realm: 10, ..route("0.0.0.0/0", via("192.0.2.0", WAN)) },
+        Configured { realm: 0x0005_0014, ..route("203.0.113.0/24", via("10.0.0.77", LAN)) },
+        Configured { realm: 30, ..route("203.0.114.0/24", via("10.0.0.77", LAN)) },
+    ];
+    let fib = Fib::build(&policy, &links());
+    assert!(fib.has_realms());
+    for (src, dst, iif, expected) in [
+        ("10.0.0.5", "8.8.8.8", LAN, 10),
+        ("203.0.114.5", "8.8.8.8", LAN, 30 << 16 | 10),
+        ("8.8.8.8", "203.0.114.5", WAN, 10 << 16 | 30),
+        // Where the route to the destination has a realm of sources, that is it; of the way back it does not count.
+        ("8.8.8.8", "203.0.113.5", WAN, 5 << 16 | 20),
+        ("203.0.113.5", "8.8.8.8", LAN, 20 << 16 | 10),
+        // To the router itself.
+        ("8.8.8.8", "10.0.0.1", WAN, 10 << 16),
+        ("0.0.0.0", "255.255.255.255", LAN, 0),
+    ] {
+        let key = Key { iif, ..from_to(src, dst) };
+        assert_eq!(fib.realms_in(&key, &fib.lookup(&key)), expected, "{src} to {dst}");
+    }
+    assert_eq!(fib.realms_out(&from_to("192.0.2.1", "8.8.8.8")), 10);
+    assert!(!Fib::build(&super::tests::policy(), &links()).has_realms());
 }
 
 #[test]

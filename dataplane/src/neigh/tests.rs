@@ -16,6 +16,7 @@ pub fn fib() -> Fib {
     let settings = |(list, rp_filter): ([&str; 2], RpFilter)| PortSettings {
         addresses: list.iter().map(|text| text.parse().unwrap()).collect(),
         rp_filter,
+        group: 0,
     };
     let rule = |(family, priority, table)| RoutingRule {
         priority,

@@ -1,7 +1,9 @@
 //! For tests of matches: rule text to conditions, and a judge that asks them about packets.
 
 use super::{EXTENSIONS, Match};
-use crate::facts::{AddrType, ConnectionKey, Context, Dir, Ends, Facts, Family, FlowFacts, PortId, Surroundings};
+use crate::facts::{
+    AddrType, ConnectionKey, Context, Dir, Ends, Facts, Family, FlowFacts, PortId, Socket, Surroundings, WayBack,
+};
 use crate::helper::Helper;
 use crate::model::Names;
 use crate::rule::option::Complaint;
@@ -44,6 +46,8 @@ pub struct Judge {
     cells: Vec<AtomicU64>,
     /// The clock.
     pub now: Cell<u64>,
+    /// The clock on the wall.
+    pub wall: Cell<u64>,
     /// What the next random number is.
     pub random: Cell<u32>,
     /// What an address is.
@@ -52,6 +56,14 @@ pub struct Judge {
     pub flow: SampleFlow,
     /// Connections under any key.
     pub connections: Cell<Option<u32>>,
+    /// The core.
+    pub core: u32,
+    /// The realms of the packet's route.
+    pub realms: u32,
+    /// Whether there is such a way back.
+    pub way_back: fn(&Facts, WayBack) -> bool,
+    /// Who sent the packet.
+    pub socket: Socket<'static>,
 }
 
 /// A flow that is as the test says.
@@ -106,16 +118,21 @@ impl Judge {
             conds,
             cells,
             now: Cell::new(0),
+            wall: Cell::new(0),
             random: Cell::new(0),
             addr_type: |_, _| AddrType::Unicast,
             flow: SampleFlow::default(),
             connections: Cell::new(None),
+            core: 0,
+            realms: 0,
+            way_back: |_, _| true,
+            socket: Socket::None,
         }
     }
 
     /// What they say together of a packet.
     pub fn ask(&self, facts: &Facts, l3: &[u8]) -> Outcome {
-        let cx = Context { l3, now: self.now.get(), wall: 0, around: self, cells: &self.cells };
+        let cx = Context { l3, now: self.now.get(), wall: self.wall.get(), around: self, cells: &self.cells };
         for cond in &self.conds {
             match cond.holds(facts, &cx) {
                 Outcome::Yes => {}
@@ -141,6 +158,22 @@ impl Surroundings for Judge {
     }
     fn flow(&self) -> Option<&dyn FlowFacts> {
         Some(&self.flow)
+    }
+    fn core(&self) -> u32 {
+        self.core
+    }
+    fn group(&self, port: PortId) -> u32 {
+        // Ports 0, 1, 2 are of the groups 0x10, 0x11, 0x12.
+        port.index().map_or(0, |i| 0x10 + i as u32)
+    }
+    fn realms(&self) -> u32 {
+        self.realms
+    }
+    fn has_way_back(&self, facts: &Facts, wanted: WayBack) -> bool {
+        (self.way_back)(facts, wanted)
+    }
+    fn socket(&self) -> Socket<'_> {
+        self.socket
     }
     fn connections(&self, _: &ConnectionKey, _: &Facts, _: &[u8]) -> Option<u32> {
         self.connections.get()

@@ -230,6 +230,28 @@ registry! {
         Dscp(dscp::Dscp),
         /// `-m ecn`.
         Ecn(ecn::Ecn),
+        /// `-m time`.
+        Time(time::Time),
+        /// `-m rpfilter`.
+        Rpfilter(rpfilter::Rpfilter),
+        /// `-m policy`.
+        Policy(policy::Policy),
+        /// `-m physdev`.
+        Physdev(physdev::Physdev),
+        /// `-m realm`.
+        Realm(realm::Realm),
+        /// `-m devgroup`.
+        Devgroup(devgroup::Devgroup),
+        /// `-m cpu`.
+        Cpu(cpu::Cpu),
+        /// `-m cluster`.
+        Cluster(cluster::Cluster),
+        /// `-m owner`.
+        Owner(owner::Owner),
+        /// `-m socket`.
+        Socket(socket::Socket),
+        /// `-m cgroup`.
+        Cgroup(cgroup::Cgroup),
         /// `-m limit`.
         Limit(limit::Limit),
         /// `-m statistic`.
