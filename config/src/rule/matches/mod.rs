@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(test)]
 mod harness;
 mod headers;
+pub mod opts;
 pub mod ports;
 pub mod span;
 
@@ -192,6 +193,28 @@ registry! {
         Icmp(icmp::Icmp),
         /// `-m icmp6`.
         Icmp6(icmp6::Icmp6),
+        /// `-m dst`.
+        Dst(dst::Dst),
+        /// `-m hbh`.
+        Hbh(hbh::Hbh),
+        /// `-m eui64`.
+        Eui64(eui64::Eui64),
+        /// `-m frag`.
+        Frag(frag::Frag),
+        /// `-m ipv6header`.
+        Ipv6header(ipv6header::Ipv6header),
+        /// `-m mh`.
+        Mh(mh::Mh),
+        /// `-m rt`.
+        Rt(rt::Rt),
+        /// `-m srh`.
+        Srh(srh::Srh),
+        /// `-m u32`.
+        U32(u32::U32),
+        /// `-m string`.
+        String(string::Text),
+        /// `-m bpf`.
+        Bpf(bpf::Bpf),
         /// `-m multiport`.
         Multiport(multiport::Multiport),
         /// `-m conntrack`.
