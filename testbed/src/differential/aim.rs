@@ -11,6 +11,39 @@ use sumun_config::facts::Family;
 pub struct Aim {
     hosts: Vec<u128>,
     numbers: Vec<u16>,
+    asked: Vec<Asked>,
+}
+
+/// Ends that one rule asks for, as far as it does so plainly.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Asked {
+    /// From where.
+    pub src: Option<u128>,
+    /// To where.
+    pub dst: Option<u128>,
+    /// To which port.
+    pub dport: Option<u16>,
+}
+
+impl Asked {
+    fn of(rule: &str) -> Option<Asked> {
+        let words: Vec<&str> = rule.split(' ').collect();
+        let value = |option: &str| {
+            let at = words.iter().position(|word| *word == option)?;
+            (at == 0 || words[at - 1] != "!").then(|| words.get(at + 1).copied())?
+        };
+        let host = |text: &str| {
+            let single = text.strip_suffix("/32").or(text.strip_suffix("/128"))?;
+            single.parse().ok().map(|address| sumun_config::facts::number(address).1)
+        };
+        let first = |text: &str| text.split([',', ':']).next().and_then(number);
+        let asked = Asked {
+            src: value("-s").and_then(host),
+            dst: value("-d").and_then(host),
+            dport: value("--dport").or(value("--dports")).and_then(first),
+        };
+        (asked != Asked::default()).then_some(asked)
+    }
 }
 
 impl Aim {
@@ -27,6 +60,8 @@ impl Aim {
                 Err(_) => aim.numbers.extend(word.split(':').filter_map(number)),
             }
         }
+        aim.asked = rules.lines().filter_map(Asked::of).collect();
+        aim.asked.dedup();
         aim.hosts.retain(|&host| is_behind_gateway(rules.family, host));
         aim
     }
@@ -34,6 +69,11 @@ impl Aim {
     /// One of the hosts.
     pub fn host(&self, rng: &mut Rng) -> Option<u128> {
         (!self.hosts.is_empty()).then(|| rng.pick(&self.hosts))
+    }
+
+    /// What one of the rules asks for.
+    pub fn asked(&self, rng: &mut Rng) -> Option<Asked> {
+        (!self.asked.is_empty()).then(|| rng.pick(&self.asked))
     }
 
     /// One of the numbers, or a neighbour of it.
@@ -58,4 +98,16 @@ fn is_behind_gateway(family: Family, host: u128) -> bool {
     let (near, length) = of(family, ([0xc0_a801, 0xcb_0071], 8), ([0xfd00_0001_0000_0000, 0x2001_0db8_0002_0000], 64));
     let refused = family == Family::V6 && matches!(host >> 96, 0xfd66_0000 | 0xfd67_0000 | 0xfd68_0000);
     !is_special && !refused && !near.contains(&(host >> length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_asks_for_the_hosts_and_the_port_that_it_names() {
+        let asked = Asked::of("-s 192.0.2.1/32 ! -d 192.0.2.2/32 -p tcp -m tcp --dport 22:25 -j DROP");
+        assert_eq!(asked, Some(Asked { src: Some(0xc000_0201), dst: None, dport: Some(22) }));
+        assert_eq!(Asked::of("-s 192.0.2.0/24 -j DROP"), None);
+    }
 }

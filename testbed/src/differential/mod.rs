@@ -11,6 +11,7 @@
 //! | [`compare`] | what counts as equal, and what differs on purpose |
 //! | [`rng`] | chance from a seed |
 //! | [`script`] | what happens step by step, written down |
+//! | [`shapes`] | rulesets as people bring them |
 //!
 //! A case is a ruleset and its traffic, both fixed by seed, family and number. What comes out is compared after each frame;
 //! counters of all rules and the flow table at the end. A case that differs is shrunk, by leaving out rules and frames.
@@ -23,6 +24,7 @@ pub mod rng;
 pub mod rules;
 pub mod scenes;
 pub mod script;
+pub mod shapes;
 pub mod subject;
 pub mod traffic;
 pub mod wire;
@@ -34,6 +36,7 @@ use kernel::Kernel;
 use net::{HOST, ROUTER};
 use rng::Rng;
 use rules::Rules;
+use shapes::Shape;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 use subject::Subject;
@@ -76,6 +79,13 @@ impl Case {
         let wanted =
             |step: &Step| !(asks_for_others && matches!(step, Step::Fresh { frame, .. } if wire::is_discovery(frame)));
         Case { rules, steps: steps.into_iter().map(|step| Some(step).filter(wanted)).collect() }
+    }
+
+    /// A ruleset as somebody brings it, and traffic aimed at it.
+    pub fn of_shape(shape: &Shape, seed: u64, packets: usize) -> Case {
+        let rules = Rules::of_text(shape.family, &shape.text);
+        let steps = traffic::traffic(shape.family, packets, Aim::at(&rules), Rng::stream(seed, 0));
+        Case { rules, steps: steps.into_iter().map(Some).collect() }
     }
 
     /// Runs it on both.

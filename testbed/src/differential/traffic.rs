@@ -159,11 +159,13 @@ pub struct Traffic {
     pub(super) rng: Rng,
     steps: Vec<Step>,
     pub(super) id: u16,
+    /// The port that the ends chosen last are to be asked at.
+    dport: Option<u16>,
 }
 
 /// Traffic of about `packets` frames, some of it aimed.
 pub fn traffic(family: Family, packets: usize, aim: Aim, rng: Rng) -> Vec<Step> {
-    let mut traffic = Traffic { family, aim, rng, steps: Vec::new(), id: 100 };
+    let mut traffic = Traffic { family, aim, rng, steps: Vec::new(), id: 100, dport: None };
     while traffic.steps.len() < packets {
         traffic.scene();
     }
@@ -199,6 +201,17 @@ impl Traffic {
         if self.rng.chance(20) {
             w = self.aim.host(&mut self.rng).unwrap_or(w);
         }
+        self.dport = None;
+        if self.rng.chance(40)
+            && let Some(asked) = self.aim.asked(&mut self.rng)
+        {
+            self.dport = asked.dport;
+            let (port, src, usual) = match self.rng.chance(50) {
+                true => (LAN, l, w),
+                false => (WAN, w, self.rng.pick(&[l, own[1]])),
+            };
+            return (port, asked.src.unwrap_or(src), asked.dst.unwrap_or(usual));
+        }
         match self.rng.below(12) {
             0..=5 => (LAN, l, w),
             6..=8 => (WAN, w, l),
@@ -227,7 +240,7 @@ impl Traffic {
             true => self.number().unwrap_or(22),
             false => self.rng.pick(&SERVICES),
         };
-        (sport, dport)
+        (sport, self.dport.unwrap_or(dport))
     }
 
     pub(super) fn ip(&mut self, src: u128, dst: u128) -> Ip {
