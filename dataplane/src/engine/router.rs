@@ -43,18 +43,24 @@ pub struct Router {
     pub(super) cells: Box<[AtomicU64]>,
     pub(super) seed: u64,
     newest: AtomicU64,
+    publishing: Mutex<Publishing>,
     publications: Mutex<Publications>,
 }
 
 /// An address of a port.
 type Own = (PortId, Family, u128);
 
-struct Publications {
-    /// The newest generation and those before it that some worker may not have reached; never empty.
-    alive: VecDeque<Arc<Generation>>,
+/// What the one who publishes needs while a generation is built, which takes its time; workers never ask for it.
+struct Publishing {
     cells: CellPool,
     /// Cells that no generation after this one uses.
     retired: Vec<(u64, Vec<u32>)>,
+}
+
+/// What workers look at on their way to a new generation: held for moments only.
+struct Publications {
+    /// The newest generation and those before it that some worker may not have reached; never empty.
+    alive: VecDeque<Arc<Generation>>,
     /// Addresses that ports no longer have from this generation on.
     gone: Vec<(u64, Vec<Own>)>,
 }
@@ -87,12 +93,8 @@ impl Router {
             cells: (0..MAX_CELLS).map(|_| AtomicU64::new(0)).collect(),
             seed,
             newest: AtomicU64::new(0),
-            publications: Mutex::new(Publications {
-                alive: [Arc::new(first)].into(),
-                cells,
-                retired: Vec::new(),
-                gone: Vec::new(),
-            }),
+            publishing: Mutex::new(Publishing { cells, retired: Vec::new() }),
+            publications: Mutex::new(Publications { alive: [Arc::new(first)].into(), gone: Vec::new() }),
             links,
         })
     }
@@ -127,11 +129,12 @@ impl Router {
     }
 
     fn replace(&self, policy: Policy, keep: Keep) -> Result<u64, String> {
-        let mut publications = self.publications();
-        self.reclaim(&mut publications);
-        let before = publications.alive.back().expect("never empty").clone();
+        // A panic while a generation is built leaves cells that are taken and unused: no harm.
+        let mut publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.reclaim(&mut publishing);
+        let before = self.current();
         let number = before.number + 1;
-        let Publications { cells, .. } = &mut *publications;
+        let cells = &mut publishing.cells;
         let (next, fresh) =
             Generation::build(number, policy, &self.links, self.stats.len(), Some(&before), keep, cells)?;
         for cell in fresh {
@@ -141,10 +144,11 @@ impl Router {
             self.conntrack.count_connections();
         }
         let left = before.cells_left_by(&next);
-        publications.retired.push((number, left));
+        publishing.retired.push((number, left));
         let gone = gone(&before.policy, &next.policy);
         self.neighbours.set_static(&next.policy.neighbours, crate::worker::now());
         let next = Arc::new(next);
+        let mut publications = self.publications();
         publications.alive.push_back(next.clone());
         if !gone.is_empty() {
             publications.gone.push((number, gone.clone()));
@@ -167,6 +171,10 @@ impl Router {
     /// Work that waits for the workers to reach a generation; for a thread with time, now and then. Until then a worker
     /// may have masqueraded flows with addresses that are gone.
     pub fn settle(&self) {
+        // Who publishes meanwhile does it himself.
+        if let Ok(mut publishing) = self.publishing.try_lock() {
+            self.reclaim(&mut publishing);
+        }
         let mut publications = self.publications();
         if publications.gone.is_empty() {
             return;
@@ -190,16 +198,21 @@ impl Router {
     }
 
     /// Frees what no worker can see any more.
-    fn reclaim(&self, publications: &mut Publications) {
+    fn reclaim(&self, publishing: &mut Publishing) {
         let reached = self.reached();
+        // A large ruleset takes a while to be freed: not under the lock that workers may wait for.
+        let mut outlived = Vec::new();
+        let mut publications = self.publications();
         while publications.alive.len() > 1 && publications.alive[0].number < reached {
-            publications.alive.pop_front();
+            outlived.extend(publications.alive.pop_front());
         }
+        drop(publications);
+        drop(outlived);
         let (gone, still): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut publications.retired).into_iter().partition(|(number, _)| *number <= reached);
-        publications.retired = still;
+            std::mem::take(&mut publishing.retired).into_iter().partition(|(number, _)| *number <= reached);
+        publishing.retired = still;
         for (_, cells) in gone {
-            publications.cells.give(cells);
+            publishing.cells.give(cells);
         }
     }
 
