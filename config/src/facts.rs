@@ -214,6 +214,8 @@ pub mod status {
     /// Beyond its mapping the flow has something of what few flows have: a helper, a time-out policy, chosen events,
     /// labels. The engine's own; for the kernel this bit is another.
     pub const EXTRA: u32 = 1 << 14;
+    /// SYNPROXY opened it in its server's place. The engine's own; for the kernel this bit is another.
+    pub const PROXIED: u32 = 1 << 15;
 }
 
 /// How a frame was addressed on its link, as `skb->pkt_type`.

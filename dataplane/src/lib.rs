@@ -11,6 +11,7 @@
 //!                         ├─ fib        routes, rules, own addresses
 //!                         ├─ neigh      ARP and NDP
 //!                         ├─ icmp       errors and refusals
+//!                         ├─ synproxy   SYN cookies in the place of servers
 //!                         └─ local      the router as a host
 //! ```
 //!
@@ -44,5 +45,6 @@ pub mod protocol;
 pub mod reason;
 pub mod server;
 mod sync;
+pub mod synproxy;
 pub mod umem;
 pub mod worker;

@@ -49,6 +49,8 @@ reasons! {
     PolicyDrop "policy-drop" Policy,
     /// A rule with REJECT; an answer was sent where one is due.
     Reject "reject" Policy,
+    /// A segment in whose place SYNPROXY sent others: it was answered, or its connection was opened.
+    Synproxy "synproxy" Policy,
     /// The route is a blackhole.
     Blackhole "blackhole" Policy,
     /// The route is unreachable, or there is none.
@@ -109,8 +111,10 @@ reasons! {
     MasqueradeMoved "masquerade-moved" Policy,
     /// A rule with NFQUEUE, or QUEUE: nobody can listen to a queue.
     QueueUnheard "queue-unheard" Policy,
-    /// The TCPMSS, ECN or TCPOPTSTRIP target met a TCP header that it could not parse.
+    /// A target met a TCP header that it could not parse, or whose checksum is wrong.
     MalformedTcp "malformed-tcp" Error,
+    /// SYNPROXY met an acknowledgement of no SYN that it had answered.
+    SynproxyCookie "synproxy-cookie" Error,
     /// Another first packet of the same flow was confirmed before this one.
     ConntrackClash "conntrack-clash" Error,
     /// The protocol's tracker told to drop it (`nf_conntrack_in` returns NF_DROP).

@@ -121,6 +121,9 @@ pub enum Effect<'a> {
     Ct(&'a targets::ct::Ct),
     /// Choose the flow's mapping; ACCEPTs.
     Nat(&'a targets::nat::Nat),
+    /// Answer a SYN in the place of its server, or open the connection of a client that sent its cookie back; other segments
+    /// go on to the next rule.
+    Synproxy(&'a targets::synproxy::Synproxy),
     /// Give an address another prefix; a packet whose address has no room for the adjustment is answered and dropped.
     Npt(&'a targets::npt::Npt),
     /// Set the packet's priority.

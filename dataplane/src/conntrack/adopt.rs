@@ -97,7 +97,8 @@ const KNOWN: u32 = status::EXPECTED
     | status::FIXED_TIMEOUT
     | status::SEQ_ADJUST
     | status::HELPER
-    | status::EXTRA;
+    | status::EXTRA
+    | status::PROXIED;
 
 impl Remains {
     /// Out of the bytes of its lines; none where there are too few.
@@ -133,6 +134,10 @@ impl Remains {
             return Err(Flaw::Status);
         }
         let original = tuple(self.entry.words(Dir::Original))?;
+        let proxied = bits & status::PROXIED;
+        if proxied != 0 && (original.proto != proto::TCP || bits & status::EXTRA == 0) {
+            return Err(Flaw::Status);
+        }
         let reply = tuple(self.entry.words(Dir::Reply))?;
         check_mapping(&original, &reply, bits)?;
         self.check_state(original.proto, word)?;
@@ -262,6 +267,7 @@ impl Conntrack {
             return false;
         }
         self.private(id).change(&[0; super::private::PRIVATE], &flow.private.words());
+        self.private(id).stamps.store(flow.private.stamps.load(Ordering::Relaxed), Ordering::Relaxed);
         self.cold(id).become_as(&flow.cold, flow.entry.word().status());
         self.note_masquerade(id, masquerade);
         self.entry(id).become_as(&flow.entry);

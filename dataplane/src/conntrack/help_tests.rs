@@ -29,7 +29,7 @@ fn framed(p: &Sample) -> Frame {
 /// Tracks a packet of a helped flow and shows it to the helper, but does not confirm it.
 fn begin(t: &mut Tracker, helper: Helper, p: &mut Sample) -> Flow {
     let rule = rule(helper);
-    let template = Template { zones: [0; 2], rule: Some(&rule) };
+    let template = Template { rule: Some(&rule), ..Template::default() };
     let Ok(Ct::Flow(flow)) = t.track_as(&template, &mut p.facts, &p.l3, 0, &Sysctl::default()) else {
         panic!("the packet is tracked")
     };
@@ -175,7 +175,7 @@ fn two_workers_expect_welcome_and_forget_without_losing_a_line() {
                     let port = 5000 + (round * 7 % 13) as u16;
                     let mut p = request(A + u128::from(round % 3), port);
                     let rule = rule(Helper::Tftp);
-                    let template = Template { zones: [0; 2], rule: Some(&rule) };
+                    let template = Template { rule: Some(&rule), ..Template::default() };
                     if let Ok(Ct::Flow(flow)) = t.track_as(&template, &mut p.facts, &p.l3, now, &Sysctl::default()) {
                         let helped = p.facts.ct_status & status::HELPER != 0
                             && t.help(flow, &mut framed(&p), 0, &mut p.facts, now, round as u32).is_err();

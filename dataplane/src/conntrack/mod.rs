@@ -38,6 +38,7 @@ mod invalid;
 mod list;
 mod private;
 mod protocol;
+mod proxied;
 mod reclaim;
 mod seqadj;
 mod template;
@@ -94,6 +95,8 @@ pub enum Ct {
     Unplaced,
     /// It is not yet tracked, and this rule of its family's program says how.
     Template(u32),
+    /// It is not yet tracked, and the flow that it begins is one that SYNPROXY opens.
+    Proxied,
     /// It belongs to a flow.
     Flow(Flow),
 }
@@ -163,6 +166,16 @@ counts! {
     expect_create,
     /// Expectations removed, for whatever reason.
     expect_delete,
+    /// SYNs that SYNPROXY saw.
+    syn_received,
+    /// Acknowledgements that SYNPROXY saw and that have no cookie of its.
+    cookie_invalid,
+    /// Acknowledgements that have.
+    cookie_valid,
+    /// Acknowledgements that have, and whose server had not answered yet.
+    cookie_retrans,
+    /// Connections of SYNPROXY that were closed and opened anew.
+    conn_reopened,
 }
 
 /// A counter that only its worker writes.

@@ -7,7 +7,7 @@
 
 use super::Invalid;
 use super::index::{Held, Spin};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// How many words a protocol has.
 pub(crate) const PRIVATE: usize = 7;
@@ -50,6 +50,8 @@ impl Step {
 pub(crate) struct Private {
     words: [AtomicU64; PRIVATE],
     flag: Spin,
+    /// By how much the server's timestamps are ahead of those that SYNPROXY told the client.
+    pub stamps: AtomicU32,
 }
 
 impl Private {

@@ -14,12 +14,19 @@ pub struct Template<'a> {
     pub zones: [u16; 2],
     /// What else a flow gets that the packet begins.
     pub rule: Option<&'a Ct>,
+    /// The flow is one that SYNPROXY opens.
+    pub proxied: bool,
 }
 
 impl<'a> Template<'a> {
     /// That of a rule, for a packet with this mark.
     pub fn of(rule: &'a Ct, mark: u32) -> Template<'a> {
-        Template { zones: rule.zone.ids(mark), rule: Some(rule) }
+        Template { zones: rule.zone.ids(mark), rule: Some(rule), proxied: false }
+    }
+
+    /// That of a SYN with which SYNPROXY opens a connection.
+    pub fn proxied() -> Template<'a> {
+        Template { proxied: true, ..Template::default() }
     }
 
     /// Whether one direction is in another zone than the other.

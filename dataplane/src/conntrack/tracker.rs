@@ -202,7 +202,7 @@ impl Tracker {
     }
 
     #[inline]
-    fn describe(&self, flow: Flow, state: CtState, facts: &mut Facts) {
+    pub(super) fn describe(&self, flow: Flow, state: CtState, facts: &mut Facts) {
         let entry = self.shared.entry(flow.id);
         facts.has_ct = true;
         facts.ct_state = state;
@@ -403,6 +403,9 @@ impl Tracker {
         if template.write(cold) {
             entry.set_status(status::EXTRA);
         }
+        if template.proxied {
+            self.begin_proxied(id);
+        }
         let cold_helper = cold.helper().is_some();
         self.pending.push(Pending { id, holders: 1, hashes: [hash, self.shared.hash(&reply)] });
         let flow = Flow { id, dir: Dir::Original, related: false };
@@ -595,14 +598,19 @@ impl Tracker {
         let cause = match cause {
             Ct::Flow(cause) => cause,
             Ct::Untracked => return Ct::Unplaced,
-            Ct::None | Ct::Unplaced | Ct::Template(_) => return Ct::None,
+            Ct::None | Ct::Unplaced | Ct::Template(_) | Ct::Proxied => return Ct::None,
         };
-        if let Some(p) = self.pending.iter_mut().find(|p| p.id == cause.id) {
-            p.holders += 1;
-        }
+        self.hold_pending(cause.id);
         let flow = Flow { id: cause.id, dir: cause.dir.other(), related: true };
         self.describe(flow, CtState::Related, facts);
         Ct::Flow(flow)
+    }
+
+    /// One packet more holds the flow, if it is unconfirmed.
+    pub(super) fn hold_pending(&mut self, id: u32) {
+        if let Some(p) = self.pending.iter_mut().find(|p| p.id == id) {
+            p.holders += 1;
+        }
     }
 
     /// The router reset a connection (`nf_conntrack_tcp_set_closing`): it ends as if a reset had been seen.

@@ -83,7 +83,7 @@ impl Surroundings for Around<'_> {
 
     fn flow(&self) -> Option<&dyn FlowFacts> {
         match self.p.ct {
-            Ct::Flow(_) | Ct::Template(_) => Some(self),
+            Ct::Flow(_) | Ct::Template(_) | Ct::Proxied => Some(self),
             Ct::None | Ct::Unplaced | Ct::Untracked => None,
         }
     }

@@ -48,6 +48,7 @@ mod own;
 pub mod packet;
 mod pipeline;
 pub mod program;
+mod proxy;
 pub mod router;
 pub mod stats;
 mod targets;

@@ -21,7 +21,7 @@ pub enum Stage {
     /// Local output only: the route is looked up again if the stage before changed what it depends on
     /// (`ip_route_me_harder`).
     Reroute,
-    /// The flow's helper reads the packet, sequence numbers move (`nf_confirm` before it confirms).
+    /// SYNPROXY and the flow's helper read the packet, sequence numbers move (`nf_confirm` before it confirms).
     Help,
     /// The flow enters the table (`nf_conntrack_confirm`).
     Confirm,
@@ -52,7 +52,7 @@ pub const fn stages(hook: Hook) -> &'static [Stage] {
 }
 
 /// Which stages beside tables a family's rules need. As in the kernel, nothing is tracked unless some rule asks for it
-/// (`nf_ct_netns_get`): a match on flows, CONNMARK, CT, or table nat. NOTRACK alone asks for nothing.
+/// (`nf_ct_netns_get`): a match on flows, CONNMARK, CT, SYNPROXY, or table nat. NOTRACK alone asks for nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Needs {
     /// Flows are tracked.
@@ -75,7 +75,7 @@ impl Needs {
         let rules = || tables.tables.iter().flat_map(|table| &table.chains).flat_map(|chain| &chain.rules);
         let has = |is: fn(&Match) -> bool| rules().any(|rule| rule.conds.iter().any(|cond| is(&cond.test)));
         let asks = rules().any(|rule| {
-            matches!(&rule.target, Some(Target::ConnMark(_)))
+            matches!(&rule.target, Some(Target::ConnMark(_) | Target::Synproxy(_)))
                 || matches!(&rule.target, Some(Target::Ct(ct)) if !ct.notrack)
                 || rule.conds.iter().any(|c| asks_for_flows(&c.test))
         });

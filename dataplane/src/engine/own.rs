@@ -9,7 +9,7 @@ use super::fate::{ETHERNET, Fate};
 use super::generation::Generation;
 use super::packet::{Hop, Packet};
 use super::trace::End;
-use crate::conntrack::Ct;
+use crate::conntrack::{Ct, Tracker};
 use crate::fib::{Key, Route, is_link_local};
 use crate::icmp::{self, Error};
 use crate::local::Refusal;
@@ -111,6 +111,16 @@ impl Engine {
     /// Puts a packet of the router's own, built about `cause`, in line for local output. False where none is due or there is
     /// no frame for it.
     fn say(&mut self, cause: &Packet, build: impl FnOnce(&Facts, &[u8], &mut Frame) -> bool) -> bool {
+        self.say_as(cause, build, |tracker, facts| tracker.attach(cause.ct, facts))
+    }
+
+    /// The same, where conntrack takes it for what `place` says.
+    pub(super) fn say_as(
+        &mut self,
+        cause: &Packet,
+        build: impl FnOnce(&Facts, &[u8], &mut Frame) -> bool,
+        place: impl FnOnce(&mut Tracker, &mut Facts) -> Ct,
+    ) -> bool {
         let Some(mut frame) = self.frame() else { return false };
         if !build(&cause.facts, cause.l3(), &mut frame) {
             self.pool.give(frame);
@@ -120,15 +130,16 @@ impl Engine {
             self.pool.give(frame);
             return false;
         };
-        let ct = self.tracker.attach(cause.ct, &mut facts);
+        let ct = place(&mut self.tracker, &mut facts);
         let hop = Hop { port: cause.facts.iif, ..Hop::NOWHERE };
         self.stats.originated.add(1);
         self.own.push_back(Packet { ct, hop, has_socket: true, ..Packet::new(frame, facts, 0) });
         true
     }
 
-    /// What was said last came from no socket: a reset of REJECT (`nf_send_reset`), or of IPv6 (`tcp_v6_send_response`).
-    fn disown(&mut self) {
+    /// What was said last came from no socket: a reset of REJECT (`nf_send_reset`), or of IPv6 (`tcp_v6_send_response`), or
+    /// what SYNPROXY said.
+    pub(super) fn disown(&mut self) {
         if let Some(said) = self.own.back_mut() {
             said.has_socket = false;
         }

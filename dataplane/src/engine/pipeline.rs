@@ -23,7 +23,7 @@ use crate::log::LogEvent;
 use crate::nat::Manip;
 use crate::packet::{edit, parse};
 use crate::reason::DropReason;
-use sumun_config::facts::{Facts, Family, PacketType, PortId, proto, status};
+use sumun_config::facts::{CtState, Facts, Family, PacketType, PortId, proto, status};
 use sumun_config::rule::targets::nat::Kind;
 use sumun_config::rule::{Hook, Table, Target};
 
@@ -149,8 +149,8 @@ impl Engine {
                     }
                 }
                 Stage::Help => {
-                    if p.facts.ct_status & (status::HELPER | status::SEQ_ADJUST) != 0 {
-                        self.help(p)?;
+                    if p.facts.ct_status & (status::HELPER | status::SEQ_ADJUST | status::PROXIED) != 0 {
+                        self.help(g, p)?;
                     }
                 }
                 Stage::Confirm => {
@@ -167,6 +167,7 @@ impl Engine {
         let template = match p.ct {
             Ct::None | Ct::Unplaced => Template::default(),
             Ct::Template(rule) => template(g, p, rule),
+            Ct::Proxied => Template::proxied(),
             Ct::Untracked | Ct::Flow(_) => return Ok(()),
         };
         let start = p.l3 as usize;
@@ -193,9 +194,10 @@ impl Engine {
     /// The first packet of a flow asks the chain of `nat` for its mapping; every packet is rewritten by it.
     fn nat(&mut self, g: &Generation, hook: Hook, manip: Manip, p: &mut Packet) -> Result<(), DropReason> {
         let Ct::Flow(flow) = p.ct else { return Ok(()) };
-        // ICMP errors have their flow's mapping. A reset in the name of a flow that is still new asks for one, as the kernel's.
+        // ICMP errors have their flow's mapping. A reset in the name of a flow that is still new asks for one, as the kernel's; what
+        // SYNPROXY answers in its name is ESTABLISHED and does not.
         let is_error = flow.related && matches!(p.facts.proto, proto::ICMP | proto::ICMPV6);
-        if !is_error && self.tracker.is_unmapped(flow, manip) {
+        if !is_error && self.tracker.is_unmapped(flow, manip) && p.facts.ct_state != CtState::Established {
             let nat = match self.judge(g, hook, Table::Nat, p)? {
                 Passed::Plainly => None,
                 Passed::Mapped(nat) => Some(*nat),
@@ -221,10 +223,13 @@ impl Engine {
         self.tracker.translate(flow, hook, l3, &mut p.facts)
     }
 
-    /// The helper of the packet's flow reads it, and it moves by what was changed before.
+    /// SYNPROXY, then the helper of the packet's flow read it, and it moves by what was changed before.
     #[cold]
-    fn help(&mut self, p: &mut Packet) -> Result<(), DropReason> {
+    fn help(&mut self, g: &Generation, p: &mut Packet) -> Result<(), DropReason> {
         let Ct::Flow(flow) = p.ct else { return Ok(()) };
+        if p.facts.ct_status & status::PROXIED != 0 {
+            self.proxied(g, flow, p)?;
+        }
         let random = self.rng.next();
         self.tracker.help(flow, &mut p.frame, p.l3, &mut p.facts, self.now, random)
     }

@@ -14,6 +14,7 @@ use crate::neigh::Neighbours;
 use crate::port::Link;
 use crate::protocol::{ChainCounters, Counter, Counters};
 use crate::reason::DropReason;
+use crate::synproxy::Cookies;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,6 +43,7 @@ pub struct Router {
     pub stats: Vec<Arc<WorkerStats>>,
     pub(super) cells: Box<[AtomicU64]>,
     pub(super) seed: u64,
+    pub(super) cookies: Cookies,
     newest: AtomicU64,
     publishing: Mutex<Publishing>,
     publications: Mutex<Publications>,
@@ -92,6 +94,7 @@ impl Router {
             stats: (0..workers).map(|_| Arc::new(WorkerStats::new(links.len()))).collect(),
             cells: (0..MAX_CELLS).map(|_| AtomicU64::new(0)).collect(),
             seed,
+            cookies: Cookies::default(),
             newest: AtomicU64::new(0),
             publishing: Mutex::new(Publishing { cells, retired: Vec::new() }),
             publications: Mutex::new(Publications { alive: [Arc::new(first)].into(), gone: Vec::new() }),

@@ -48,6 +48,7 @@ impl Engine {
                 }
             }
             Effect::Npt(npt) => self.set_prefix(g, p, npt)?,
+            Effect::Synproxy(rule) => self.take_place(g, p, rule)?,
             Effect::Untrack => {
                 if matches!(p.ct, Ct::None) {
                     p.ct = Ct::Untracked;

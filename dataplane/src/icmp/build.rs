@@ -73,14 +73,6 @@ pub fn build_tcp_reset(facts: &Facts, l3: &[u8], hop_limit: u8, into: &mut Frame
     if tcp.flags() & tcp_flag::RST != 0 || !l4_checksum_ok(facts, l3) {
         return false;
     }
-    let header_len = match family {
-        Family::V4 => Ipv4::LEN,
-        Family::V6 => Ipv6::LEN,
-    };
-    let len = header_len + Tcp::LEN;
-    if !into.resize(len) {
-        return false;
-    }
     // RFC 9293 section 3.5.2: in the place that the sender awaits, or acknowledging all that it sent.
     let (sequence, acknowledgement, flags) = if tcp.flags() & tcp_flag::ACK != 0 {
         (tcp.acknowledgement(), 0, tcp_flag::RST)
@@ -90,22 +82,72 @@ pub fn build_tcp_reset(facts: &Facts, l3: &[u8], hop_limit: u8, into: &mut Frame
         let payload = (segment.len() as u32).wrapping_sub(tcp.header_len() as u32);
         (0, tcp.sequence().wrapping_add(counted).wrapping_add(payload), tcp_flag::RST | tcp_flag::ACK)
     };
-    let addresses = (facts.dst, facts.src);
-    let (ip, reset) = into.bytes_mut().split_at_mut(header_len);
-    reset.fill(0);
-    reset[0..2].copy_from_slice(&tcp.destination().to_be_bytes());
-    reset[2..4].copy_from_slice(&tcp.source().to_be_bytes());
-    reset[4..8].copy_from_slice(&sequence.to_be_bytes());
-    reset[8..12].copy_from_slice(&acknowledgement.to_be_bytes());
-    reset[12] = ((Tcp::LEN / 4) << 4) as u8;
-    reset[13] = flags;
-    let check = Sum::new().pseudo(addresses.0, addresses.1, proto::TCP, Tcp::LEN).bytes(reset).checksum();
-    reset[16..18].copy_from_slice(&check.to_be_bytes());
-    match family {
-        Family::V4 => ipv4_header(ip, len, proto::TCP, addresses, hop_limit, 0, 0, DONT_FRAGMENT),
-        Family::V6 => ipv6_header(ip, len, proto::TCP, addresses, hop_limit),
+    let reset = Segment {
+        family,
+        addresses: (facts.dst, facts.src),
+        ports: (tcp.destination(), tcp.source()),
+        seq: sequence,
+        ack: acknowledgement,
+        flags,
+        window: 0,
+        options: &[],
+    };
+    reset.build(hop_limit, into)
+}
+
+/// A TCP segment of the router's own, without data.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    /// Its family.
+    pub family: Family,
+    /// Source and destination.
+    pub addresses: (u128, u128),
+    /// Source and destination.
+    pub ports: (u16, u16),
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number, whether or not the flags say that it is one.
+    pub ack: u32,
+    /// Flags.
+    pub flags: u8,
+    /// Window, as in the header.
+    pub window: u16,
+    /// Options: a multiple of four bytes, at most 40.
+    pub options: &'a [u8],
+}
+
+impl Segment<'_> {
+    /// Writes the segment as a whole IP packet that may not be fragmented; false where it does not fit.
+    pub fn build(&self, hop_limit: u8, into: &mut Frame) -> bool {
+        let &Segment { family, addresses, .. } = self;
+        let header_len = match family {
+            Family::V4 => Ipv4::LEN,
+            Family::V6 => Ipv6::LEN,
+        };
+        let tcp_len = Tcp::LEN + self.options.len();
+        let len = header_len + tcp_len;
+        into.reset();
+        if !into.resize(len) {
+            return false;
+        }
+        let (ip, tcp) = into.bytes_mut().split_at_mut(header_len);
+        tcp.fill(0);
+        tcp[0..2].copy_from_slice(&self.ports.0.to_be_bytes());
+        tcp[2..4].copy_from_slice(&self.ports.1.to_be_bytes());
+        tcp[4..8].copy_from_slice(&self.seq.to_be_bytes());
+        tcp[8..12].copy_from_slice(&self.ack.to_be_bytes());
+        tcp[12] = ((tcp_len / 4) << 4) as u8;
+        tcp[13] = self.flags;
+        tcp[14..16].copy_from_slice(&self.window.to_be_bytes());
+        tcp[Tcp::LEN..].copy_from_slice(self.options);
+        let check = Sum::new().pseudo(addresses.0, addresses.1, proto::TCP, tcp_len).bytes(tcp).checksum();
+        tcp[16..18].copy_from_slice(&check.to_be_bytes());
+        match family {
+            Family::V4 => ipv4_header(ip, len, proto::TCP, addresses, hop_limit, 0, 0, DONT_FRAGMENT),
+            Family::V6 => ipv6_header(ip, len, proto::TCP, addresses, hop_limit),
+        }
+        true
     }
-    true
 }
 
 /// Offset of the field that names the upper layer of an IPv6 packet.

@@ -8,7 +8,7 @@ pub mod build;
 pub mod due;
 pub mod rate;
 
-pub use build::{build_error, build_tcp_reset};
+pub use build::{Segment, build_error, build_tcp_reset};
 pub use due::{is_due, is_reject_due};
 pub use rate::RateLimit;
 

@@ -85,6 +85,10 @@ pub mod tcp_flag {
     pub const ACK: u8 = 16;
     /// Urgent.
     pub const URG: u8 = 32;
+    /// Congestion was seen (RFC 3168).
+    pub const ECE: u8 = 64;
+    /// The congestion window was reduced (RFC 3168).
+    pub const CWR: u8 = 128;
 }
 
 /// IPv4 "more fragments" in the fragment word.

@@ -160,6 +160,12 @@ impl Kernel {
         Ok(text.lines().filter(|line| line.starts_with(name)).map(listed).collect())
     }
 
+    /// A file of the router's own in `/proc/net`.
+    pub fn proc_net(&self, name: &str) -> Result<String> {
+        let path = format!("/proc/thread-self/net/{name}");
+        self.router.inside(|| std::fs::read_to_string(&path).with_context(|| path.clone()))
+    }
+
     /// Puts a setting of the router by its short name; what it was.
     pub fn set(&self, name: &str, value: &str) -> Result<String> {
         let folder = if name.starts_with("nf_") { "netfilter" } else { "ipv4" };

@@ -106,6 +106,11 @@ impl Subject {
         text
     }
 
+    /// What conntrack counted so far.
+    pub fn counts(&self) -> Vec<(&'static str, u64)> {
+        self.router.conntrack.stats().each().collect()
+    }
+
     /// Drops so far, by reason.
     pub fn drops(&self) -> Vec<(&'static str, u64)> {
         self.router.drops().into_iter().map(|(reason, n)| (reason.name(), n)).collect()

@@ -139,6 +139,8 @@ registry! {
     Mss(tcpmss::Mss) = [tcpmss::EXTENSION],
     /// SNAT, DNAT, MASQUERADE, REDIRECT, NETMAP.
     Nat(nat::Nat) = [snat::EXTENSION, dnat::EXTENSION, masquerade::EXTENSION, redirect::EXTENSION, netmap::EXTENSION],
+    /// SYNPROXY.
+    Synproxy(synproxy::Synproxy) = [synproxy::EXTENSION],
     /// SNPT, DNPT.
     Npt(npt::Npt) = [npt::SNPT, npt::DNPT],
     /// CHECKSUM.

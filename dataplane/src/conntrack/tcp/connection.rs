@@ -107,6 +107,11 @@ impl Connection {
         }
     }
 
+    /// The widest window that the first side ever announced.
+    pub(crate) fn widest(&self) -> u32 {
+        self.sides[0].max_win
+    }
+
     /// Whether its first side is ahead of another's in sequence numbers (`nf_seq_has_advanced`).
     pub(crate) fn is_ahead_of(&self, other: &Connection) -> bool {
         before(other.sides[0].end, self.sides[0].end)
@@ -254,6 +259,7 @@ impl Connection {
         let mut sure = false;
         let to = match next(old, dir, seg.kind) {
             Next::To(to @ State::Established) => to,
+            Next::Invalid if self.is_kept_alive(dir, seg, *bits) => return Step::Ignored,
             Next::Invalid => return Step::invalid(Invalid::TcpState),
             Next::To(State::SynSent)
                 if old >= State::TimeWait
@@ -302,6 +308,15 @@ impl Connection {
             }
         }
         self.accept(dir, seg, bits, old, to, s)
+    }
+
+    /// The client of a connection that SYNPROXY opens probes the window that it has not got, while its server has not answered.
+    #[cold]
+    fn is_kept_alive(&self, dir: Dir, seg: &Segment, bits: u32) -> bool {
+        bits & status::PROXIED != 0
+            && (self.state, seg.kind) == (State::SynSent, Kind::Ack)
+            && (dir, self.last.dir) == (Dir::Original, Dir::Original)
+            && self.sides[0].end.wrapping_sub(1) == seg.seq
     }
 
     fn is_challenge(&self, dir: Dir, seg: &Segment) -> bool {
