@@ -79,10 +79,10 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     tables: &[],
     hooks: ANY_HOOK,
     options: &[
-        Opt::negatable("src-type", &[]),
-        Opt::negatable("dst-type", &[]),
-        Opt::flag("limit-iface-in", &[]),
-        Opt::flag("limit-iface-out", &[]),
+        Opt::negatable("src-type", &[]).about("TYPE[,TYPE...]", "the type of the source address"),
+        Opt::negatable("dst-type", &[]).about("TYPE[,TYPE...]", "the type of the destination address"),
+        Opt::flag("limit-iface-in", &[]).about("", "only addresses of the interface that it came in on count"),
+        Opt::flag("limit-iface-out", &[]).about("", "only addresses of the interface that it leaves by count"),
     ],
     build,
     summary: "what kind of address source and destination are to this router",
@@ -108,7 +108,11 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         Case::Refused(Family::V4, "-m addrtype", "--src-type"),
         Case::Refused(Family::V6, "-m addrtype --src-type BROADCAST", "BROADCAST"),
         Case::Refused(Family::V6, "-m addrtype --dst-type LOCAL,PROHIBIT", "PROHIBIT"),
+        Case::Prints(Family::V4, "-m addrtype --dst-type LOCAL --limit-iface-in", "="),
+        Case::Prints(Family::V6, "-m addrtype ! --src-type UNICAST --dst-type LOCAL --limit-iface-out", "="),
         Case::Refused(Family::V4, "-m addrtype --dst-type LOCAL --limit-iface-in --limit-iface-out", "both limits"),
+        Case::Refused(Family::V4, "-m addrtype --limit-iface-in", "--src-type"),
+        Case::Refused(Family::V4, "-m addrtype --dst-type LOCAL ! --limit-iface-out", "cannot be negated"),
     ],
 };
 

@@ -9,6 +9,7 @@
 
 use super::{Condition, Match, not, yes};
 use crate::facts::{Context, Dir, Facts, Family, status};
+use crate::jhash::jhash;
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt};
 use crate::rule::{Cond, Families, Outcome, word};
 use serde::{Deserialize, Serialize};
@@ -127,54 +128,14 @@ fn all(nodes: u32) -> u32 {
     ((1u64 << nodes) - 1) as u32
 }
 
-/// Bob Jenkins' lookup3 as the kernel has it (`linux/jhash.h`): of these words, with this seed.
-fn jhash<const N: usize>(words: [u32; N], seed: u32) -> u32 {
-    let start = 0xdead_beef_u32.wrapping_add((N as u32) << 2).wrapping_add(seed);
-    let mut state = [start; 3];
-    let mut rest = &words[..];
-    while rest.len() > 3 {
-        let (now, later) = rest.split_at(3);
-        state.iter_mut().zip(now).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
-        mix(&mut state);
-        rest = later;
-    }
-    state.iter_mut().zip(rest).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
-    finish(state)
-}
-
-fn mix([a, b, c]: &mut [u32; 3]) {
-    let step = |x: &mut u32, y: &mut u32, z: &mut u32, by: u32| {
-        *x = x.wrapping_sub(*z) ^ z.rotate_left(by);
-        *z = z.wrapping_add(*y);
-    };
-    step(a, b, c, 4);
-    step(b, c, a, 6);
-    step(c, a, b, 8);
-    step(a, b, c, 16);
-    step(b, c, a, 19);
-    step(c, a, b, 4);
-}
-
-fn finish([mut a, mut b, mut c]: [u32; 3]) -> u32 {
-    let step = |x: &mut u32, y: u32, by: u32| *x = (*x ^ y).wrapping_sub(y.rotate_left(by));
-    step(&mut c, b, 14);
-    step(&mut a, c, 11);
-    step(&mut b, a, 25);
-    step(&mut c, b, 16);
-    step(&mut a, c, 4);
-    step(&mut b, a, 14);
-    step(&mut c, b, 24);
-    c
-}
-
 impl Cluster {
     /// The node, from 0, of flows that this address began.
     fn node(&self, family: Family, addr: u128) -> u32 {
         // The kernel hashes the address as it stands in memory.
         let word = |i: u32| u32::from_ne_bytes(((addr >> (96 - 32 * i)) as u32).to_be_bytes());
         let hash = match family {
-            Family::V4 => jhash([word(3)], self.seed),
-            Family::V6 => jhash([word(0), word(1), word(2), word(3)], self.seed),
+            Family::V4 => jhash(&[word(3)], self.seed),
+            Family::V6 => jhash(&[word(0), word(1), word(2), word(3)], self.seed),
         };
         // `reciprocal_scale`
         ((u64::from(hash) * u64::from(self.nodes)) >> 32) as u32
@@ -218,13 +179,6 @@ mod tests {
     use super::super::harness::Judge;
     use super::*;
     use crate::facts::Ends;
-
-    #[test]
-    fn the_hash_is_the_kernels() {
-        // `jhash_1word(1, 5)` and `jhash2` of four words.
-        assert_eq!(jhash([1], 5), 0xd6c5_735f);
-        assert_eq!(jhash([1, 2, 3, 4], 5), 0x7355_8c35);
-    }
 
     #[test]
     fn every_flow_belongs_to_one_node_and_nothing_without_a_flow_to_any() {

@@ -26,7 +26,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     protocol: None,
     tables: &[],
     hooks: ANY_HOOK,
-    options: &[Opt::plain("comment", &[])],
+    options: &[Opt::plain("comment", &[]).about("TEXT", "says something of the rule; asks nothing")],
     build,
     summary: "a note; it always holds",
     example: r#"{ comment = "printers of the second floor", jump = "ACCEPT" }"#,

@@ -50,9 +50,9 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     tables: &[],
     hooks: ANY_HOOK,
     options: &[
-        Opt::negatable("connbytes", &[]),
-        Opt::plain("connbytes-mode", &[]),
-        Opt::plain("connbytes-dir", &[]),
+        Opt::negatable("connbytes", &[]).about("FROM[:[TO]]", "so much of it has passed, this packet included"),
+        Opt::plain("connbytes-mode", &[]).about("packets|bytes|avgpkt", "what is counted"),
+        Opt::plain("connbytes-dir", &[]).about("original|reply|both", "in which direction of the flow"),
     ],
     build,
     summary: "packets or bytes that the flow has transferred so far",

@@ -30,7 +30,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     protocol: None,
     tables: &[],
     hooks: ANY_HOOK,
-    options: &[Opt::negatable("helper", &[])],
+    options: &[Opt::negatable("helper", &[]).about("NAME", "the helper that announced the flow; empty is any")],
     build,
     summary: "the helper that announced the packet's flow",
     example: r#"{ helper = "ftp", jump = "ACCEPT" }"#,

@@ -39,7 +39,10 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     protocol: None,
     tables: &[],
     hooks: ANY_HOOK,
-    options: &[Opt::negatable("src-range", &[]), Opt::negatable("dst-range", &[])],
+    options: &[
+        Opt::negatable("src-range", &[]).about("ADDRESS[-ADDRESS]", "the source is one of these, both ends included"),
+        Opt::negatable("dst-range", &[]).about("ADDRESS[-ADDRESS]", "the destination is one of these"),
+    ],
     build,
     summary: "ranges of addresses",
     example: r#"{ src-range = "10.0.0.10-10.0.0.99", jump = "ACCEPT" }"#,
@@ -58,6 +61,8 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         Case::Refused(Family::V4, "-m iprange --src-range ::1-::2", "an IPv6 address in an IPv4 rule"),
         Case::Refused(Family::V6, "-m iprange --src-range 1.1.1.1-1.1.1.2", "an IPv4 address in an IPv6 rule"),
         Case::Refused(Family::V4, "-m iprange --src-range 10.0.0.0/24", "is not an IPv4 address"),
+        Case::Refused(Family::V4, "-m iprange --dst-range 10.0.0.1-10.0.0.256", "`10.0.0.256` is not an IPv4 address"),
+        Case::Refused(Family::V6, "-m iprange --dst-range fd00::1-fd00::2 --dst-range ::1", "given twice"),
         Case::Refused(Family::V4, "-m iprange", "--src-range"),
     ],
 };

@@ -59,7 +59,10 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     protocol: None,
     tables: &[],
     hooks: ANY_HOOK,
-    options: &[Opt::plain("limit", &[]), Opt::plain("limit-burst", &[])],
+    options: &[
+        Opt::plain("limit", &[]).about("COUNT[/second|/minute|/hour|/day]", "at most so often; 3/hour where it is not said"),
+        Opt::plain("limit-burst", &[]).about("COUNT", "so many at once, before the rate counts; 5 where it is not said"),
+    ],
     build,
     summary: "holds at most so often, after a burst",
     example: r#"{ limit = "5/sec", limit-burst = 10, jump = "LOG" }"#,

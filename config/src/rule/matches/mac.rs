@@ -23,7 +23,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     protocol: None,
     tables: &[],
     hooks: Hook::Prerouting.bit() | Hook::Input.bit() | Hook::Forward.bit(),
-    options: &[Opt::negatable("mac-source", &[])],
+    options: &[Opt::negatable("mac-source", &[]).about("XX:XX:XX:XX:XX:XX", "the MAC of who sent the frame")],
     build,
     summary: "the source MAC of the frame",
     example: r#"{ mac-source = "00:11:22:aa:bb:cc", jump = "ACCEPT" }"#,

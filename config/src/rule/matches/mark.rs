@@ -28,7 +28,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     protocol: None,
     tables: &[],
     hooks: ANY_HOOK,
-    options: &[Opt::negatable("mark", &[])],
+    options: &[Opt::negatable("mark", &[]).about("VALUE[/MASK]", "the mark of the packet, as far as the mask goes")],
     build,
     summary: "the packet's mark",
     example: r#"{ mark = "0x10/0xff", jump = "ACCEPT" }"#,

@@ -277,6 +277,8 @@ registry! {
         Cgroup(cgroup::Cgroup),
         /// `-m limit`.
         Limit(limit::Limit),
+        /// `-m quota`.
+        Quota(quota::Quota),
         /// `-m statistic`.
         Statistic(statistic::Statistic),
         /// `-m recent`.

@@ -32,7 +32,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     protocol: None,
     tables: &[],
     hooks: ANY_HOOK,
-    options: &[Opt::negatable("pkt-type", &[])],
+    options: &[Opt::negatable("pkt-type", &[]).about("TYPE", "unicast (or host), broadcast, multicast or otherhost")],
     build,
     summary: "how the frame was addressed",
     example: r#"{ pkt-type = "broadcast", jump = "DROP" }"#,

@@ -27,7 +27,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     protocol: None,
     tables: &[],
     hooks: ANY_HOOK,
-    options: &[Opt::negatable("state", &[])],
+    options: &[Opt::negatable("state", &[]).about("STATE[,STATE...]", "INVALID, NEW, RELATED, ESTABLISHED or UNTRACKED")],
     build,
     summary: "conntrack state",
     example: r#"{ state = ["RELATED", "ESTABLISHED"], jump = "ACCEPT" }"#,
