@@ -4,6 +4,7 @@
 //! for people; [`short`] is one line, `file:line:column: error: what; help`, for editors, logs and tests. Lines and columns
 //! count from 1, columns in characters. Spans may be wrong or beyond the text without harm: both forms clamp them.
 
+use crate::rule::option::Complaint;
 use ariadne::{Color, Config, IndexType, Label as Mark, Report, ReportKind};
 use std::fmt;
 use std::ops::Range;
@@ -144,6 +145,12 @@ impl Diagnostic {
     pub fn with_help(mut self, help: impl Into<String>) -> Diagnostic {
         self.help = Some(help.into());
         self
+    }
+}
+
+impl From<Complaint> for Diagnostic {
+    fn from(complaint: Complaint) -> Diagnostic {
+        Diagnostic { help: complaint.accepts, ..Diagnostic::error(complaint.at, complaint.what) }
     }
 }
 

@@ -13,6 +13,7 @@
 pub mod diag;
 pub mod facts;
 pub mod helper;
+pub mod iptables;
 pub mod jhash;
 pub mod link;
 pub mod model;

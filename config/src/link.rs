@@ -121,15 +121,22 @@ fn check_name(source: &ChainSource, complaints: &mut Complaints) {
             Some("a last rule with the policy as target".to_string()),
         );
     }
-    let odd = name.starts_with(['-', '!']) || name.contains(|c: char| c.is_whitespace() || c.is_control());
-    let what = match name {
+    if let Some(what) = bad_chain_name(name) {
+        complaints.add(at, what, None);
+    }
+}
+
+/// Why a chain cannot have this name.
+pub(crate) fn bad_chain_name(name: &str) -> Option<String> {
+    let odd = name.starts_with(['-', '!'])
+        || name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"' || c == '\'');
+    Some(match name {
         _ if name.is_empty() => "a chain needs a name".to_string(),
         _ if odd => format!("`{}` cannot be the name of a chain", name.escape_debug()),
         _ if name.len() > MAX_NAME => format!("the name of the chain `{name}` is longer than {MAX_NAME} bytes"),
         _ if rule::targets::is_name(name) => format!("a chain cannot have the name of the target {name}"),
-        _ => return,
-    };
-    complaints.add(at, what, None);
+        _ => return None,
+    })
 }
 
 /// Puts one table of one family together.

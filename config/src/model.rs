@@ -239,7 +239,7 @@ impl Policy {
     /// The names that its rules may use.
     pub fn names(&self) -> Names<'_> {
         let recent = RecentSizes::of(&self.sysctl);
-        Names { timeouts: &self.timeouts, labels: &self.labels, mistaken: &[], recent }
+        Names { timeouts: &self.timeouts, labels: &self.labels, mistaken: &[], foreign: &[], recent }
     }
 }
 
@@ -274,11 +274,14 @@ pub struct Names<'a> {
     pub mistaken: &'a [String],
     /// Sizes of the lists of `recent`.
     pub recent: RecentSizes,
+    /// Interfaces that no port is, but rules may name: whole names, or beginnings with a `+`.
+    pub foreign: &'a [String],
 }
 
 impl Names<'_> {
     /// None at all.
-    pub const NONE: Names<'static> = Names { timeouts: &[], labels: &[], mistaken: &[], recent: RecentSizes::DEFAULT };
+    pub const NONE: Names<'static> =
+        Names { timeouts: &[], labels: &[], mistaken: &[], foreign: &[], recent: RecentSizes::DEFAULT };
 }
 
 /// Least MTU of IPv4 (RFC 791).

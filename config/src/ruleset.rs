@@ -282,10 +282,24 @@ impl Ruleset {
         count: Option<&dyn Fn(Table, usize, Option<usize>) -> Count>,
         out: &mut String,
     ) {
+        let all: Vec<usize> = (0..self.of(family).tables[table as usize].chains.len()).collect();
+        self.print_ordered(family, table, &all, count, out);
+    }
+
+    /// One table with its chains in the order of these indices.
+    pub(crate) fn print_ordered(
+        &self,
+        family: Family,
+        table: Table,
+        order: &[usize],
+        count: Option<&dyn Fn(Table, usize, Option<usize>) -> Count>,
+        out: &mut String,
+    ) {
         let chains = &self.of(family).tables[table as usize].chains;
+        let ordered = || order.iter().filter_map(|&i| Some((i, chains.get(i)?)));
         let name = |chain: u32| chains.get(chain as usize).map_or("", |chain| chain.name.as_str());
         let _ = writeln!(out, "*{}", table.name());
-        for (i, chain) in chains.iter().enumerate() {
+        for (i, chain) in ordered() {
             let policy = match chain.policy {
                 Some(Policy::Accept) => "ACCEPT",
                 Some(Policy::Drop) => "DROP",
@@ -295,7 +309,7 @@ impl Ruleset {
                 count.filter(|_| chain.policy.is_some()).map_or((0, 0), |count| count(table, i, None));
             let _ = writeln!(out, ":{} {policy} [{packets}:{bytes}]", chain.name);
         }
-        for (i, chain) in chains.iter().enumerate() {
+        for (i, chain) in ordered() {
             for (j, rule) in chain.rules.iter().enumerate() {
                 if let Some((packets, bytes)) = count.map(|count| count(table, i, Some(j))) {
                     let _ = write!(out, "[{packets}:{bytes}] ");

@@ -7,6 +7,7 @@ mod candidate;
 mod connect;
 mod conntrack;
 mod daemon;
+mod iptables;
 mod message;
 mod show;
 mod simulate;
@@ -53,6 +54,12 @@ enum Command {
     },
     /// Send recorded frames through this configuration and show what becomes of them. Needs no daemon and no root
     Simulate(simulate::Options),
+    /// Rules of another firewall as TOML sections on standard output. Needs no daemon
+    #[command(subcommand)]
+    Import(iptables::ImportFrom),
+    /// The rules for another firewall, on standard output
+    #[command(subcommand)]
+    Export(iptables::ExportTo),
     /// How the processes, the ports and the ruleset are
     Status {
         /// For programs
@@ -170,6 +177,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             }
             other => bail!(astray(&other)),
         },
+        Command::Import(from) => {
+            let code = iptables::import(&from, &mut out)?;
+            out.flush()?;
+            return Ok(code);
+        }
+        Command::Export(to) => {
+            let code = iptables::export(&to, &run_dir, &mut out)?;
+            out.flush()?;
+            return Ok(code);
+        }
         Command::Conntrack(options) => {
             let code = conntrack::run(&options, &run_dir, &mut out)?;
             out.flush()?;

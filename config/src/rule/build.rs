@@ -48,7 +48,7 @@ impl Reach {
         }
     }
 
-    fn builtin(self) -> Option<Hook> {
+    pub(super) fn builtin(self) -> Option<Hook> {
         match self {
             Reach::BuiltIn(hook) => Some(hook),
             Reach::User(_) => None,
@@ -78,6 +78,34 @@ pub struct Body {
 }
 
 impl ParsedRule {
+    /// Understands a sorted rule: one for each pair of its addresses, in their order.
+    pub(crate) fn each(draft: Draft, at: Range<usize>, site: &Site) -> Result<Vec<ParsedRule>, Vec<Complaint>> {
+        let bodies = build(&draft, site)?;
+        let parsed = |body| ParsedRule { bodies: vec![body], at: at.clone(), drafts: vec![draft.clone()] };
+        Ok(bodies.into_iter().map(parsed).collect())
+    }
+
+    /// Whether it asks the same and does the same, wherever it stands.
+    pub(crate) fn is_same(&self, other: &ParsedRule) -> bool {
+        let to = |body: &Body| body.jump.as_ref().map(|jump| (jump.chain.text.clone(), jump.goto));
+        let same = |(a, b): (&Body, &Body)| {
+            a.family == b.family && a.rule.conds == b.rule.conds && a.rule.target == b.rule.target && to(a) == to(b)
+        };
+        self.bodies.len() == other.bodies.len() && self.bodies.iter().zip(&other.bodies).all(same)
+    }
+
+    /// A chain has another name now.
+    pub(crate) fn rename_jumps(&mut self, old: &str, new: &str) {
+        let bodies = self.bodies.iter_mut().filter_map(|body| body.jump.as_mut());
+        let drafts = self.drafts.iter_mut().filter_map(|draft| match &mut draft.aim {
+            Some(Aim::Chain(jump)) => Some(jump),
+            _ => None,
+        });
+        for jump in bodies.chain(drafts).filter(|jump| jump.chain.text == old) {
+            jump.chain.text = new.to_string();
+        }
+    }
+
     /// Builds the bodies again for a user chain that is reached from these hooks; those of families left out before stay out.
     pub(crate) fn rebuild(
         &self,
@@ -163,7 +191,7 @@ fn both_wrong(first: &(Family, Vec<Complaint>), second: &(Family, Vec<Complaint>
 pub(super) fn build(draft: &Draft, site: &Site) -> Result<Vec<Body>, Vec<Complaint>> {
     let mut complaints = Vec::new();
     check_options(&draft.core, &core::OPTIONS, &mut complaints);
-    let core = core::build(&draft.core, draft.family, site.reach.builtin(), site.ports, &mut complaints);
+    let core = core::build(draft, site, &mut complaints);
     let mut conds = core.others;
     for loaded in &draft.matches {
         let mut asked: Vec<Cond> = extension(loaded, draft, site, &mut complaints).unwrap_or_default();

@@ -1,5 +1,7 @@
 //! The conditions that need no `-m`: addresses, interfaces, protocol, fragments. Their options, and what becomes of them.
 
+use super::build::Site;
+use super::draft::{Draft, suggest};
 use super::matches::{
     address::{self, Address},
     fragment::Fragment,
@@ -7,7 +9,7 @@ use super::matches::{
 };
 use super::option::{Complaint, GivenOption, Opt, Word};
 use super::word::split;
-use super::{Cond, Hook, Match, draft::suggest};
+use super::{Cond, Hook, Match};
 use crate::facts::{Family, LOOPBACK};
 
 /// Index of each option in [`OPTIONS`].
@@ -33,6 +35,10 @@ pub static OPTIONS: [Opt; 6] = [
     Opt::negatable_flag("fragment", &["f", "fragments"]),
 ];
 
+/// The long names that iptables has; the others are ours.
+pub const IPTABLES: [&str; 8] =
+    ["source", "src", "destination", "dst", "in-interface", "out-interface", "protocol", "fragments"];
+
 /// The protocol of `-p` and whether it was negated; none for `-p all`.
 pub fn protocol(given: &[GivenOption]) -> Option<(u8, bool)> {
     let option = given.iter().find(|o| o.option == PROTOCOL)?;
@@ -50,16 +56,11 @@ pub struct Built {
     pub others: Vec<Cond>,
 }
 
-/// Makes conditions of the core options. `builtin` is the chain's own hook, where it is a built-in chain.
-pub fn build(
-    given: &[GivenOption],
-    family: Family,
-    builtin: Option<Hook>,
-    ports: &[String],
-    complaints: &mut Vec<Complaint>,
-) -> Built {
+/// Makes conditions of the core options.
+pub fn build(draft: &Draft, site: &Site, complaints: &mut Vec<Complaint>) -> Built {
+    let family = draft.family;
     let mut built = Built { sources: vec![None], destinations: vec![None], others: Vec::new() };
-    let mut sorted: Vec<&GivenOption> = given.iter().collect();
+    let mut sorted: Vec<&GivenOption> = draft.core.iter().collect();
     sorted.sort_by_key(|o| o.option);
     for option in sorted {
         let made = match option.option {
@@ -67,7 +68,7 @@ pub fn build(
                 .map(|choices| built.sources = choices),
             DESTINATION => addresses(option, family, |net, mask| Address::Destination { net, mask })
                 .map(|choices| built.destinations = choices),
-            IN | OUT => interface(option, builtin, ports).map(|cond| built.others.extend(cond)),
+            IN | OUT => interface(option, site).map(|cond| built.others.extend(cond)),
             PROTOCOL => protocol_cond(option).map(|cond| built.others.extend(cond)),
             FRAGMENT => fragment(option, family).map(|cond| built.others.push(cond)),
             _ => Ok(()),
@@ -103,9 +104,10 @@ fn addresses(
     parts.iter().map(cond).collect()
 }
 
-fn interface(option: &GivenOption, builtin: Option<Hook>, ports: &[String]) -> Result<Option<Cond>, Complaint> {
+fn interface(option: &GivenOption, site: &Site) -> Result<Option<Cond>, Complaint> {
     let word = word(option);
     let inward = option.option == IN;
+    let builtin = site.reach.builtin();
     let has_none = match builtin {
         Some(Hook::Output | Hook::Postrouting) => inward,
         Some(Hook::Prerouting | Hook::Input) => !inward,
@@ -117,15 +119,18 @@ fn interface(option: &GivenOption, builtin: Option<Hook>, ports: &[String]) -> R
             format!("`{}` cannot be used in {}: packets have no {side} interface there", option.word.text, hook.name());
         return Err(Complaint { at: option.word.at.clone(), what: complaint, accepts: None });
     }
-    let Some((name, set)) = interface::parse(&word, ports)? else {
+    let Some((name, set)) = interface::parse(&word, site.ports)? else {
         // `! -i +` writes no condition either (iptables drops the `!` with it).
         return Ok(None);
     };
-    if set.is_empty() && !name.ends_with('+') && name != LOOPBACK {
+    let foreign = site.names.foreign;
+    let known =
+        name == LOOPBACK || name.ends_with('+') || foreign.iter().any(|pattern| interface::covers(pattern, &name));
+    if set.is_empty() && !known {
         return Err(Complaint {
             at: word.at.clone(),
             what: format!("there is no interface `{name}`"),
-            accepts: suggest(&name, ports.iter().map(String::as_str)),
+            accepts: suggest(&name, site.ports.iter().chain(foreign).map(String::as_str)),
         });
     }
     let test = if inward {

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 /// A rule for one family with its words sorted.
 #[derive(Clone, Debug)]
-pub(super) struct Draft {
+pub(crate) struct Draft {
     /// The family it is read for.
     pub family: Family,
     /// Core options, by index in [`core::OPTIONS`].
@@ -24,11 +24,21 @@ pub(super) struct Draft {
 
 /// What a rule does.
 #[derive(Clone, Debug)]
-pub(super) enum Aim {
+pub(crate) enum Aim {
     /// `-j TARGET`
     Target(Loaded<super::Target>),
     /// `-j CHAIN`, `-g CHAIN`
     Chain(JumpTo),
+}
+
+impl Aim {
+    /// The name of the target or chain.
+    pub fn word(&self) -> &Word {
+        match self {
+            Aim::Target(target) => &target.word,
+            Aim::Chain(to) => &to.chain,
+        }
+    }
 }
 
 /// A jump to a chain by name.
@@ -41,7 +51,7 @@ pub struct JumpTo {
 }
 
 /// A match or target named by a rule, with its options.
-pub(super) struct Loaded<T: 'static> {
+pub(crate) struct Loaded<T: 'static> {
     /// Which.
     pub extension: &'static Extension<T>,
     /// Its name as written, or the option that loaded it.
@@ -70,7 +80,7 @@ impl<T> Loaded<T> {
 }
 
 /// Why a rule could not be sorted for a family.
-pub(super) enum Unfit {
+pub(crate) enum Unfit {
     /// It says itself that it is for the other family.
     Declined(Complaint),
     /// Mistakes.
@@ -79,7 +89,7 @@ pub(super) enum Unfit {
 
 /// Who owns an option.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Owner {
+pub(crate) enum Owner {
     /// The rule itself.
     Core,
     /// A loaded match, by index.
@@ -193,7 +203,7 @@ pub(super) fn complain(at: &Range<usize>, what: impl Into<String>) -> Complaint 
 }
 
 /// `did you mean ...?` where something near is known, else the list of all.
-pub(super) fn suggest<'a>(found: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
+pub(crate) fn suggest<'a>(found: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
     match nearest(found, known.clone()) {
         Some(name) => Some(format!("did you mean `{name}`?")),
         None => {

@@ -14,9 +14,11 @@ mod build;
 mod core;
 mod draft;
 mod fields;
+mod general;
 pub mod matches;
 pub mod option;
 mod print;
+mod sort;
 pub mod targets;
 mod text;
 pub mod word;
@@ -28,9 +30,12 @@ mod sound;
 
 pub use build::{Body, ParsedRule, Reach, Site};
 pub use draft::JumpTo;
+pub(crate) use draft::{Draft, Unfit, suggest as draft_suggest};
 pub use fields::{Item, parse_fields};
+pub(crate) use general::{Command, Verb};
 pub use matches::Match;
 pub use print::print;
+pub(crate) use sort::{Form, Line, sort_line};
 pub use targets::Target;
 pub use text::parse_text;
 

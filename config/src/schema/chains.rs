@@ -85,8 +85,8 @@ fn chain<'a>(
             );
             return None;
         } else if table == Table::Nat && policy == Policy::Drop {
-            // As iptables: only first packets come here, so dropping them is not filtering.
-            sink.error(field.at(), "a chain of table nat cannot have the policy DROP")
+            // iptables -P refuses it, iptables-restore and the kernel do not.
+            sink.warning(field.at(), "table nat sees the first packets of flows only: its policy is no filter")
                 .help("\"ACCEPT\"; filter in table filter");
         }
         Some(policy)

@@ -89,6 +89,9 @@
 //! [conntrack.labels]                   # names of labels for `connlabel`, with their bits, 0 to 127
 //! customer = 3
 //!
+//! [foreign]                            # names that rules may use although no port has them: they match nothing
+//! interfaces = ["docker0", "veth+"]    # whole names, or beginnings with a plus; "+" alone: any name
+//!
 //! [filter.FORWARD]                     # TABLE.CHAIN for both families; ipv4.TABLE.CHAIN and ipv6.TABLE.CHAIN for one
 //! policy = "DROP"                      # built-in chains only; default: "ACCEPT"
 //! rules = [                            # in iptables syntax, or as tables of fields
@@ -115,6 +118,7 @@ mod appliance;
 mod chains;
 mod conntrack;
 mod fields;
+mod foreign;
 mod interfaces;
 mod literal;
 mod neighbours;
@@ -148,6 +152,7 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     let dataplane = section("dataplane", sink);
     let settings = section("sysctl", sink);
     let flows = section("conntrack", sink);
+    let foreign = section("foreign", sink);
     let dataplane = appliance::read(dataplane, sink);
     let interfaces = interfaces::read(top.take("interfaces"), dataplane.frame_size, sink);
     let mut sections = |key: &'static str, sink: &mut Sink| -> Vec<Fields<'a>> {
@@ -159,12 +164,14 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     let sysctl = sysctl::read(settings, sink);
     let conntrack = conntrack::read(flows, sink);
     let ports = interfaces.names();
+    let foreign = foreign::read(foreign, &ports, sink);
     let chains = chains::read(&mut top, sink);
     let names = Names {
         timeouts: &conntrack.timeouts,
         labels: &conntrack.labels,
         mistaken: &conntrack.mistaken,
         recent: Sizes::of(&sysctl),
+        foreign: &foreign,
     };
     let ruleset = ruleset::read(chains, &ports, names, source, sink);
     top.finish(sink);

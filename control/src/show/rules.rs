@@ -67,7 +67,7 @@ fn is_default(table: Table, chains: &Chains) -> bool {
 }
 
 /// The counter of a rule, or of a chain's policy. What the dataplane did not send is zero.
-fn counter(counters: &Counters, family: Family, table: Table, chain: usize, rule: Option<usize>) -> Counter {
+pub fn counter(counters: &Counters, family: Family, table: Table, chain: usize, rule: Option<usize>) -> Counter {
     let chain: Option<&ChainCounters> = counters.families[family.index()][table as usize].get(chain);
     let counter = chain.and_then(|chain| match rule {
         None => Some(chain.policy),

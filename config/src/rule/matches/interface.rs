@@ -2,8 +2,8 @@
 //!
 //! Names are resolved to ports when the ruleset is compiled, so a test is one bit of a set. A trailing `+` stands for any
 //! rest of the name; `+` alone means every interface and writes no condition, also where there is none (local output).
-//! Any name is accepted, as in iptables; one that no port has never holds, and [`Interface::is_unknown`] lets the caller
-//! warn. `lo` is known and never holds: what the router says to itself does not pass the data path.
+//! Any name is accepted here, as in iptables; one that no port has never holds, and [`Interface::is_unknown`] lets the caller
+//! warn or refuse. `lo` is known and never holds: what the router says to itself does not pass the data path.
 //!
 //! TOML: `{ in = "lan+", out = "!wan0", jump = "ACCEPT" }`
 
@@ -84,7 +84,8 @@ impl Interface {
     }
 }
 
-fn covers(pattern: &str, name: &str) -> bool {
+/// Whether a name, or a beginning with a `+`, means an interface.
+pub fn covers(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('+') {
         Some(stem) => name.starts_with(stem),
         None => name == pattern,

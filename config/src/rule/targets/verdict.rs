@@ -6,7 +6,7 @@
 use super::{Action, Target};
 use crate::facts::{Context, Facts, Family};
 use crate::rule::option::{ANY_HOOK, Case, Given, TargetExtension};
-use crate::rule::{Effect, Families};
+use crate::rule::{Effect, Families, Table};
 use serde::{Deserialize, Serialize};
 
 /// The built-in verdicts and jumps; a chain is the index within its table ([`crate::ruleset::Chains`]).
@@ -56,14 +56,17 @@ pub static ACCEPT: TargetExtension = named(
     ],
 );
 
-/// DROP
-pub static DROP: TargetExtension = named(
-    "DROP",
-    |_| Ok(Target::Verdict(Verdict::Drop)),
-    "Ends the packet without an answer.",
-    r#"{ source = "203.0.113.0/24", target = "DROP" }"#,
-    &[Case::Prints(Family::V4, "-i lan0 -j DROP", "="), Case::Prints(Family::V4, "--jump DROP", "-j DROP")],
-);
+/// DROP. iptables keeps it from table nat, where it would only meet first packets.
+pub static DROP: TargetExtension = TargetExtension {
+    tables: &[Table::Raw, Table::Mangle, Table::Filter, Table::Security],
+    ..named(
+        "DROP",
+        |_| Ok(Target::Verdict(Verdict::Drop)),
+        "Ends the packet without an answer.",
+        r#"{ source = "203.0.113.0/24", target = "DROP" }"#,
+        &[Case::Prints(Family::V4, "-i lan0 -j DROP", "="), Case::Prints(Family::V4, "--jump DROP", "-j DROP")],
+    )
+};
 
 /// RETURN
 pub static RETURN: TargetExtension = named(
