@@ -292,3 +292,196 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const CHECK: Ask =
+        Ask { what: What::Check, invert: false, seconds: 0, hits: 0, ttl: false, reap: false, destination: false };
+    const SET: Ask = Ask { what: What::Set, ..CHECK };
+
+    fn list(addresses: u32, packets: u32) -> List {
+        List::new(&recent::List { addresses, packets, mask: u128::MAX }, Hasher::new(5))
+    }
+
+    fn from(addr: u128) -> Sighting {
+        Sighting { family: Family::V4, addr, ttl: 64 }
+    }
+
+    /// The same by the book: addresses in the order of their last sighting, times in the order they came.
+    struct Model {
+        addresses: usize,
+        packets: usize,
+        seen: Vec<Row>,
+    }
+
+    impl Model {
+        fn ask(&mut self, ask: &Ask, seen: &Sighting, now: u64) -> bool {
+            let fits = |row: &Row| !ask.ttl || row.ttl == 0 || seen.ttl == 0 || row.ttl == seen.ttl;
+            let known =
+                self.seen.iter().position(|row| row.addr == seen.addr && row.family == seen.family && fits(row));
+            let Some(at) = known else {
+                if ask.what == What::Set {
+                    if self.seen.len() == self.addresses {
+                        self.seen.remove(0);
+                    }
+                    let Sighting { family, addr, ttl } = *seen;
+                    self.seen.push(Row { family, addr, ttl, index: 1, stamps: vec![now] });
+                }
+                return (ask.what == What::Set) != ask.invert;
+            };
+            let since = now as i64 - i64::from(ask.seconds) * 250;
+            let young = |stamp: &&u64| ask.seconds == 0 || **stamp as i64 >= since;
+            let hits = self.seen[at].stamps.iter().filter(young).count();
+            let enough = hits >= 1.max(ask.hits as usize);
+            let yes = (matches!(ask.what, What::Set | What::Remove) || enough) != ask.invert;
+            let oldest = &self.seen[0];
+            let is_reaped = ask.reap && (oldest.stamps[oldest.index as usize - 1] as i64) < since;
+            let is_stamped = ask.what == What::Set || ask.what == What::Update && yes && !(is_reaped && at == 0);
+            if is_stamped {
+                let mut row = self.seen.remove(at);
+                let place = row.index as usize % self.packets;
+                match row.stamps.get_mut(place) {
+                    Some(stamp) => *stamp = now,
+                    None => row.stamps.push(now),
+                }
+                row.index = place as u32 + 1;
+                row.ttl = seen.ttl;
+                self.seen.push(row);
+            }
+            match ask.what {
+                What::Remove => drop(self.seen.remove(at)),
+                _ if is_reaped => drop(self.seen.remove(0)),
+                _ => {}
+            }
+            yes
+        }
+    }
+
+    fn ask() -> impl Strategy<Value = Ask> {
+        let what = prop_oneof![Just(What::Set), Just(What::Check), Just(What::Update), Just(What::Remove)];
+        (what, any::<bool>(), 0..4u32, 0..6u32, any::<bool>(), any::<bool>()).prop_map(
+            |(what, invert, seconds, hits, ttl, reap)| match what {
+                What::Set | What::Remove => Ask { what, invert, ..CHECK },
+                _ => Ask { what, invert, seconds, hits, ttl, reap: reap && seconds != 0, destination: false },
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_list_answers_and_remembers_as_the_kernel_s(
+            (addresses, packets) in (1..6u32, 0..4u32),
+            steps in prop::collection::vec((ask(), 0..8u128, any::<bool>(), 60..64u8, 0..400u64), 1..120),
+        ) {
+            let list = list(addresses, 1 << packets);
+            let mut model = Model { addresses: addresses as usize, packets: 1 << packets, seen: Vec::new() };
+            let mut now = 1000;
+            for (ask, addr, v6, ttl, pause) in steps {
+                now += pause;
+                let seen = Sighting { family: if v6 { Family::V6 } else { Family::V4 }, addr, ttl };
+                let expected = model.ask(&ask, &seen, now);
+                prop_assert_eq!(list.ask(&ask, &seen, now * NS_PER_JIFFY), expected, "{:?}", ask);
+                prop_assert_eq!(list.rows(), model.seen.clone());
+                let present: u32 = list.present.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+                prop_assert_eq!(present as usize, model.seen.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_counts_at_exactly_so_many_seconds_and_not_a_jiffy_later() {
+        let list = list(4, 4);
+        assert!(list.ask(&SET, &from(7), 10 * SECOND));
+        let check = Ask { seconds: 3, ..CHECK };
+        assert!(list.ask(&check, &from(7), 13 * SECOND + NS_PER_JIFFY - 1));
+        assert!(!list.ask(&check, &from(7), 13 * SECOND + NS_PER_JIFFY));
+        assert!(list.ask(&check, &from(7), SECOND), "another worker's clock may be behind");
+    }
+
+    #[test]
+    fn a_list_has_one_mask_for_the_addresses_of_both_families() {
+        let like = recent::List { addresses: 4, packets: 4, mask: u128::MAX << 104 };
+        let list = List::new(&like, Hasher::new(5));
+        assert!(list.ask(&SET, &from(0x0a01_0203), SECOND));
+        assert!(list.ask(&CHECK, &from(0x0a01_02ff), SECOND));
+        assert!(!list.ask(&CHECK, &from(0x0a01_0303), SECOND));
+        let v6 = |addr| Sighting { family: Family::V6, addr, ttl: 64 };
+        assert!(list.ask(&SET, &v6(0x2001_0db8 << 96 | 5), SECOND));
+        assert!(list.ask(&CHECK, &v6(0x2001_0dff << 96), SECOND));
+        let addresses: Vec<u128> = list.rows().iter().map(|row| row.addr).collect();
+        assert_eq!(addresses, [0x0a01_0200, 0x2001_0d00 << 96]);
+    }
+
+    #[test]
+    fn what_the_operator_puts_in_is_there_for_any_ttl_until_taken_out() {
+        let list = list(4, 4);
+        list.put(Family::V4, 7, SECOND);
+        list.put(Family::V4, 7, 2 * SECOND);
+        list.put(Family::V4, 8, 2 * SECOND);
+        assert_eq!(list.rows()[0].stamps, [250, 500]);
+        assert!(list.ask(&Ask { ttl: true, ..CHECK }, &from(7), 2 * SECOND));
+        assert!(list.forget(Family::V4, 7));
+        assert!(!list.forget(Family::V4, 7));
+        assert!(!list.ask(&CHECK, &from(7), 2 * SECOND));
+        list.put(Family::V6, 8, 2 * SECOND);
+        assert_eq!((list.flush(), list.flush()), (2, 0));
+        assert_eq!(list.rows(), []);
+    }
+
+    /// Every packet is remembered once, whoever sees it, and no address is lost or there twice.
+    #[test]
+    fn several_workers_lose_nothing() {
+        const WORKERS: u64 = 4;
+        const ROUNDS: u64 = 2000;
+        let list = list(8, 65536);
+        std::thread::scope(|scope| {
+            for worker in 0..WORKERS {
+                let list = &list;
+                scope.spawn(move || {
+                    for round in 0..ROUNDS {
+                        assert!(list.ask(&SET, &from(u128::from(round % 8)), SECOND));
+                        let passing = Sighting { family: Family::V6, addr: u128::from(worker), ttl: 1 };
+                        assert!(!list.ask(&CHECK, &passing, SECOND));
+                    }
+                });
+            }
+        });
+        let mut rows = list.rows();
+        rows.sort_by_key(|row| row.addr);
+        let counts: Vec<(u128, u64)> = rows.iter().map(|row| (row.addr, row.stamps.len() as u64)).collect();
+        assert_eq!(counts, (0..8).map(|addr| (addr, WORKERS * ROUNDS / 8)).collect::<Vec<_>>());
+    }
+
+    /// Workers that drive out each other's addresses leave a list that is whole.
+    #[test]
+    fn several_workers_leave_a_full_list_whole() {
+        let list = list(3, 2);
+        std::thread::scope(|scope| {
+            for worker in 0..3u128 {
+                let list = &list;
+                scope.spawn(move || {
+                    for round in 0..2000u64 {
+                        let seen = from(worker + u128::from(round % 5));
+                        list.ask(&SET, &seen, round * SECOND);
+                        let ask = match round % 3 {
+                            0 => Ask { what: What::Remove, ..CHECK },
+                            1 => Ask { what: What::Update, seconds: 1, reap: true, ..CHECK },
+                            _ => CHECK,
+                        };
+                        list.ask(&ask, &seen, round * SECOND);
+                    }
+                });
+            }
+        });
+        let rows = list.rows();
+        assert!(rows.len() <= 3);
+        let present: u32 = list.present.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+        assert_eq!(present as usize, rows.len());
+        (10..13).for_each(|addr| assert!(list.ask(&SET, &from(addr), SECOND)));
+        assert_eq!(list.rows().iter().map(|row| row.addr).collect::<Vec<_>>(), [10, 11, 12]);
+    }
+}
