@@ -432,6 +432,11 @@ pub trait Surroundings {
     fn recent(&self, _list: u32, _ask: &Ask, _seen: &Sighting, _now: u64) -> bool {
         false
     }
+    /// Whether what the packet belongs to is below the limit of a table of `hashlimit`, by its number; none where that cannot
+    /// be said and the packet is to be dropped.
+    fn hashlimit(&self, _table: u32, _facts: &Facts, _cx: &Context) -> Option<bool> {
+        None
+    }
 }
 
 /// What a way back must be for `rpfilter`.

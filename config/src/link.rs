@@ -377,6 +377,16 @@ mod tests {
                 "reached from OUTPUT",
             ),
             (
+                vec![filter(
+                    "INPUT",
+                    &[
+                        "-m hashlimit --hashlimit-upto 5/s --hashlimit-name a",
+                        "-m hashlimit --hashlimit-upto 5kb/s --hashlimit-name a",
+                    ],
+                )],
+                "the table of hashlimit a cannot be shared: one rule takes packets, another takes bytes",
+            ),
+            (
                 vec![filter("m", &["-p tcp --syn -j TCPMSS --clamp-mss-to-pmtu"]), filter("INPUT", &["-j m"])],
                 "path MTU is not known",
             ),

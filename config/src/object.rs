@@ -110,6 +110,8 @@ macro_rules! kinds {
 kinds! {
     /// A list of addresses that were seen.
     Recent(crate::rule::matches::recent::List) = "list of recent",
+    /// How much there was of each kind of packet.
+    Hashlimit(crate::rule::matches::hashlimit::Table) = "table of hashlimit",
 }
 
 /// Most bytes of a name.

@@ -85,6 +85,108 @@ fn lists_of_recent_answer_as_the_kernel_s() -> Result<()> {
     expect_none(&mut kernel, &Family::ALL.map(scripts).into_iter().flatten().collect::<Vec<_>>())
 }
 
+/// Rules of a few tables with every option. Times are such that a few milliseconds more or less change nothing: what
+/// refills within a script does so in a pause, and entries are collected in a pause or not at all.
+fn hashlimit(family: Family, seed: u64) -> Script {
+    let mut rng = Rng::stream(seed, 100 + family as u64);
+    let counted = [0, 1]
+        .map(|_| rng.pick(&[Counted::Packets, Counted::Packets, Counted::Bytes, Counted::Rate, Counted::ByteRate]));
+    let name = format!("hashlimit{seed}-{}", family.name());
+    let chains = ["PREROUTING", "FORWARD", "POSTROUTING"];
+    let rules: Vec<_> = (0..BITS.len())
+        .map(|_| {
+            let table = rng.below(2);
+            let named = format!("{name}{table}");
+            (rng.pick(&chains), limit(&mut rng, family, counted[table], &named))
+        })
+        .collect();
+    let text = telling(rules);
+    let lengths: &[usize] = if counted.contains(&Counted::ByteRate) { &[428] } else { &[48, 48, 428] };
+    let (lan, wan) = hosts(family);
+    let mut script = Script::new(&format!("{name}:\n{text}"), family, &text);
+    for round in 0..3 {
+        for _ in 0..20 {
+            let (inner, outer) = (rng.pick(&lan[..2]), rng.pick(&wan[1..3]));
+            let len = rng.pick(lengths) - usize::from(of(family, 28u8, 48));
+            let ports = rng.pick(&[(5000, 9), (5000, 10), (5001, 9)]);
+            let step = match rng.chance(80) {
+                true => datagram(family, LAN, inner, outer, 64, ports, len),
+                false => datagram(family, WAN, outer, inner, 64, (ports.1, ports.0), len),
+            };
+            script = script.lead([step]);
+        }
+        if round < 2 {
+            script = script.wait(1100);
+        }
+    }
+    script
+}
+
+/// What a table counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    Packets,
+    Bytes,
+    Rate,
+    ByteRate,
+}
+
+/// One `-m hashlimit`.
+fn limit(rng: &mut Rng, family: Family, counted: Counted, name: &str) -> String {
+    let (rates, bursts): (&[&str], &[&str]) = match counted {
+        Counted::Packets => (&["10/min", "5/sec", "1/sec", "7/hour"], &["", "1", "2", "3"]),
+        Counted::Bytes => (&["512b/s", "16b/s"], &["", "1kb", "2kb", "5kb"]),
+        Counted::Rate => (&["4/sec", "3/sec"], &["", "1", "2"]),
+        Counted::ByteRate => (&["2kb/s"], &["", "4kb"]),
+    };
+    let how = rng.pick(&["upto", "above"]);
+    let mut rule = format!("-m hashlimit --hashlimit-{how} {} --hashlimit-name {name}", rng.pick(rates));
+    let mut option = |name: &str, value: &str| {
+        if !value.is_empty() {
+            let _ = write!(rule, " --hashlimit-{name} {value}");
+        }
+    };
+    option("burst", rng.pick(bursts));
+    option(
+        "mode",
+        rng.pick(&[
+            "",
+            "srcip",
+            "srcip",
+            "dstip",
+            "srcip,dstip",
+            "srcport",
+            "dstport,srcip",
+            "srcip,srcport,dstip,dstport",
+        ]),
+    );
+    if rng.chance(30) {
+        option("srcmask", rng.pick(&["0", of(family, "30", "126"), of(family, "31", "127")]));
+    }
+    if rng.chance(30) {
+        option("dstmask", rng.pick(&["0", of(family, "8", "32"), of(family, "24", "64")]));
+    }
+    let (expire, gc) = rng.pick(&[("60000", ""), ("60000", "500"), ("200", "50")]);
+    option("htable-expire", expire);
+    option("htable-gcinterval", gc);
+    if rng.chance(40) {
+        let (size, max) = rng.pick(&[("1", "2"), ("2", "1"), ("3", ""), ("16", "3")]);
+        option("htable-size", size);
+        option("htable-max", max);
+    }
+    match counted {
+        Counted::Rate | Counted::ByteRate => rule + " --hashlimit-rate-match",
+        Counted::Packets | Counted::Bytes => rule,
+    }
+}
+
+#[test]
+fn tables_of_hashlimit_answer_as_the_kernel_s() -> Result<()> {
+    let mut kernel = Kernel::new("hashlimit")?;
+    let scripts = |family| (0..seeds(2)).map(move |seed| hashlimit(family, seed));
+    expect_none(&mut kernel, &Family::ALL.map(scripts).into_iter().flatten().collect::<Vec<_>>())
+}
+
 /// How many scripts of a kind: more by the environment.
 fn seeds(few: u64) -> u64 {
     std::env::var("SUMUN_SCRIPTS").ok().and_then(|n| n.parse().ok()).unwrap_or(few)

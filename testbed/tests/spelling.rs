@@ -53,6 +53,20 @@ const DIFFERENT: &[(Family, &str, Real, &str)] = {
         (V4, "-m mac --mac-source 00:11:22:33:44:+5", Takes, "it is no MAC address"),
         (V4, "-m statistic --mode random --probability nan", Takes, "it is no number"),
         (V4, "-p tcp -j CT --helper sip", Takes, "Sumun has no helper for SIP"),
+        (
+            V4,
+            "-m recent --rcheck --seconds 2147483648",
+            Takes,
+            "iptables-save prints it negative, and iptables refuses that",
+        ),
+        (
+            V4,
+            "-m hashlimit --hashlimit-upto 15b/s --hashlimit-name a",
+            Takes,
+            "iptables-save prints 0b/s, and iptables refuses that",
+        ),
+        (V4, "-m hashlimit --hashlimit-upto 10KB/s --hashlimit-name a", Takes, "iptables takes it for ten packets"),
+        (V4, "-m hashlimit --hashlimit-upto 5/s --hashlimit-rate-interval 10 --hashlimit-name a", Takes, IGNORED),
         (V4, "-m limit --limit 1/day --limit-burst 10000", Refuses, "the kernel's 32 bits overflow, Sumun's do not"),
         (V4, "-m statistic --mode nth --every 3", Refuses, "without --packet it is 0, as iptables' manual has it"),
     ]

@@ -96,6 +96,10 @@ impl Surroundings for Around<'_> {
     fn recent(&self, list: u32, ask: &Ask, seen: &Sighting, now: u64) -> bool {
         self.g.objects.recent(list).is_some_and(|list| list.ask(ask, seen, now))
     }
+
+    fn hashlimit(&self, table: u32, facts: &Facts, cx: &Context) -> Option<bool> {
+        self.g.objects.hashlimit(table)?.ask(facts, cx.l3, cx.now)
+    }
 }
 
 impl Around<'_> {

@@ -98,6 +98,8 @@ pub struct Engine {
     pieces: Vec<Frame>,
     /// What the resolver wants done.
     events: Vec<Event<Packet>>,
+    /// Calls of [`Engine::tick`].
+    ticks: usize,
     trace: Option<Trace>,
     /// Every next hop answers at once.
     assumes_neighbours: bool,
@@ -130,6 +132,7 @@ impl Router {
             messages: VecDeque::with_capacity(BURST),
             pieces: Vec::with_capacity(fragment::MOST_PIECES),
             events: Vec::with_capacity(BURST),
+            ticks: worker,
             trace: None,
             assumes_neighbours: false,
             router: self.clone(),
@@ -216,6 +219,8 @@ impl Engine {
         self.events = events;
         self.give_up_fragments(&g);
         self.tracker.sweep(now, SWEEP);
+        self.ticks = self.ticks.wrapping_add(1);
+        g.objects.tick(self.ticks, now);
         self.poll_local(&g);
         self.tracker.quiescent(now);
     }

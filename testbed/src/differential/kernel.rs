@@ -17,6 +17,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use sumun_config::facts::{Family, PortId};
 
+/// Words of rules that share something by name.
+const NAMED: [&str; 4] = ["-m recent", "-m hashlimit", "RATEEST", "IDLETIMER"];
+
 /// Most time that a marker takes.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -104,6 +107,23 @@ impl Kernel {
     /// Puts a ruleset in force, as text of iptables-save with counters, and forgets all flows and what was learned of paths.
     pub fn load(&mut self, family: Family, rules: &str) -> Result<Result<(), String>> {
         self.give_up_neighbours(family)?;
+        if NAMED.iter().any(|word| rules.contains(word)) {
+            // While a rule of the ruleset before has it, and be it one of the other family, such an object goes on.
+            for family in Family::ALL {
+                let flushed = self.restore(family, "*raw\nCOMMIT\n*mangle\nCOMMIT\n*nat\nCOMMIT\n*filter\nCOMMIT\n")?;
+                flushed.map_err(|why| anyhow::anyhow!("flushing: {why}"))?;
+            }
+        }
+        if let Err(why) = self.restore(family, rules)? {
+            return Ok(Err(why));
+        }
+        self.router.output(&["conntrack", "-F"])?;
+        self.forget_paths(family)?;
+        Ok(Ok(()))
+    }
+
+    /// Replaces the tables that the text has.
+    fn restore(&self, family: Family, rules: &str) -> Result<Result<(), String>> {
         let mut command = self.router.command(program(family, "restore"));
         let mut child =
             command.arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -115,8 +135,6 @@ impl Kernel {
             let line = number.and_then(|n: usize| rules.lines().nth(n.wrapping_sub(1))).unwrap_or_default();
             return Ok(Err(format!("{}: {line}", why.lines().next().unwrap_or_default())));
         }
-        self.router.output(&["conntrack", "-F"])?;
-        self.forget_paths(family)?;
         Ok(Ok(()))
     }
 

@@ -106,7 +106,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
 }
 
 /// The length of a prefix, or its netmask.
-fn mask(word: &Word, family: Family) -> Result<u8, Complaint> {
+pub(super) fn mask(word: &Word, family: Family) -> Result<u8, Complaint> {
     // With an address before it the mask is one of a network, which has its reader.
     let network = Word { text: format!("{}/{}", family.address(0), word.text), at: word.at.clone() };
     address::parse_prefix(&network, family).map(|(_, len)| len).map_err(|_| {

@@ -42,14 +42,11 @@ const FULL: u64 = 1 << 48;
 
 const DEFAULT_BURST: u16 = 5;
 const MAX_BURST: u16 = 10_000;
-/// Name, the name as printed, and its length in 1/10,000 seconds.
-const UNITS: [(&str, &str, u32); 4] = [
-    ("day", "day", 24 * 60 * 60 * SCALE),
-    ("hour", "hour", 60 * 60 * SCALE),
-    ("minute", "min", 60 * SCALE),
-    ("second", "sec", SCALE),
-];
-const MAX_PERIOD: u32 = UNITS[0].2;
+const MAX_PERIOD: u32 = 24 * 60 * 60 * SCALE;
+
+/// Units of time: the name, the name as printed, and its length in seconds.
+const UNITS: [(&str, &str, u64); 4] =
+    [("day", "day", 24 * 60 * 60), ("hour", "hour", 60 * 60), ("minute", "min", 60), ("second", "sec", 1)];
 
 /// The description.
 pub static EXTENSION: MatchExtension = MatchExtension {
@@ -96,7 +93,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
 
 fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     let period = match given.value(0) {
-        Some(word) => parse_rate(word)?,
+        Some(word) => parse_rate(word, SCALE.into())?.0 as u32,
         None => MAX_PERIOD / 24 / 3,
     };
     let burst = match given.value(1) {
@@ -106,8 +103,9 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
     Ok(vec![Cond::new(false, Match::Limit(Limit { period, burst, cell: 0 }))])
 }
 
-/// The period of `COUNT[/UNIT]`, where the unit's beginning is enough.
-fn parse_rate(word: &Word) -> Result<u32, Complaint> {
+/// The period of `COUNT[/UNIT]`, where the unit's beginning is enough, with so many of its units in a second; and the
+/// length of the unit in seconds.
+pub(super) fn parse_rate(word: &Word, scale: u64) -> Result<(u64, u64), Complaint> {
     let (count, unit) = word.text.split_once('/').unwrap_or((&word.text, "second"));
     let unit = unit.to_ascii_lowercase();
     let length =
@@ -120,10 +118,21 @@ fn parse_rate(word: &Word) -> Result<u32, Complaint> {
             "a number of packets and second, minute, hour or day, such as 5/second or 3/hour",
         ));
     };
-    match length / count {
-        0 => Err(word.complain(format!("`{}` is too fast", word.text), format!("at most {SCALE}/second"))),
-        period => Ok(period),
+    match length * scale / u64::from(count) {
+        0 => Err(word.complain(format!("`{}` is too fast", word.text), format!("at most {scale}/second"))),
+        period => Ok((period, length)),
     }
+}
+
+/// Writes a rate in the smallest unit in which it is nearly whole, as libxt_limit's print_rate chooses it; the length of
+/// the unit in seconds.
+pub(super) fn print_rate(out: &mut String, period: u64, scale: u64) -> u64 {
+    let period = period.max(1);
+    let length = |unit: &(_, _, u64)| unit.2 * scale;
+    let nearly = UNITS[1..].iter().take_while(|unit| period <= length(unit) && length(unit) / period >= length(unit) % period);
+    let (_, name, seconds) = nearly.last().unwrap_or(&UNITS[0]);
+    let _ = write!(out, " {}/{name}", seconds * scale / period);
+    *seconds
 }
 
 /// What a span in 1/10,000 seconds is worth.
@@ -155,16 +164,8 @@ impl Condition for Limit {
     }
 
     fn print(&self, _: bool, _: Family, out: &mut String) {
-        // The smallest unit in which the rate is nearly whole, as libxt_limit's print_rate chooses it.
-        let period = self.period.max(1);
-        let mut chosen = UNITS[0];
-        for unit in &UNITS[1..] {
-            if period > unit.2 || unit.2 / period < unit.2 % period {
-                break;
-            }
-            chosen = *unit;
-        }
-        let _ = write!(out, " --limit {}/{}", chosen.2 / period, chosen.1);
+        out.push_str(" --limit");
+        print_rate(out, self.period.into(), SCALE.into());
         if self.burst != DEFAULT_BURST {
             let _ = write!(out, " --limit-burst {}", self.burst);
         }

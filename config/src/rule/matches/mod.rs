@@ -281,6 +281,8 @@ registry! {
         Quota(quota::Quota),
         /// `-m statistic`.
         Statistic(statistic::Statistic),
+        /// `-m hashlimit`.
+        Hashlimit(hashlimit::Hashlimit),
         /// `-m recent`.
         Recent(recent::Recent),
         /// `-m comment`.

@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use sumun_config::object::{Kind, Object};
 
+pub mod hashlimit;
 pub mod recent;
 
 /// Lists the states by the kinds that they are of, with the name of the question for them.
@@ -40,7 +41,6 @@ macro_rules! states {
                 pub fn $ask(&self, number: u32) -> Option<&$type> {
                     match &self.held.get(number as usize)?.state {
                         State::$kind(state) => Some(state),
-                        #[expect(unreachable_patterns, reason = "with one kind there is nothing else")]
                         _ => None,
                     }
                 }
@@ -52,6 +52,8 @@ macro_rules! states {
 states! {
     /// A list of `recent`.
     Recent(recent::List) recent,
+    /// A table of `hashlimit`.
+    Hashlimit(hashlimit::Table) hashlimit,
 }
 
 /// The objects of a generation, by number.
@@ -81,6 +83,14 @@ impl Objects {
             _ => Arc::new(Held { object: object.clone(), state: State::new(&object.kind, Hasher::new(self.seed)) }),
         });
         Objects { held: held.collect(), seed: self.seed }
+    }
+
+    /// A slice of what is to be done with time, for one of them; the next one's the next time.
+    pub fn tick(&self, turn: usize, now: u64) {
+        let at = turn.checked_rem(self.held.len()).unwrap_or(0);
+        if let Some(State::Hashlimit(table)) = self.held.get(at).map(|held| &held.state) {
+            table.sweep(now);
+        }
     }
 
     /// The number of an object.
