@@ -8,6 +8,8 @@
 
 use crate::helper::Helper;
 use crate::rule::matches::recent::{Ask, Sighting};
+use crate::set::SkbInfo;
+use crate::set::ask::{Asked, Change, Named};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -424,6 +426,12 @@ pub trait Surroundings {
     fn socket(&self) -> Socket<'_> {
         Socket::None
     }
+    /// Whether the packet is in a set, and what its element gives to packets.
+    fn in_set(&self, _named: &Named, _asked: &Asked, _facts: &Facts) -> Option<SkbInfo> {
+        None
+    }
+    /// Adds the packet to a set, or deletes it from one.
+    fn change_set(&self, _named: &Named, _change: Change, _facts: &Facts) {}
     /// How many connections are known under a key, the packet's own included; none where they cannot be counted.
     fn connections(&self, _key: &ConnectionKey, _facts: &Facts, _l3: &[u8]) -> Option<u32> {
         None

@@ -21,4 +21,5 @@ pub mod object;
 pub mod rule;
 pub mod ruleset;
 pub mod schema;
+pub mod set;
 pub mod timeout;

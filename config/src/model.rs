@@ -12,6 +12,7 @@ use crate::rule::targets::ct::Ct;
 use crate::rule::word::integer;
 use crate::rule::{Match, Target};
 use crate::ruleset::Ruleset;
+use crate::set::Declaration;
 use crate::timeout::{MAX_POLICIES, TimeoutPolicy};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -146,6 +147,8 @@ pub struct Policy {
     pub timeouts: Vec<TimeoutPolicy>,
     /// Names of conntrack labels.
     pub labels: Vec<Label>,
+    /// Sets that rules ask and change.
+    pub sets: Vec<Declaration>,
     /// The compiled ruleset.
     pub ruleset: Ruleset,
 }
@@ -201,7 +204,23 @@ impl Policy {
         if let Some(label) = self.labels.iter().find(|label| label.bit >= LABELS || !Label::is_name(&label.name)) {
             return Err(format!("the label {:?} of bit {}", label.name, label.bit));
         }
+        self.verify_sets()?;
         crate::schema::sysctl::verify(&self.sysctl)
+    }
+
+    /// Sets that could be in a file, each name once.
+    fn verify_sets(&self) -> Result<(), String> {
+        if self.sets.len() > crate::set::MAX_SETS {
+            return Err(format!("{} sets are more than {}", self.sets.len(), crate::set::MAX_SETS));
+        }
+        let mut names = std::collections::HashSet::new();
+        for set in &self.sets {
+            set.verify()?;
+            if !names.insert(set.header.name.as_str()) {
+                return Err(format!("the set {:?} is there twice", set.header.name));
+            }
+        }
+        Ok(())
     }
 
     /// Policies that could be in a file, and rules that use those only.
@@ -239,7 +258,7 @@ impl Policy {
     /// The names that its rules may use.
     pub fn names(&self) -> Names<'_> {
         let recent = RecentSizes::of(&self.sysctl);
-        Names { timeouts: &self.timeouts, labels: &self.labels, mistaken: &[], foreign: &[], recent }
+        Names { timeouts: &self.timeouts, labels: &self.labels, sets: &self.sets, mistaken: &[], foreign: &[], recent }
     }
 }
 
@@ -270,7 +289,9 @@ pub struct Names<'a> {
     pub timeouts: &'a [TimeoutPolicy],
     /// Conntrack labels.
     pub labels: &'a [Label],
-    /// Those of either whose definition has a mistake, which has been told: a rule with such a name has none.
+    /// Sets.
+    pub sets: &'a [Declaration],
+    /// Those of any whose definition has a mistake, which has been told: a rule with such a name has none.
     pub mistaken: &'a [String],
     /// Sizes of the lists of `recent`.
     pub recent: RecentSizes,
@@ -281,7 +302,7 @@ pub struct Names<'a> {
 impl Names<'_> {
     /// None at all.
     pub const NONE: Names<'static> =
-        Names { timeouts: &[], labels: &[], mistaken: &[], foreign: &[], recent: RecentSizes::DEFAULT };
+        Names { timeouts: &[], labels: &[], sets: &[], mistaken: &[], foreign: &[], recent: RecentSizes::DEFAULT };
 }
 
 /// Least MTU of IPv4 (RFC 791).
@@ -636,6 +657,7 @@ mod tests {
             sysctl: Sysctl::default(),
             timeouts: Vec::new(),
             labels: Vec::new(),
+            sets: Vec::new(),
             ruleset: Ruleset::empty(rule::Policy::Accept),
         }
     }

@@ -9,6 +9,7 @@ mod conntrack;
 mod daemon;
 mod iptables;
 mod message;
+mod set;
 mod show;
 mod simulate;
 
@@ -70,6 +71,9 @@ enum Command {
     Rules(RulesArgs),
     /// The tracked flows, and what happens to them: with the options and in the format of conntrack(8)
     Conntrack(Box<conntrack::Options>),
+    /// The sets that rules use, and their elements: with the commands and in the formats of ipset(8)
+    #[command(subcommand)]
+    Set(set::Command),
     /// Where packets were dropped and why
     Drops {
         /// Also the reasons that never occurred
@@ -189,6 +193,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Conntrack(options) => {
             let code = conntrack::run(&options, &run_dir, &mut out)?;
+            out.flush()?;
+            return Ok(code);
+        }
+        Command::Set(command) => {
+            let code = set::run(&command, &run_dir, &mut out)?;
             out.flush()?;
             return Ok(code);
         }

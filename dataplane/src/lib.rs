@@ -8,6 +8,7 @@
 //!                         ├─ packet     bytes to facts and back: parse, edit, checksums, fragments
 //!                         ├─ conntrack  flows of all workers, fixed memory, no lock on a hit
 //!                         ├─ nat        mappings, written into packets and into what errors quote
+//!                         ├─ set        sets of rules and their elements, read without a lock
 //!                         ├─ fib        routes, rules, own addresses
 //!                         ├─ neigh      ARP and NDP
 //!                         ├─ icmp       errors and refusals
@@ -44,6 +45,7 @@ pub mod process;
 pub mod protocol;
 pub mod reason;
 pub mod server;
+pub mod set;
 mod sync;
 pub mod synproxy;
 pub mod umem;

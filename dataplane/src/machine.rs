@@ -10,7 +10,7 @@ use crate::process::Machine;
 use crate::protocol::{
     ConntrackStats, Counter, Counters, EventKind, EventRow, FlowFilter, FlowKey, FlowRow, FlowTuple,
 };
-use crate::protocol::{ExpectationRow, InvalidCount, NeighbourRow, PortStatus};
+use crate::protocol::{ExpectationRow, InvalidCount, NeighbourRow, PortStatus, SetAnswer, SetRequest};
 use crate::reason::DropReason;
 use crate::server::Service;
 use crate::server::events::{Hub, Subscription};
@@ -277,6 +277,12 @@ impl Service for Answers {
             workers: conntrack.stats_of_workers().into_iter().map(names).collect(),
             invalid: invalid.collect(),
         }
+    }
+
+    fn sets(&self, request: SetRequest) -> Result<SetAnswer, String> {
+        let answer = self.router.answer_sets(request, worker::now());
+        self.control.wake();
+        answer
     }
 
     fn neighbours(&self) -> Vec<NeighbourRow> {

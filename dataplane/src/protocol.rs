@@ -22,9 +22,11 @@ use std::net::IpAddr;
 use sumun_config::model::Appliance;
 
 mod flow;
+mod set;
 
 pub use flow::{ConntrackStats, EventKind, EventRow, ExpectationRow, FlowFilter, FlowKey, FlowRow, FlowTuple};
 pub use flow::{IcmpFilter, InvalidCount, Masked, TupleFilter, has_ports};
+pub use set::{SetAnswer, SetRequest, SetRow};
 
 /// The version of frames and messages. Both ends must have the same: they are of one release.
 pub const VERSION: u16 = 1;
@@ -254,6 +256,8 @@ pub enum Request {
     ConntrackStats,
     /// Answered by [`Response::Neighbours`].
     Neighbours,
+    /// About sets. Answered by [`Response::Sets`].
+    Sets(SetRequest),
 }
 
 /// What the dataplane answers.
@@ -301,6 +305,8 @@ pub enum Response {
     ConntrackStats(ConntrackStats),
     /// To [`Request::Neighbours`].
     Neighbours(Vec<NeighbourRow>),
+    /// To [`Request::Sets`].
+    Sets(SetAnswer),
 }
 
 /// Who the dataplane is and what it runs.
@@ -564,6 +570,7 @@ mod tests {
                 sysctl: Default::default(),
                 timeouts: Vec::new(),
                 labels: Vec::new(),
+                sets: Vec::new(),
                 ruleset: sumun_config::ruleset::Ruleset::empty(Default::default()),
             };
             let mut bytes = encode(&policy).unwrap();

@@ -5,9 +5,9 @@ use anyhow::{Context, Result, ensure};
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use sumun_config::facts::Family;
-use sumun_config::model::Names;
 use sumun_config::rule::option::{Case, Extension};
 use sumun_config::rule::{Families, Hook, Reach, Site, Table, matches, parse_text, targets};
+use sumun_config::set::{samples, save};
 use sumun_testbed::Host;
 
 /// Cases where iptables does not do what Sumun does: what it does, and why Sumun does not.
@@ -189,6 +189,13 @@ impl Chain {
     }
 }
 
+/// The sets that cases name.
+fn make_sets() -> Result<()> {
+    let mut child = Command::new("ipset").arg("restore").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    child.stdin.take().context("no standard input")?.write_all(save::print(samples::sets()).as_bytes())?;
+    success(&child.wait_with_output()?).map_err(anyhow::Error::msg)
+}
+
 fn success(output: &Output) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).trim().to_string()) }
 }
@@ -239,6 +246,7 @@ fn iptables_takes_prints_and_refuses_the_same() -> Result<()> {
     let host = Host::new(&format!("{}-spelling", std::process::id()))?;
     let cases = all_asked();
     let found = host.inside(|| {
+        make_sets()?;
         let mut found = Vec::new();
         for family in Family::ALL {
             for table in Table::ALL {
@@ -270,7 +278,7 @@ fn takes(text: &str, chain: Chain, hook: Hook) -> bool {
         table: chain.table,
         reach: Reach::BuiltIn(hook),
         ports: &ports,
-        names: Names::NONE,
+        names: samples::names(),
         base: 0,
         line: 0,
     };
@@ -283,6 +291,7 @@ fn iptables_takes_them_in_the_same_chains() -> Result<()> {
     let mut cases = all_asked();
     cases.retain(|case| case.canonical.is_some() && known(case).is_none());
     let found = host.inside(|| {
+        make_sets()?;
         let mut found = Vec::new();
         for family in Family::ALL {
             let cases: Vec<Asked> = cases.iter().filter(|case| case.family == family).copied().collect();

@@ -6,7 +6,7 @@ use super::{
     targets,
 };
 use crate::facts::{AddrType, Context, Facts, Family, PortId, Surroundings};
-use crate::model::Names;
+use crate::set::samples;
 
 fn ports() -> Vec<String> {
     ["lan0", "lan1", "wan0", "eth0"].map(String::from).to_vec()
@@ -19,7 +19,7 @@ fn parse(family: Family, table: Table, text: &str) -> Result<Vec<Rule>, Vec<Comp
         table,
         reach: Reach::User(0),
         ports: &ports,
-        names: Names::NONE,
+        names: samples::names(),
         base: 0,
         line: 0,
     };
@@ -86,7 +86,8 @@ fn item(key: &str, value: &toml::Value) -> Item {
 
 fn fields_at(families: Families, table: Table, toml: &str) -> Result<ParsedRule, Vec<Complaint>> {
     let ports = ports();
-    let site = Site { families, table, reach: Reach::User(0), ports: &ports, names: Names::NONE, base: 0, line: 7 };
+    let site =
+        Site { families, table, reach: Reach::User(0), ports: &ports, names: samples::names(), base: 0, line: 7 };
     let table: toml::Table = toml::from_str(&format!("rule = {toml}")).unwrap_or_else(|e| panic!("{toml}: {e}"));
     let items: Vec<Item> =
         table["rule"].as_table().expect("a table").iter().map(|(key, value)| item(key, value)).collect();
@@ -345,7 +346,7 @@ fn targets_stand_only_where_the_kernel_has_them() {
                     table,
                     reach: Reach::BuiltIn(hook),
                     ports: &ports,
-                    names: Names::NONE,
+                    names: samples::names(),
                     base: 0,
                     line: 0,
                 };

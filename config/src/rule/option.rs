@@ -83,6 +83,11 @@ impl Opt {
         Opt { negatable: true, ..Opt::flag(name, aliases) }
     }
 
+    /// An option of two words that cannot be negated.
+    pub const fn pair(name: &'static str, aliases: &'static [&'static str]) -> Opt {
+        Opt { values: Values::Two, ..Opt::plain(name, aliases) }
+    }
+
     /// An option of two words that `!` may negate.
     pub const fn negatable_pair(name: &'static str, aliases: &'static [&'static str]) -> Opt {
         Opt { values: Values::Two, ..Opt::negatable(name, aliases) }

@@ -5,17 +5,24 @@
 use super::option::{Case, Extension};
 use super::{Body, Families, Hook, Reach, Rule, Site, Table, matches, parse_text, print, targets};
 use crate::facts::Family;
-use crate::model::Names;
 use crate::object::Objects;
 use crate::ruleset::Ruleset;
+use crate::set::samples;
 
 const PORTS: usize = 4;
 
 fn parse(family: Family, table: Table, hook: Hook, text: &str) -> Vec<Body> {
     let ports = ["lan0", "lan1", "wan0", "eth0"].map(String::from);
     let reach = Reach::BuiltIn(hook);
-    let site =
-        Site { families: Families::Only(family), table, reach, ports: &ports, names: Names::NONE, base: 0, line: 0 };
+    let site = Site {
+        families: Families::Only(family),
+        table,
+        reach,
+        ports: &ports,
+        names: samples::names(),
+        base: 0,
+        line: 0,
+    };
     parse_text(text, &site).map(|parsed| parsed.bodies).unwrap_or_default()
 }
 

@@ -92,6 +92,15 @@
 //! [foreign]                            # names that rules may use although no port has them: they match nothing
 //! interfaces = ["docker0", "veth+"]    # whole names, or beginnings with a plus; "+" alone: any name
 //!
+//! [sets.bad]                           # a set for `-m set --match-set bad src`, as `ipset create bad hash:net` makes it
+//! type = "hash:net"                    # needed; the other keys are the options of ipset create, family = "inet" and so on
+//! timeout = 3600
+//! counters = true
+//! elements = ["192.0.2.0/24", "192.0.2.1 nomatch", "198.51.100.0-198.51.100.9 timeout 0"]   # as behind ipset add
+//!
+//! [sets.worse]
+//! from = "worse.ipset"                 # what ipset save wrote; or, beside `type`, a file with one element a line
+//!
 //! [filter.FORWARD]                     # TABLE.CHAIN for both families; ipv4.TABLE.CHAIN and ipv6.TABLE.CHAIN for one
 //! policy = "DROP"                      # built-in chains only; default: "ACCEPT"
 //! rules = [                            # in iptables syntax, or as tables of fields
@@ -127,6 +136,7 @@ mod report;
 mod routes;
 mod rules;
 mod ruleset;
+mod sets;
 mod syntax;
 pub(crate) mod sysctl;
 mod values;
@@ -163,13 +173,16 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     let rules = rules::read(sections("rules", sink), &interfaces, &routes, sink);
     let sysctl = sysctl::read(settings, sink);
     let conntrack = conntrack::read(flows, sink);
+    let sets = sets::read(top.take("sets"), source, sink);
     let ports = interfaces.names();
     let foreign = foreign::read(foreign, &ports, sink);
     let chains = chains::read(&mut top, sink);
+    let mistaken = [conntrack.mistaken, sets.mistaken].concat();
     let names = Names {
         timeouts: &conntrack.timeouts,
         labels: &conntrack.labels,
-        mistaken: &conntrack.mistaken,
+        sets: &sets.sets,
+        mistaken: &mistaken,
         recent: Sizes::of(&sysctl),
         foreign: &foreign,
     };
@@ -198,6 +211,7 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
             sysctl,
             timeouts: conntrack.timeouts,
             labels: conntrack.labels,
+            sets: sets.sets,
             ruleset,
         },
     }

@@ -17,6 +17,7 @@ use sumun_dataplane::protocol::{ChainCounters, ConntrackStats, Counter, Counters
 use sumun_dataplane::protocol::{
     EventKind, EventRow, ExpectationRow, FlowTuple, InvalidCount, NeighbourRow, PortStatus,
 };
+use sumun_dataplane::protocol::{SetAnswer, SetRequest};
 use sumun_dataplane::reason::DropReason;
 use sumun_dataplane::server::claim::Claim;
 use sumun_dataplane::server::events::{Hub, Subscription};
@@ -188,6 +189,10 @@ impl Service for Memory {
         let invalid =
             InvalidCount { reason: "checksum".into(), packets: 2, explanation: "Its checksum is wrong.".into() };
         ConntrackStats { workers: vec![worker], invalid: vec![invalid] }
+    }
+
+    fn sets(&self, _: SetRequest) -> Result<SetAnswer, String> {
+        Err("no sets here".to_string())
     }
 
     fn neighbours(&self) -> Vec<NeighbourRow> {

@@ -11,6 +11,8 @@ use sumun_config::facts::{
 };
 use sumun_config::helper::Helper;
 use sumun_config::rule::matches::recent::{Ask, Sighting};
+use sumun_config::set::SkbInfo;
+use sumun_config::set::ask::{Asked, Change, Named};
 
 /// The router as one packet's rules see it.
 pub(super) struct Around<'a> {
@@ -86,6 +88,16 @@ impl Surroundings for Around<'_> {
             Ct::Flow(_) | Ct::Template(_) | Ct::Proxied => Some(self),
             Ct::None | Ct::Unplaced | Ct::Untracked => None,
         }
+    }
+
+    fn in_set(&self, named: &Named, asked: &Asked, facts: &Facts) -> Option<SkbInfo> {
+        let Engine { router, sets, now, .. } = self.engine;
+        sets.test(named.slot, named.ends, asked, facts, &router.ifaces, *now)
+    }
+
+    fn change_set(&self, named: &Named, change: Change, facts: &Facts) {
+        let Engine { router, sets, now, .. } = self.engine;
+        sets.change(named.slot, named.ends, change, facts, &router.ifaces, *now);
     }
 
     fn connections(&self, key: &ConnectionKey, facts: &Facts, l3: &[u8]) -> Option<u32> {

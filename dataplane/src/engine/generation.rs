@@ -12,11 +12,13 @@ use super::stats::Bank;
 use crate::conntrack::Timeouts;
 use crate::fib::Fib;
 use crate::port::Link;
+use crate::set::Plan;
 use std::collections::HashMap;
 use sumun_config::facts::Family;
 use sumun_config::model::Policy;
-use sumun_config::rule::{Match, Table};
+use sumun_config::rule::{Match, Table, Target};
 use sumun_config::ruleset::Ruleset;
+use sumun_config::set::ask::Named;
 
 /// Cells of stateful matches that a router has, over all generations alive.
 pub const MAX_CELLS: usize = 1 << 16;
@@ -39,6 +41,8 @@ pub struct Generation {
     pub timeouts: Timeouts,
     /// What its rules share by name.
     pub objects: Objects,
+    /// How many rules know a set, by its slot.
+    pub set_uses: HashMap<u32, u32>,
     /// Rule counters, by worker.
     pub banks: Vec<Bank>,
     /// For each counter slot the slot of the generation before that it continues.
@@ -137,8 +141,20 @@ impl Generation {
         let banks = (0..workers).map(|_| Bank::new(carry.len())).collect();
         let declared = &policy.ruleset.objects;
         let objects = before.map_or_else(|| Objects::none(0).next(declared), |g| g.objects.next(declared));
-        let generation =
-            Generation { number, policy, programs, orders, needs, fib, timeouts, objects, banks, carry, identities };
+        let generation = Generation {
+            number,
+            policy,
+            programs,
+            orders,
+            needs,
+            fib,
+            timeouts,
+            objects,
+            set_uses: HashMap::new(),
+            banks,
+            carry,
+            identities,
+        };
         Ok((generation, taken))
     }
 
@@ -177,6 +193,30 @@ pub enum Keep {
 pub(super) fn has(ruleset: &Ruleset, is: impl Fn(&Match) -> bool) -> bool {
     let chains = ruleset.families.iter().flat_map(|family| &family.tables).flat_map(|table| &table.chains);
     chains.flat_map(|chain| &chain.rules).flat_map(|rule| &rule.conds).any(|cond| is(&cond.test))
+}
+
+/// Writes into every rule where its sets are; how many rules know each.
+pub(super) fn place_sets(ruleset: &mut Ruleset, sets: &Plan) -> Result<HashMap<u32, u32>, String> {
+    let mut uses = HashMap::new();
+    let mut place = |named: &mut Named| {
+        named.slot = sets
+            .slot(&named.name)
+            .ok_or_else(|| format!("a rule names the set {:?}, which is not there", named.name))?;
+        *uses.entry(named.slot).or_insert(0) += 1;
+        Ok::<_, String>(())
+    };
+    let chains = ruleset.families.iter_mut().flat_map(|family| &mut family.tables).flat_map(|table| &mut table.chains);
+    for rule in chains.flat_map(|chain| &mut chain.rules) {
+        for cond in &mut rule.conds {
+            if let Match::Set(set) = &mut cond.test {
+                place(set.named_mut())?;
+            }
+        }
+        if let Some(Target::Set(set)) = &mut rule.target {
+            set.named_mut().try_for_each(&mut place)?;
+        }
+    }
+    Ok(uses)
 }
 
 /// Visits every policy and rule in the order in which [`Program::build`] asks for slots, and writes the cells that the

@@ -23,6 +23,7 @@ use crate::neigh::{Event, Resolver};
 use crate::packet::fragment;
 use crate::packet::parse::{self, NotIp};
 use crate::reason::DropReason;
+use crate::set::View;
 use crate::umem::{Frame, Pool};
 use crate::worker::Forwarder;
 use around::Rng;
@@ -71,6 +72,8 @@ pub struct Engine {
     router: Arc<Router>,
     worker: usize,
     generation: Arc<Generation>,
+    /// The sets that its rules see.
+    sets: Arc<View>,
     pool: Pool,
     /// Frames to send, by port.
     tx: Vec<Vec<Frame>>,
@@ -137,6 +140,7 @@ impl Router {
             assumes_neighbours: false,
             router: self.clone(),
             generation,
+            sets: self.sets.view(),
         };
         engine.prepare();
         engine
@@ -246,6 +250,10 @@ impl Engine {
                 self.generation = next;
             }
             self.prepare();
+        }
+        // Behind the generation: sets that its rules know are in the view by then.
+        if self.router.sets.number() != self.sets.number() {
+            self.sets = self.router.sets.view();
         }
     }
 

@@ -12,8 +12,10 @@ use crate::conntrack::Conntrack;
 use crate::log::LogRing;
 use crate::neigh::Neighbours;
 use crate::port::Link;
-use crate::protocol::{ChainCounters, Counter, Counters};
+use crate::protocol::{ChainCounters, Counter, Counters, SetAnswer, SetRequest};
 use crate::reason::DropReason;
+use crate::set::packet::Ifaces;
+use crate::set::{Plan, Sets};
 use crate::synproxy::Cookies;
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -39,6 +41,10 @@ pub struct Router {
     pub neighbours: Arc<Neighbours>,
     /// Log lines on their way to the housekeeping thread.
     pub log: Arc<LogRing>,
+    /// The sets that rules ask and change.
+    pub sets: Sets,
+    /// Names of the ports, as sets know them.
+    pub(super) ifaces: Ifaces,
     /// Each worker's own numbers.
     pub stats: Vec<Arc<WorkerStats>>,
     pub(super) cells: Box<[AtomicU64]>,
@@ -47,6 +53,8 @@ pub struct Router {
     newest: AtomicU64,
     publishing: Mutex<Publishing>,
     publications: Mutex<Publications>,
+    /// Held by whoever changes which sets there are.
+    set_changes: Mutex<()>,
 }
 
 /// An address of a port.
@@ -79,6 +87,7 @@ impl Router {
         let workers = appliance.cores.len().max(1);
         let policy = nothing(appliance, &links);
         let mut cells = CellPool::full();
+        let sets = Sets::new(seed);
         let (mut first, _) = Generation::build(0, policy, &links, workers, None, Keep::Nothing, &mut cells)
             .expect("an empty ruleset has no cells");
         first.objects = Objects::none(seed);
@@ -91,6 +100,9 @@ impl Router {
             cores: appliance.cores.clone(),
             neighbours: Arc::new(Neighbours::new(appliance.max_neighbours, seed)),
             log: Arc::new(LogRing::new(LOG_RING)),
+            sets,
+            ifaces: Ifaces::of(links.iter().map(|link| link.name.as_str())),
+            set_changes: Mutex::default(),
             stats: (0..workers).map(|_| Arc::new(WorkerStats::new(links.len()))).collect(),
             cells: (0..MAX_CELLS).map(|_| AtomicU64::new(0)).collect(),
             seed,
@@ -109,14 +121,33 @@ impl Router {
 
     /// Checks a policy as if it came from an enemy, builds it and puts it in force. Returns its generation number as soon as
     /// workers can see it; [`Router::is_settled`] tells when all have.
-    pub fn publish(&self, policy: Policy) -> Result<u64, String> {
+    pub fn publish(&self, mut policy: Policy) -> Result<u64, String> {
         self.verify(&policy)?;
-        self.replace(policy, Keep::Counters)
+        let _changes = self.set_changes();
+        // Elements live in the sets from now on: a generation keeps no second copy.
+        let declared = std::mem::take(&mut policy.sets);
+        let plan = self.sets.prepare(&declared, crate::worker::now())?;
+        self.replace(policy, Keep::Counters, plan)
     }
 
     /// Sets all rule counters to zero.
     pub fn zero(&self) -> u64 {
-        self.replace(self.current().policy.clone(), Keep::Nothing).expect("it has all its cells already")
+        let _changes = self.set_changes();
+        let plan = self.sets.unchanged();
+        self.replace(self.current().policy.clone(), Keep::Nothing, plan).expect("it has all its cells already")
+    }
+
+    /// What control asks of sets, or does with them.
+    pub fn answer_sets(&self, request: SetRequest, now: u64) -> Result<SetAnswer, String> {
+        let _changes = self.set_changes();
+        let alive: Vec<Arc<Generation>> = self.publications().alive.iter().cloned().collect();
+        // The newest counts; one that some worker still runs keeps its sets too.
+        let uses = |slot: u32| alive.iter().rev().find_map(|g| g.set_uses.get(&slot)).copied().unwrap_or(0);
+        self.sets.answer(request, &uses, now)
+    }
+
+    fn set_changes(&self) -> MutexGuard<'_, ()> {
+        self.set_changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn verify(&self, policy: &Policy) -> Result<(), String> {
@@ -131,15 +162,19 @@ impl Router {
         policy.ruleset.verify(self.links.len())
     }
 
-    fn replace(&self, policy: Policy, keep: Keep) -> Result<u64, String> {
+    fn replace(&self, mut policy: Policy, keep: Keep, plan: Plan) -> Result<u64, String> {
+        let set_uses = generation::place_sets(&mut policy.ruleset, &plan)?;
         // A panic while a generation is built leaves cells that are taken and unused: no harm.
         let mut publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         self.reclaim(&mut publishing);
         let before = self.current();
         let number = before.number + 1;
         let cells = &mut publishing.cells;
-        let (next, fresh) =
+        let (mut next, fresh) =
             Generation::build(number, policy, &self.links, self.stats.len(), Some(&before), keep, cells)?;
+        next.set_uses = set_uses;
+        // Before its rules: who runs them finds the sets.
+        self.sets.commit(plan, number);
         for cell in fresh {
             self.cells[cell as usize].store(0, Ordering::Relaxed);
         }
@@ -174,6 +209,7 @@ impl Router {
     /// Work that waits for the workers to reach a generation; for a thread with time, now and then. Until then a worker
     /// may have masqueraded flows with addresses that are gone.
     pub fn settle(&self) {
+        self.sets.settle(self.reached(), crate::worker::now());
         // Who publishes meanwhile does it himself.
         if let Ok(mut publishing) = self.publishing.try_lock() {
             self.reclaim(&mut publishing);
@@ -322,6 +358,7 @@ fn nothing(appliance: &Appliance, links: &[Link]) -> Policy {
         sysctl: Sysctl::default(),
         timeouts: Vec::new(),
         labels: Vec::new(),
+        sets: Vec::new(),
         ruleset: Ruleset::empty(appliance.initial_policy),
     }
 }

@@ -69,6 +69,7 @@ fn policy() -> Policy {
         sysctl: Sysctl::default(),
         timeouts: Vec::new(),
         labels: Vec::new(),
+        sets: Vec::new(),
         ruleset: Ruleset::empty(Verdict::Accept),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::protocol::{self, ConntrackStats, Counters, FlowFilter, FlowKey, FlowRow, Kind, NeighbourRow, PortStatus};
-use crate::protocol::{ExpectationRow, Request, Response};
+use crate::protocol::{ExpectationRow, Request, Response, SetAnswer, SetRequest};
 use crate::reason::DropReason;
 use crate::server::events::Subscription;
 use std::io::Write;
@@ -66,6 +66,10 @@ impl Service for Still {
     fn conntrack_stats(&self) -> ConntrackStats {
         ConntrackStats::default()
     }
+    fn sets(&self, _: SetRequest) -> Result<SetAnswer, String> {
+        Err("no sets here".to_string())
+    }
+
     fn neighbours(&self) -> Vec<NeighbourRow> {
         Vec::new()
     }

@@ -8,7 +8,8 @@
 use crate::protocol::{
     self, ConntrackStats, Counters, Digest, Drops, FlowFilter, FlowKey, FlowRow, FrameError, Header,
 };
-use crate::protocol::{ExpectationRow, Hello, Kind, NeighbourRow, PortStatus, Request, Response, Rules, Status};
+use crate::protocol::{ExpectationRow, Hello, Kind, NeighbourRow, PortStatus, Request, Response, Rules};
+use crate::protocol::{SetAnswer, SetRequest, Status};
 use crate::reason::DropReason;
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -77,6 +78,8 @@ pub trait Service: Send + Sync {
     fn conntrack_stats(&self) -> ConntrackStats;
     /// All neighbours.
     fn neighbours(&self) -> Vec<NeighbourRow>;
+    /// What is asked of sets, or done with them; or why not.
+    fn sets(&self, request: SetRequest) -> Result<SetAnswer, String>;
 }
 
 /// A server that runs. Stops, closes its connections and removes its socket when dropped.
@@ -307,6 +310,10 @@ impl Shared {
             Request::Expectations => Response::Expectations(service.expectations()),
             Request::ConntrackStats => Response::ConntrackStats(service.conntrack_stats()),
             Request::Neighbours => Response::Neighbours(service.neighbours()),
+            Request::Sets(request) => match service.sets(request) {
+                Ok(answer) => Response::Sets(answer),
+                Err(reason) => refused(&reason),
+            },
         }
     }
 

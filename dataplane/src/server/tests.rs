@@ -5,6 +5,7 @@ use super::*;
 use crate::protocol::{
     ChainCounters, Counter, EventKind, EventRow, ExpectationRow, FlowTuple, HEADER_LEN, TupleFilter,
 };
+use crate::protocol::{SetAnswer, SetRequest};
 use proptest::prelude::*;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -87,6 +88,10 @@ impl Service for Memory {
     fn conntrack_stats(&self) -> ConntrackStats {
         ConntrackStats::default()
     }
+    fn sets(&self, _: SetRequest) -> Result<SetAnswer, String> {
+        Err("no sets here".to_string())
+    }
+
     fn neighbours(&self) -> Vec<NeighbourRow> {
         let mac = Some([2, 0, 0, 0, 0, 1]);
         let state = "REACHABLE".to_string();
@@ -131,6 +136,7 @@ fn policy(ports: &[&str]) -> Policy {
         sysctl: Sysctl::default(),
         timeouts: Vec::new(),
         labels: Vec::new(),
+        sets: Vec::new(),
         ruleset: Ruleset::empty(ChainPolicy::Accept),
     }
 }

@@ -5,9 +5,10 @@ use crate::facts::{
     AddrType, ConnectionKey, Context, Dir, Ends, Facts, Family, FlowFacts, PortId, Socket, Surroundings, WayBack,
 };
 use crate::helper::Helper;
-use crate::model::Names;
 use crate::rule::option::Complaint;
 use crate::rule::{self, Cond, Families, Outcome, Reach, Rule, Site, Table, parse_text};
+use crate::set::ask::{Asked, Named};
+use crate::set::{SkbInfo, samples};
 use proptest::prelude::any;
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
@@ -20,7 +21,7 @@ pub fn parse_at(family: Family, hooks: u8, text: &str) -> Result<Vec<Cond>, Comp
         table: Table::Mangle,
         reach: Reach::User(hooks),
         ports: &ports,
-        names: Names::NONE,
+        names: samples::names(),
         base: 0,
         line: 0,
     };
@@ -64,6 +65,8 @@ pub struct Judge {
     pub way_back: fn(&Facts, WayBack) -> bool,
     /// Who sent the packet.
     pub socket: Socket<'static>,
+    /// Whether packets are in any set, and what they are given there.
+    pub in_set: Cell<Option<SkbInfo>>,
 }
 
 /// A flow that is as the test says.
@@ -127,6 +130,7 @@ impl Judge {
             realms: 0,
             way_back: |_, _| true,
             socket: Socket::None,
+            in_set: Cell::new(None),
         }
     }
 
@@ -174,6 +178,9 @@ impl Surroundings for Judge {
     }
     fn socket(&self) -> Socket<'_> {
         self.socket
+    }
+    fn in_set(&self, _: &Named, _: &Asked, _: &Facts) -> Option<SkbInfo> {
+        self.in_set.get()
     }
     fn connections(&self, _: &ConnectionKey, _: &Facts, _: &[u8]) -> Option<u32> {
         self.connections.get()

@@ -50,7 +50,7 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
 }
 
 /// Six bytes of one or two hexadecimal digits, with colons between.
-fn parse(word: &Word) -> Result<[u8; 6], Complaint> {
+pub fn parse(word: &Word) -> Result<[u8; 6], Complaint> {
     let byte = |text: &str| {
         let digits = matches!(text.len(), 1 | 2) && text.chars().all(|c| c.is_ascii_hexdigit());
         digits.then(|| u8::from_str_radix(text, 16).ok()).flatten()

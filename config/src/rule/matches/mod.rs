@@ -285,6 +285,8 @@ registry! {
         Hashlimit(hashlimit::Hashlimit),
         /// `-m recent`.
         Recent(recent::Recent),
+        /// `-m set`.
+        Set(set::Set),
         /// `-m comment`.
         Comment(comment::Comment),
     }

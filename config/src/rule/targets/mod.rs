@@ -141,6 +141,8 @@ registry! {
     Nat(nat::Nat) = [snat::EXTENSION, dnat::EXTENSION, masquerade::EXTENSION, redirect::EXTENSION, netmap::EXTENSION],
     /// SYNPROXY.
     Synproxy(synproxy::Synproxy) = [synproxy::EXTENSION],
+    /// SET.
+    Set(set::Set) = [set::EXTENSION],
     /// SNPT, DNPT.
     Npt(npt::Npt) = [npt::SNPT, npt::DNPT],
     /// CHECKSUM.
@@ -198,6 +200,11 @@ impl Target {
             if hooks & table_hooks(table) & (self.refused_hooks() | !extension.hooks) != 0 {
                 return Err(format!("{name} cannot be used in a chain that is reached from these hooks"));
             }
+        }
+        if let Target::Set(set) = self
+            && !set.fits(table)
+        {
+            return Err(format!("--map-set cannot be used in table {}", table.name()));
         }
         if let Some(missing) = self.misses(conds) {
             return Err(missing.to_string());
