@@ -13,7 +13,7 @@
 //! after a difference, so one script tells all that differs; a flow that differs is told once. [`TELL`] makes every
 //! forwarded packet show what conntrack says of it.
 
-use super::compare::Choices;
+use super::compare::{self, Choices};
 use super::kernel::Kernel;
 use super::net::{HOST, LAN, ROUTER, WAN};
 use super::rules::Rules;
@@ -63,6 +63,7 @@ pub struct Script {
     /// Numbers of steps after which the flow table is not compared.
     leads: BTreeSet<usize>,
     note: String,
+    is_counted: bool,
 }
 
 impl Script {
@@ -76,7 +77,14 @@ impl Script {
             steps: Vec::new(),
             leads: BTreeSet::new(),
             note: String::new(),
+            is_counted: false,
         }
+    }
+
+    /// With the counters of all rules compared at the end.
+    pub fn counted(mut self) -> Script {
+        self.is_counted = true;
+        self
     }
 
     /// With a setting on both sides, by the kernel's short name.
@@ -186,6 +194,11 @@ impl Script {
             }
             if !found.is_empty() {
                 let _ = write!(text, "{}: step {n} ({note}): {what}\n{found}", self.name);
+            }
+        }
+        if self.is_counted {
+            for line in compare::rules(&kernel.rules(family)?, &subject.rules(family)) {
+                let _ = writeln!(text, "{}: {line}", self.name);
             }
         }
         subject.census()?;

@@ -5,8 +5,8 @@
 //!
 //! TOML: `{ family = "ipv4", protocol = "ah", ahspi = "500:", jump = "ACCEPT" }`
 
-use super::span::Span;
-use super::{Condition, Match, headers, yes};
+use super::span::Numbered;
+use super::{Condition, Match, headers};
 use crate::facts::{Context, Facts, Family, proto};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt};
 use crate::rule::{Cond, Families, Outcome};
@@ -14,12 +14,7 @@ use serde::{Deserialize, Serialize};
 
 /// One condition on an authentication header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Ah {
-    /// The bare `-m ah`: there is a header.
-    Header,
-    /// `--ahspi`
-    Spi(Span),
-}
+pub struct Ah(pub Numbered);
 
 /// `--ahspi`, as both families have it.
 pub(super) const AHSPI: Opt = Opt::negatable("ahspi", &[]).about("SPI[:SPI]", "security parameters index");
@@ -59,42 +54,31 @@ pub static EXTENSION: MatchExtension = MatchExtension {
 };
 
 fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
-    let (negate, test) = match Span::asked(given, 0, "an SPI")? {
-        Some((negate, span)) => (negate, Ah::Spi(span)),
-        None => (false, Ah::Header),
-    };
-    Ok(vec![Cond::new(negate, Match::Ah(test))])
+    let (negate, asked) = Numbered::build(given, "an SPI")?;
+    Ok(vec![Cond::new(negate, Match::Ah(Ah(asked)))])
 }
 
 impl Condition for Ah {
     fn test(&self, facts: &Facts, cx: &Context) -> Outcome {
-        let header = match headers::upper(facts, cx.l3, FIXED) {
-            Ok(header) => header,
-            Err(outcome) => return outcome,
-        };
-        match self {
-            Ah::Header => Outcome::Yes,
-            Ah::Spi(span) => yes(headers::word_at(header, 4).is_some_and(|spi| span.has(spi))),
+        match headers::upper(facts, cx.l3, FIXED) {
+            Ok(header) => self.0.test(headers::word_at(header, 4)),
+            Err(outcome) => outcome,
         }
     }
 
     fn print(&self, negate: bool, _: Family, out: &mut String) {
-        if let Ah::Spi(span) = self {
-            span.print("ahspi", negate, out);
-        }
+        self.0.print("ahspi", negate, out);
     }
 
     fn verify(&self, _: Family) -> Result<(), String> {
-        match self {
-            Ah::Header => Ok(()),
-            Ah::Spi(span) => span.verify(),
-        }
+        self.0.verify()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::harness::Judge;
+    use super::super::span::Span;
     use super::*;
     use Outcome::{Hotdrop, Never, No, Yes};
 
@@ -128,6 +112,6 @@ mod tests {
             assert_eq!(judge.ask(&Facts { l4_off: u16::MAX, ..facts }, &[0; 32]), Hotdrop, "{text}");
             assert_eq!(judge.ask(&Facts { frag_off: 8, ..facts }, &[0; 32]), Never, "{text}");
         }
-        assert!(Ah::Spi(Span { first: 2, last: 1 }).verify(Family::V4).is_err());
+        assert!(Ah(Numbered::Is(Span { first: 2, last: 1 })).verify(Family::V4).is_err());
     }
 }

@@ -35,7 +35,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     protocol: None,
     tables: &[],
     hooks: ANY_HOOK,
-    options: &[Opt::negatable("dscp", &[]), Opt::negatable("dscp-class", &[])],
+    options: &[Opt::negatable("dscp", &[]).about("N", "code point, 0 to 63"), Opt::negatable("dscp-class", &[]).about("CLASS", "code point by its class: BE, EF, AF11 to AF43, CS0 to CS7")],
     build,
     summary: "the differentiated services code point",
     example: r#"{ dscp-class = "EF", jump = "ACCEPT" }"#,

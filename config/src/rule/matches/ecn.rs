@@ -26,8 +26,8 @@ const ECE: u8 = 0x40;
 const CWR: u8 = 0x80;
 
 /// An option without a word that `!` may negate.
-const fn bit(name: &'static str) -> Opt {
-    Opt::negatable_flag(name, &[])
+const fn bit(name: &'static str, about: &'static str) -> Opt {
+    Opt::negatable_flag(name, &[]).about("", about)
 }
 
 /// The description.
@@ -38,7 +38,11 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     protocol: None,
     tables: &[],
     hooks: ANY_HOOK,
-    options: &[bit("ecn-tcp-ece"), bit("ecn-tcp-cwr"), Opt::negatable("ecn-ip-ect", &[])],
+    options: &[
+        bit("ecn-tcp-ece", "flag ECE of TCP"),
+        bit("ecn-tcp-cwr", "flag CWR of TCP"),
+        Opt::negatable("ecn-ip-ect", &[]).about("N", "the two bits of the IP header, 0 to 3"),
+    ],
     build,
     summary: "explicit congestion notification",
     example: r#"{ protocol = "tcp", ecn-tcp-ece = true, jump = "ACCEPT" }"#,

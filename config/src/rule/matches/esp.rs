@@ -4,8 +4,8 @@
 //!
 //! TOML: `{ protocol = "esp", espspi = "500:", jump = "ACCEPT" }`
 
-use super::span::Span;
-use super::{Condition, Match, headers, yes};
+use super::span::Numbered;
+use super::{Condition, Match, headers};
 use crate::facts::{Context, Facts, Family, proto};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt};
 use crate::rule::{Cond, Families, Outcome};
@@ -13,12 +13,7 @@ use serde::{Deserialize, Serialize};
 
 /// One condition on the header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Esp {
-    /// The bare `-m esp`: there is a header.
-    Header,
-    /// `--espspi`
-    Spi(Span),
-}
+pub struct Esp(pub Numbered);
 
 /// Bytes of the header (`struct ip_esp_hdr`).
 const FIXED: usize = 8;
@@ -55,42 +50,31 @@ pub static EXTENSION: MatchExtension = MatchExtension {
 };
 
 fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
-    let (negate, test) = match Span::asked(given, 0, "an SPI")? {
-        Some((negate, span)) => (negate, Esp::Spi(span)),
-        None => (false, Esp::Header),
-    };
-    Ok(vec![Cond::new(negate, Match::Esp(test))])
+    let (negate, asked) = Numbered::build(given, "an SPI")?;
+    Ok(vec![Cond::new(negate, Match::Esp(Esp(asked)))])
 }
 
 impl Condition for Esp {
     fn test(&self, facts: &Facts, cx: &Context) -> Outcome {
-        let header = match headers::upper(facts, cx.l3, FIXED) {
-            Ok(header) => header,
-            Err(outcome) => return outcome,
-        };
-        match self {
-            Esp::Header => Outcome::Yes,
-            Esp::Spi(span) => yes(headers::word_at(header, 0).is_some_and(|spi| span.has(spi))),
+        match headers::upper(facts, cx.l3, FIXED) {
+            Ok(header) => self.0.test(headers::word_at(header, 0)),
+            Err(outcome) => outcome,
         }
     }
 
     fn print(&self, negate: bool, _: Family, out: &mut String) {
-        if let Esp::Spi(span) = self {
-            span.print("espspi", negate, out);
-        }
+        self.0.print("espspi", negate, out);
     }
 
     fn verify(&self, _: Family) -> Result<(), String> {
-        match self {
-            Esp::Header => Ok(()),
-            Esp::Spi(span) => span.verify(),
-        }
+        self.0.verify()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::harness::Judge;
+    use super::super::span::Span;
     use super::*;
     use Outcome::{Hotdrop, Never, No, Yes};
 
@@ -125,6 +109,6 @@ mod tests {
                 assert_eq!(judge.ask(&Facts { frag_off: 8, ..facts }, &l3), Never, "{text}");
             }
         }
-        assert!(Esp::Spi(Span { first: 2, last: 1 }).verify(Family::V4).is_err());
+        assert!(Esp(Numbered::Is(Span { first: 2, last: 1 })).verify(Family::V4).is_err());
     }
 }

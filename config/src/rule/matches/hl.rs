@@ -23,7 +23,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     protocol: None,
     tables: &[],
     hooks: ANY_HOOK,
-    options: &[Opt::negatable("hl-eq", &["hl"]), Opt::plain("hl-lt", &[]), Opt::plain("hl-gt", &[])],
+    options: &[Opt::negatable("hl-eq", &["hl"]).about("N", "hop limit"), Opt::plain("hl-lt", &[]).about("N", "it is less"), Opt::plain("hl-gt", &[]).about("N", "it is more")],
     build,
     summary: "the hop limit",
     example: r#"{ protocol = "icmpv6", hl-eq = 255, jump = "ACCEPT" }"#,

@@ -74,7 +74,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     protocol: Some(proto::ICMP),
     tables: &[],
     hooks: ANY_HOOK,
-    options: &[Opt::negatable("icmp-type", &[])],
+    options: &[Opt::negatable("icmp-type", &[]).about("TYPE[/CODE]", "type and code, by number or name")],
     build,
     summary: "type and code of ICMP",
     example: r#"{ protocol = "icmp", icmp-type = "echo-request", jump = "ACCEPT" }"#,

@@ -53,7 +53,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     protocol: Some(proto::ICMPV6),
     tables: &[],
     hooks: ANY_HOOK,
-    options: &[Opt::negatable("icmpv6-type", &[])],
+    options: &[Opt::negatable("icmpv6-type", &[]).about("TYPE[/CODE]", "type and code, by number or name")],
     build,
     summary: "type and code of ICMPv6",
     example: r#"{ protocol = "icmpv6", icmpv6-type = "neighbour-solicitation", jump = "ACCEPT" }"#,

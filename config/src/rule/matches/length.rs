@@ -26,7 +26,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     protocol: None,
     tables: &[],
     hooks: ANY_HOOK,
-    options: &[Opt::negatable("length", &[])],
+    options: &[Opt::negatable("length", &[]).about("BYTES[:BYTES]", "length of the IP packet")],
     build,
     summary: "bytes of the IP packet",
     example: r#"{ length = "1400:", jump = "ACCEPT" }"#,

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
 /// The option of source ports.
-pub const SPORT: Opt = Opt::negatable("sport", &["source-port"]);
+pub const SPORT: Opt = Opt::negatable("sport", &["source-port"]).about("PORT[:PORT]", "source port or ports");
 /// The option of destination ports.
-pub const DPORT: Opt = Opt::negatable("dport", &["destination-port"]);
+pub const DPORT: Opt = Opt::negatable("dport", &["destination-port"]).about("PORT[:PORT]", "destination port or ports");
 
 /// A range of ports, both ends in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

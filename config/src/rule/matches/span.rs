@@ -1,8 +1,8 @@
-//! A range of 32-bit numbers, as `--ahspi`, `--espspi`, `--fragid` and others ask for one.
+//! A range of 32-bit numbers, as `--ahspi`, `--espspi`, `--fragid` and others ask for one, and what the headers of IPsec share.
 
-use super::not;
+use super::{not, yes};
 use crate::rule::option::{Complaint, Given, Word};
-use crate::rule::word;
+use crate::rule::{Outcome, word};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
@@ -48,5 +48,46 @@ impl Span {
     /// Whether its ends are in order.
     pub fn verify(self) -> Result<(), String> {
         if self.first > self.last { Err("a range that runs backwards".to_string()) } else { Ok(()) }
+    }
+}
+
+/// One condition on a header that has a number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Numbered {
+    /// The bare match: there is a header.
+    Header,
+    /// The number is one of these.
+    Is(Span),
+}
+
+impl Numbered {
+    /// What the option of index 0 asks for, and whether it is negated.
+    pub fn build(given: &Given, what: &str) -> Result<(bool, Numbered), Complaint> {
+        let asked = Span::asked(given, 0, what)?;
+        Ok(asked.map_or((false, Numbered::Header), |(negate, span)| (negate, Numbered::Is(span))))
+    }
+
+    /// What this says of the number.
+    #[inline]
+    pub fn test(self, number: Option<u32>) -> Outcome {
+        match self {
+            Numbered::Header => Outcome::Yes,
+            Numbered::Is(span) => yes(number.is_some_and(|number| span.has(number))),
+        }
+    }
+
+    /// Writes the option, if there is one.
+    pub fn print(self, option: &str, negate: bool, out: &mut String) {
+        if let Numbered::Is(span) = self {
+            span.print(option, negate, out);
+        }
+    }
+
+    /// Whether a range is in order.
+    pub fn verify(self) -> Result<(), String> {
+        match self {
+            Numbered::Header => Ok(()),
+            Numbered::Is(span) => span.verify(),
+        }
     }
 }

@@ -63,9 +63,9 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     options: &[
         SPORT,
         DPORT,
-        Opt::negatable("tcp-option", &[]),
-        Opt::negatable_pair("tcp-flags", &[]),
-        Opt::negatable_flag("syn", &[]),
+        Opt::negatable("tcp-option", &[]).about("KIND", "an option of this kind is there"),
+        Opt::negatable_pair("tcp-flags", &[]).about("MASK SET", "of the flags in MASK exactly those of SET are set"),
+        Opt::negatable_flag("syn", &[]).about("", "first segment of a connection: SYN without ACK, FIN and RST"),
     ],
     build,
     summary: "ports, flags and options of TCP",

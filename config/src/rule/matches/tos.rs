@@ -40,7 +40,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     protocol: None,
     tables: &[],
     hooks: ANY_HOOK,
-    options: &[Opt::negatable("tos", &[])],
+    options: &[Opt::negatable("tos", &[]).about("VALUE[/MASK]", "TOS byte or traffic class, or a name such as Minimize-Delay")],
     build,
     summary: "the TOS byte or traffic class",
     example: r#"{ tos = "Minimize-Delay", jump = "ACCEPT" }"#,

@@ -35,7 +35,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
     protocol: None,
     tables: &[],
     hooks: ANY_HOOK,
-    options: &[Opt::negatable("ttl-eq", &["ttl"]), Opt::plain("ttl-lt", &[]), Opt::plain("ttl-gt", &[])],
+    options: &[Opt::negatable("ttl-eq", &["ttl"]).about("N", "time to live"), Opt::plain("ttl-lt", &[]).about("N", "it is less"), Opt::plain("ttl-gt", &[]).about("N", "it is more")],
     build,
     summary: "the TTL",
     example: r#"{ ttl-lt = 5, jump = "DROP" }"#,
