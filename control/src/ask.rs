@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use sumun_dataplane::protocol::{self, EventRow, FlowFilter, FlowRow, Kind};
+use sumun_dataplane::protocol::{self, EventRow, FlowFilter, FlowRow, Kind, PacketRow};
 
 /// A connection to control.
 pub struct Control(UnixStream);
@@ -73,13 +73,36 @@ impl Control {
         kinds: u8,
         mut each: impl FnMut(Vec<EventRow>, u64) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let mut response = self.ask(&Request::Dataplane(Box::new(protocol::Request::Events { filter, kinds })))?;
+        self.listen(protocol::Request::Events { filter, kinds }, |response| match response {
+            protocol::Response::Events { events, lost } => each(events, lost),
+            other => bail!(astray(&other)),
+        })
+    }
+
+    /// The same with the packets of NFLOG, of one group or of all.
+    pub fn packets(
+        &mut self,
+        group: Option<u16>,
+        mut each: impl FnMut(Vec<PacketRow>, u64) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        self.listen(protocol::Request::Packets { group }, |response| match response {
+            protocol::Response::Packets { packets, lost } => each(packets, lost),
+            other => bail!(astray(&other)),
+        })
+    }
+
+    /// All answers to a request that has no last one.
+    fn listen(
+        &mut self,
+        request: protocol::Request,
+        mut each: impl FnMut(protocol::Response) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut response = self.ask(&Request::Dataplane(Box::new(request)))?;
         loop {
             match response {
                 Response::Dataplane(response) => match *response {
-                    protocol::Response::Events { events, lost } => each(events, lost)?,
                     protocol::Response::Refused { reason } => bail!("sumun-dataplane: {reason}"),
-                    other => bail!(astray(&other)),
+                    response => each(response)?,
                 },
                 Response::Failed { reason } => bail!(reason),
                 other => bail!(astray(&other)),

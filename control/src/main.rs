@@ -9,6 +9,7 @@ mod conntrack;
 mod daemon;
 mod iptables;
 mod message;
+mod nflog;
 mod set;
 mod show;
 mod simulate;
@@ -74,6 +75,8 @@ enum Command {
     /// The sets that rules use, and their elements: with the commands and in the formats of ipset(8)
     #[command(subcommand)]
     Set(set::Command),
+    /// The packets that NFLOG rules meet from now on
+    Nflog(nflog::Options),
     /// Where packets were dropped and why
     Drops {
         /// Also the reasons that never occurred
@@ -201,6 +204,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             out.flush()?;
             return Ok(code);
         }
+        Command::Nflog(options) => nflog::run(&options, &run_dir, &mut out)?,
         Command::Drops { all, json } => match Control::connect(&run_dir)?.dataplane(protocol::Request::Drops)? {
             protocol::Response::Drops(drops) => show::drops::print(&mut out, &drops, all, json)?,
             other => bail!(astray(&other)),

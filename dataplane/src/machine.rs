@@ -1,22 +1,24 @@
 //! The machine of the real process: ports over AF_XDP, a worker for each core, and what control may ask of them.
 
 use crate::conntrack::{ExpectationView, FlowEvent, FlowView, Happened, Side, Stats, Tuple};
+use crate::engine::contexts::Contexts;
 use crate::engine::{Engine, Router};
 use crate::keep::{self, Heart, Opened};
-use crate::log::LogRing;
 use crate::log::writer::Writer;
+use crate::log::{self, LogRing, PacketEvent};
 use crate::port::af_xdp::{self, Mode, Plan, Sending};
 use crate::process::Machine;
 use crate::protocol::{
     ConntrackStats, Counter, Counters, EventKind, EventRow, FlowFilter, FlowKey, FlowRow, FlowTuple,
 };
-use crate::protocol::{ExpectationRow, InvalidCount, NeighbourRow, PortStatus, SetAnswer, SetRequest};
+use crate::protocol::{ExpectationRow, InvalidCount, NeighbourRow, PacketRow, PortStatus, SetAnswer, SetRequest};
 use crate::reason::DropReason;
 use crate::server::Service;
-use crate::server::events::{Hub, Subscription};
+use crate::server::events::{Hub, Subscription, WAITING, WAITING_PACKETS};
 use crate::worker::{self, Control, Member, Workers};
 use anyhow::Context;
 use std::borrow::Cow;
+use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -50,7 +52,7 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
     });
     let workers = worker::start(members.collect(), appliance.idle)?;
     let control = workers.control();
-    let hub = Arc::<Hub>::default();
+    let (hub, packet_hub) = (Hub::new(WAITING), Hub::new(WAITING_PACKETS));
     let service = Arc::new(Answers {
         router,
         appliance: appliance.clone(),
@@ -59,11 +61,13 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
         control,
         adopted: adopted.flows,
         hub: hub.clone(),
+        packet_hub: packet_hub.clone(),
     });
     let names = appliance.interfaces.iter().map(|i| i.name.clone()).collect();
     let log = Log { writer: Writer::new(&appliance.log), names, lost: 0 };
     let telling = Telling { hub, taken: Vec::new(), lost: 0 };
-    Ok(Box::new(Running { service, workers, log, heart, telling }))
+    let handing = Handing { hub: packet_hub, lost: 0 };
+    Ok(Box::new(Running { service, workers, log, heart, telling, handing }))
 }
 
 /// A router at work.
@@ -73,6 +77,7 @@ struct Running {
     log: Log,
     heart: Heart,
     telling: Telling,
+    handing: Handing,
 }
 
 /// Where LOG lines go.
@@ -109,6 +114,7 @@ impl Machine for Running {
         self.service.router.settle();
         self.heart.beat(worker::now());
         self.telling.tell(&self.service.router);
+        self.handing.hand_on(&self.service.router, &self.log.names);
         if self.service.control.is_stopping() {
             return Err("a worker has ended: see above".to_string());
         }
@@ -135,7 +141,14 @@ struct Answers {
     control: Control,
     /// Flows that were taken over at the start.
     adopted: u32,
-    hub: Arc<Hub>,
+    hub: Arc<Hub<EventRow>>,
+    packet_hub: Arc<Hub<PacketRow>>,
+}
+
+impl Answers {
+    fn row(&self, flow: &FlowView, clock: &Clock) -> FlowRow {
+        row(flow, &self.router.contexts, clock)
+    }
 }
 
 impl Service for Answers {
@@ -203,7 +216,7 @@ impl Service for Answers {
     fn flows(&self, filter: &FlowFilter, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>) {
         let (mut rows, clock) = (Vec::new(), Clock::now());
         let next = self.router.conntrack.list_part(from, most, clock.mono, |flow| {
-            rows.extend(Some(row(flow, &clock)).filter(|row| filter.takes(row)));
+            rows.extend(Some(self.row(flow, &clock)).filter(|row| filter.takes(row)));
         });
         (rows, next)
     }
@@ -219,14 +232,14 @@ impl Service for Answers {
             zone: key.tuple.zone,
         };
         let (dir, clock) = (if key.reply { Dir::Reply } else { Dir::Original }, Clock::now());
-        self.router.conntrack.get(&tuple, dir, clock.mono).map(|flow| row(&flow, &clock))
+        self.router.conntrack.get(&tuple, dir, clock.mono).map(|flow| self.row(&flow, &clock))
     }
 
     fn delete_flows(&self, filter: &FlowFilter, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>) {
         let (mut rows, clock) = (Vec::new(), Clock::now());
         let conntrack = &self.router.conntrack;
-        let takes = |flow: &FlowView| filter.takes(&row(flow, &clock));
-        let next = conntrack.delete_part(from, most, clock.mono, takes, |flow| rows.push(row(flow, &clock)));
+        let takes = |flow: &FlowView| filter.takes(&self.row(flow, &clock));
+        let next = conntrack.delete_part(from, most, clock.mono, takes, |flow| rows.push(self.row(flow, &clock)));
         (rows, next)
     }
 
@@ -234,12 +247,18 @@ impl Service for Answers {
         self.router.conntrack.flush(worker::now()) as u64
     }
 
-    fn subscribe(&self, filter: FlowFilter, kinds: u8) -> Result<Subscription, String> {
+    fn subscribe(&self, filter: FlowFilter, kinds: u8) -> Result<Subscription<EventRow>, String> {
         if self.router.current().policy.sysctl.nf_conntrack_events == 0 {
             return Err("nf_conntrack_events is 0: nobody is told of what happens to flows".to_string());
         }
-        let subscription = self.hub.subscribe(filter, kinds)?;
+        let subscription = self.hub.subscribe_flows(filter, kinds)?;
         self.router.conntrack.listen(self.hub.kinds());
+        Ok(subscription)
+    }
+
+    fn subscribe_packets(&self, group: Option<u16>) -> Result<Subscription<PacketRow>, String> {
+        let subscription = self.packet_hub.subscribe_group(group)?;
+        self.router.packets.listen(true);
         Ok(subscription)
     }
 
@@ -320,7 +339,7 @@ impl Clock {
 
 /// What happened to flows, on its way from the workers to who listens.
 struct Telling {
-    hub: Arc<Hub>,
+    hub: Arc<Hub<EventRow>>,
     taken: Vec<FlowEvent>,
     lost: u64,
 }
@@ -342,14 +361,59 @@ impl Telling {
             return;
         }
         let clock = Clock::now();
-        let events: Vec<EventRow> = self.taken.drain(..).map(|event| event_row(&event, &clock)).collect();
+        let events: Vec<EventRow> =
+            self.taken.drain(..).map(|event| event_row(&event, &router.contexts, &clock)).collect();
         self.hub.publish(&events, lost - self.lost);
         self.lost = lost;
     }
 }
 
-fn event_row(event: &FlowEvent, clock: &Clock) -> EventRow {
-    let mut flow = row(&event.flow, clock);
+/// Packets of NFLOG, on their way from the workers to who listens.
+struct Handing {
+    hub: Arc<Hub<PacketRow>>,
+    lost: u64,
+}
+
+impl Handing {
+    /// Hands on what came since the last time.
+    fn hand_on(&mut self, router: &Router, names: &[String]) {
+        let ring = &router.packets;
+        ring.listen(self.hub.kinds() != 0);
+        let lost = ring.lost();
+        if !ring.is_wanted() && lost == self.lost {
+            return;
+        }
+        let packets: Vec<PacketRow> = ring.take().map(|event| packet_row(&event, &router.contexts, names)).collect();
+        if !packets.is_empty() || lost != self.lost {
+            self.hub.publish(&packets, lost - self.lost);
+            self.lost = lost;
+        }
+    }
+}
+
+fn packet_row(event: &PacketEvent, contexts: &Contexts, names: &[String]) -> PacketRow {
+    let prefix = event.line.prefix_text();
+    let mut line = log::line(&event.line, names)[prefix.len()..].to_string();
+    // Writing to a String cannot fail.
+    if event.priority != 0 {
+        let _ = write!(line, "PRIO={:x}:{:x} ", event.priority >> 16, event.priority & 0xffff);
+    }
+    if let Some(context) = contexts.name(event.context) {
+        let _ = write!(line, "SECCTX={context} ");
+    }
+    PacketRow {
+        at: event.line.wall,
+        group: event.group,
+        hook: event.hook.name().to_string(),
+        prefix,
+        line: line.trim_end().to_string(),
+        len: event.line.packet_len(),
+        bytes: event.bytes().to_vec(),
+    }
+}
+
+fn event_row(event: &FlowEvent, contexts: &Contexts, clock: &Clock) -> EventRow {
+    let mut flow = row(&event.flow, contexts, clock);
     let what = match event.what {
         Happened::New => EventKind::New,
         Happened::Update => EventKind::Update,
@@ -376,7 +440,7 @@ fn engine_address(address: IpAddr) -> u128 {
     }
 }
 
-fn row(flow: &FlowView, clock: &Clock) -> FlowRow {
+fn row(flow: &FlowView, contexts: &Contexts, clock: &Clock) -> FlowRow {
     let counted = flow.original.packets | flow.reply.packets != 0;
     let tuple = |side: &Side| FlowTuple {
         source: side.tuple.family.address(side.tuple.src),
@@ -396,6 +460,7 @@ fn row(flow: &FlowView, clock: &Clock) -> FlowRow {
         reply: tuple(&flow.reply),
         status: flow.status,
         mark: flow.mark,
+        secctx: contexts.name(flow.secmark).map(|context| context.to_string()),
         labels: u128::from(flow.labels[0]) | u128::from(flow.labels[1]) << 64,
         helper: flow.helper.map(|helper| Cow::Borrowed(helper.name())),
         start: (flow.start != 0).then(|| clock.wall(flow.start)),

@@ -250,6 +250,11 @@ pub enum Request {
         /// Which kinds: bits of [`EventKind`].
         kinds: u8,
     },
+    /// The packets that NFLOG meets from now on. Answered by [`Response::Packets`] as [`Request::Events`] is.
+    Packets {
+        /// Of this group; of all where there is none.
+        group: Option<u16>,
+    },
     /// The flows that are expected. Answered by [`Response::Expectations`].
     Expectations,
     /// What connection tracking counted. Answered by [`Response::ConntrackStats`].
@@ -297,6 +302,13 @@ pub enum Response {
         /// What happened, in order.
         events: Vec<EventRow>,
         /// How many events were lost because more came than could be handed on.
+        lost: u64,
+    },
+    /// To [`Request::Packets`].
+    Packets {
+        /// What NFLOG met, in order.
+        packets: Vec<PacketRow>,
+        /// How many packets were lost because more came than could be handed on.
         lost: u64,
     },
     /// To [`Request::Expectations`].
@@ -412,6 +424,25 @@ pub struct Rules {
     pub policy: Option<Vec<u8>>,
     /// Of this generation.
     pub counters: Counters,
+}
+
+/// A packet that NFLOG met.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct PacketRow {
+    /// Nanoseconds since 1970.
+    pub at: u64,
+    /// Its group.
+    pub group: u16,
+    /// The chain's hook: `FORWARD`.
+    pub hook: String,
+    /// `--nflog-prefix`.
+    pub prefix: String,
+    /// What LOG would say of it, behind the prefix, with its priority and its security context.
+    pub line: String,
+    /// Bytes of IP that it has.
+    pub len: u32,
+    /// As many of them as are told.
+    pub bytes: Vec<u8>,
 }
 
 /// How many packets ended for one reason.

@@ -17,6 +17,7 @@ const DIFFERENT: &[(Family, &str, Real, &str)] = {
     const EMPTY: &str = "a range from high to low holds for nothing";
     const WRAPPED: &str = "iptables cuts what is too large down to another value without a word";
     const NAMELESS: &str = "it is printed so that it cannot be read";
+    const NO_LSM: &str = "the kernel has no security module that knows the context";
     const IGNORED: &str = "iptables leaves out a part of what was written";
     &[
         (V4, "-p udp -m udp --dport 53:52", Takes, EMPTY),
@@ -41,6 +42,14 @@ const DIFFERENT: &[(Family, &str, Real, &str)] = {
         (V4, "-j NETMAP --to 10.0.0.0/33", Takes, WRAPPED),
         (V4, "-m helper --helper nonsense-name-that-is-very-long", Takes, WRAPPED),
         (V4, "-j LOG --log-prefix 123456789012345678901234567890", Takes, WRAPPED),
+        (
+            V4,
+            "-j NFLOG --nflog-prefix 1234567890123456789012345678901234567890123456789012345678901234",
+            Takes,
+            WRAPPED,
+        ),
+        (V4, "-j SECMARK --selctx system_u:object_r:httpd_packet_t:s0", Refuses, NO_LSM),
+        (V6, "-p tcp -j SECMARK --selctx system_u:object_r:ssh_packet_t:s0-s15:c0.c1023", Refuses, NO_LSM),
         (V4, "-j NETMAP --to 10.0.0.0/255.0.255.0", Takes, IGNORED),
         (V4, "-m conntrack --ctorigsrc 10.0.0.1/255.0.255.0", Takes, IGNORED),
         (V4, "-p tcp -j SNAT --to-source 1.2.3.4:100-200/5", Takes, IGNORED),

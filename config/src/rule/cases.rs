@@ -460,6 +460,9 @@ fn targets_say_what_the_kernel_does_to_marks_hops_and_tos() {
         ("-j CONNMARK --save-mark", Effect::ConnMark(0x1234)),
         ("-j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff00", Effect::ConnMark(0x34)),
         ("-j CONNMARK --restore-mark", Effect::Mark(0xff00)),
+        ("-j CONNMARK --set-mark 0x1/0xff --left-shift-mark 4", Effect::ConnMark(0xff010)),
+        ("-j CONNMARK --save-mark --right-shift-mark 8 --ctmask 0xff", Effect::ConnMark(0xff12)),
+        ("-j CONNMARK --restore-mark --left-shift-mark 31", Effect::Mark(0)),
         ("-j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xf000", Effect::Mark(0x1200 ^ 0xf000)),
     ];
     for (text, effect) in cases {

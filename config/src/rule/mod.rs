@@ -141,6 +141,14 @@ pub enum Effect<'a> {
     Trace,
     /// Write an audit record; then the next rule.
     Audit,
+    /// Tell who listens; then the next rule.
+    Nflog(&'a targets::nflog::Nflog),
+    /// Send a copy to another host; then the next rule.
+    Tee(&'a targets::tee::Tee),
+    /// Set the packet's security context, by its number.
+    SecMark(u32),
+    /// Save the packet's security context with its flow, or restore it from there.
+    ConnSecMark(targets::connsecmark::ConnSecMark),
     /// To a program, which cannot be there: past this table, or the end.
     Queue {
         /// Past this table.

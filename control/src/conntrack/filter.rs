@@ -328,6 +328,7 @@ mod tests {
             reply: half("192.0.2.9", "203.0.113.1", 80, 6000),
             status: status::SEEN_REPLY | status::ASSURED | status::SRC_NAT,
             mark: 0x15,
+            secctx: None,
             labels: 1 << 5 | 1 << 127,
             helper: None,
             start: None,

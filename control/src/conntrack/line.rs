@@ -74,6 +74,9 @@ fn text(flow: &FlowRow, output: &Output, shown: &Shown) -> String {
     if shown.mark {
         let _ = write!(text, "mark={} ", flow.mark);
     }
+    if let Some(context) = &flow.secctx {
+        let _ = write!(text, "secctx={context} ");
+    }
     if let Some(zone @ 1..) = zone {
         let _ = write!(text, "zone={zone} ");
     }
@@ -247,6 +250,7 @@ mod tests {
             reply,
             status: 0,
             mark: 0,
+            secctx: None,
             labels: 0,
             helper: None,
             start: None,

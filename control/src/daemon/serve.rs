@@ -73,7 +73,7 @@ async fn connection(
                 Err(error) => failed(&error.to_string()),
             },
             Ok(Ok(Some((Kind::Request, payload)))) => match protocol::decode(&payload) {
-                Ok(Request::Dataplane(request)) if matches!(*request, protocol::Request::Events { .. }) => {
+                Ok(Request::Dataplane(request)) if is_endless(&request) => {
                     return hand_on(stream, dataplane, &request).await;
                 }
                 Ok(request) => respond(request, dataplane, commands).await,
@@ -83,6 +83,11 @@ async fn connection(
         };
         answer(&mut stream, &response).await?;
     }
+}
+
+/// Whether the dataplane answers a request again and again.
+fn is_endless(request: &protocol::Request) -> bool {
+    matches!(request, protocol::Request::Events { .. } | protocol::Request::Packets { .. })
 }
 
 /// Hands on what the dataplane answers to a request that has no last answer, until one of the two ends.

@@ -15,12 +15,12 @@ use sumun_config::model::{Appliance, Policy};
 use sumun_config::schema;
 use sumun_dataplane::protocol::{ChainCounters, ConntrackStats, Counter, Counters, FlowFilter, FlowKey, FlowRow};
 use sumun_dataplane::protocol::{
-    EventKind, EventRow, ExpectationRow, FlowTuple, InvalidCount, NeighbourRow, PortStatus,
+    EventKind, EventRow, ExpectationRow, FlowTuple, InvalidCount, NeighbourRow, PacketRow, PortStatus,
 };
 use sumun_dataplane::protocol::{SetAnswer, SetRequest};
 use sumun_dataplane::reason::DropReason;
 use sumun_dataplane::server::claim::Claim;
-use sumun_dataplane::server::events::{Hub, Subscription};
+use sumun_dataplane::server::events::{Hub, Subscription, WAITING};
 use sumun_dataplane::server::{Server, Service};
 
 /// Longest wait for something that must happen.
@@ -42,7 +42,8 @@ pub struct Memory {
     refuse: Mutex<Option<String>>,
     zeroed: AtomicU64,
     flows: Mutex<Vec<FlowRow>>,
-    hub: Arc<Hub>,
+    hub: Arc<Hub<EventRow>>,
+    packets: Arc<Hub<PacketRow>>,
 }
 
 impl Memory {
@@ -65,6 +66,25 @@ impl Memory {
     pub fn tell(&self) {
         let flow = self.flows.lock().unwrap()[0].clone();
         self.hub.publish(&[EventRow { what: EventKind::New, changes: 0, at: 5_000_000_000, flow }], 3);
+    }
+
+    /// Whoever listens to packets hears of one of group 5 and one of group 6, and that one was lost before.
+    pub fn tell_packets(&self) {
+        let packet = |group| PacketRow {
+            at: 1_700_000_000_123_456_789,
+            group,
+            hook: "FORWARD".to_string(),
+            prefix: "refused: ".to_string(),
+            line: "IN=lan0 OUT=wan0 PRIO=1:10".to_string(),
+            len: 1500,
+            bytes: vec![0x45, 0, 5, 0xdc],
+        };
+        self.packets.publish(&[packet(5), packet(6)], 1);
+    }
+
+    /// Whether somebody listens to packets.
+    pub fn listened_to_packets(&self) -> bool {
+        self.packets.kinds() != 0
     }
 
     /// Kinds of events that somebody listens for.
@@ -160,8 +180,11 @@ impl Service for Memory {
         self.flows.lock().unwrap().drain(..).count() as u64
     }
 
-    fn subscribe(&self, filter: FlowFilter, kinds: u8) -> Result<Subscription, String> {
-        self.hub.subscribe(filter, kinds)
+    fn subscribe(&self, filter: FlowFilter, kinds: u8) -> Result<Subscription<EventRow>, String> {
+        self.hub.subscribe_flows(filter, kinds)
+    }
+    fn subscribe_packets(&self, group: Option<u16>) -> Result<Subscription<PacketRow>, String> {
+        self.packets.subscribe_group(group)
     }
 
     fn expectations(&self) -> Vec<ExpectationRow> {
@@ -225,6 +248,7 @@ fn flows() -> Vec<FlowRow> {
         reply,
         status: 0,
         mark: 0,
+        secctx: None,
         labels: 0,
         helper: None,
         start: None,
@@ -288,7 +312,8 @@ impl Place {
             refuse: Mutex::new(None),
             zeroed: AtomicU64::new(0),
             flows: Mutex::new(flows()),
-            hub: Arc::default(),
+            hub: Hub::new(WAITING),
+            packets: Hub::new(WAITING),
         });
         let claim = Claim::take(&self.run_dir(), "dataplane", "sumun-dataplane").unwrap();
         Dataplane { _server: Server::start(claim, memory.clone()).unwrap(), memory }

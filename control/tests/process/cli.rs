@@ -281,3 +281,43 @@ fn wrong_command_line_has_status_2() {
         assert_eq!(place.sumun(args).code, Some(2), "{args:?}");
     }
 }
+
+#[test]
+fn packets_of_nflog_are_lines_json_or_a_capture_with_comments() {
+    let (place, dataplane, _control) = both();
+    let file = place.path("out.pcapng");
+    let args: [&[&str]; 3] =
+        [&["nflog"], &["nflog", "--group", "6", "--json"], &["nflog", "-w", file.to_str().unwrap()]];
+    for (number, args) in args.iter().enumerate() {
+        let mut listener = place.start(args);
+        eventually("somebody listens", || dataplane.memory.listened_to_packets());
+        dataplane.memory.tell_packets();
+        let (mut out, mut err) = (BufReader::new(listener.stdout.take().unwrap()), listener.stderr.take().unwrap());
+        let mut lines = String::new();
+        match number {
+            0 => {
+                assert!((0..2).all(|_| out.read_line(&mut lines).unwrap() > 0));
+                let ends: Vec<&str> = lines.lines().map(|line| line.split_once(' ').unwrap().1).collect();
+                let line = |group| format!("{group} FORWARD refused: IN=lan0 OUT=wan0 PRIO=1:10");
+                assert_eq!(ends, [line(5), line(6)]);
+            }
+            1 => {
+                out.read_line(&mut lines).unwrap();
+                let packet: serde_json::Value = serde_json::from_str(&lines).unwrap();
+                assert_eq!((&packet["group"], &packet["packet"]), (&6.into(), &"450005dc".into()));
+            }
+            _ => {
+                let mut told = [0; 4];
+                err.read_exact(&mut told).unwrap();
+                eventually("the file is written", || std::fs::metadata(&file).is_ok_and(|file| file.len() > 200));
+                let bytes = std::fs::read(&file).unwrap();
+                let comment = b"refused: group=5 hook=FORWARD IN=lan0 OUT=wan0 PRIO=1:10";
+                assert!(bytes.windows(comment.len()).any(|window| window == comment));
+            }
+        }
+        listener.kill().unwrap();
+        listener.wait().unwrap();
+        // The next one is not to hear of packets through this one's ear.
+        eventually("nobody listens", || !dataplane.memory.listened_to_packets());
+    }
+}

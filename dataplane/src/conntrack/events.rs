@@ -34,6 +34,8 @@ pub mod change {
     pub const MARK: u32 = 1 << 7;
     /// By how much a helper moved the sequence numbers of a side.
     pub const SEQADJ: u32 = 1 << 8;
+    /// Its security context.
+    pub const SECMARK: u32 = 1 << 9;
 }
 
 /// What happened to a flow.

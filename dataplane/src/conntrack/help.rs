@@ -70,11 +70,12 @@ impl Tracker {
         }
     }
 
-    /// A new flow is one that was expected (`init_conntrack`): it has its master's mark, and goes where its master goes.
+    /// A new flow is one that was expected (`init_conntrack`): it has its master's marks, and goes where its master goes.
     pub(super) fn welcome(&mut self, flow: Flow, e: &Expectation) -> Result<(), DropReason> {
         let (entry, cold) = (self.shared.entry(flow.id), self.shared.cold(flow.id));
         let master = self.shared.entry(e.master);
         entry.mark.store(master.mark.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.shared.begin_secmark(flow.id, self.shared.secmark_of(e.master));
         cold.master_helper.store(e.helper as u8, Ordering::Relaxed);
         cold.helper.store(e.assigned.map_or(0, |helper| helper as u8), Ordering::Relaxed);
         entry.set_status(status::EXPECTED | status::EXTRA);

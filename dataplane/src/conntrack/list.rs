@@ -37,6 +37,8 @@ pub struct FlowView {
     pub status: u32,
     /// The flow's mark.
     pub mark: u32,
+    /// Number of its security context; zero is none.
+    pub secmark: u32,
     /// Name of the state, of a TCP connection or an SCTP association.
     pub state: Option<&'static str>,
     /// Milliseconds that it has left.
@@ -85,6 +87,7 @@ impl FlowView {
             reply,
             status: word.status(),
             mark: entry.mark.load(Ordering::Relaxed),
+            secmark: conntrack.secmark_of(number),
             state,
             left: left(entry.deadline.load(Ordering::Relaxed), now).max(0) as u32,
             labels: [0, 1].map(|half: usize| cold.labels[half].load(Ordering::Relaxed)),
@@ -312,6 +315,7 @@ mod tests {
             reply: side(t.inverted().unwrap()),
             status,
             mark: 7,
+            secmark: 0,
             state,
             left: 431_999_500,
             labels: [0; 2],

@@ -40,6 +40,7 @@ mod private;
 mod protocol;
 mod proxied;
 mod reclaim;
+mod secmark;
 mod seqadj;
 mod template;
 mod tracker;
@@ -286,6 +287,7 @@ pub struct Conntrack {
     sweep_due: AtomicU64,
     sweep_at: AtomicU32,
     events: Events,
+    secmarks: secmark::Marks,
 }
 
 impl Conntrack {
@@ -324,13 +326,16 @@ impl Conntrack {
             sweep_due: AtomicU64::new(0),
             sweep_at: AtomicU32::new(0),
             events: Events::new(workers),
+            secmarks: secmark::Marks::new(),
         }
     }
 
-    /// Bytes that the table takes. Only [`Conntrack::count_connections`] ever adds to them.
+    /// Bytes that the table takes. Only [`Conntrack::count_connections`] and
+    /// [`Conntrack::keep_contexts`] ever add to them.
     pub fn memory(&self) -> usize {
         let connections = self.connections.get().map_or(0, Connections::memory);
-        Conntrack::memory_for(self.max_flows, self.counts.len()) + connections
+        let contexts = self.secmarks.get().map_or(0, |marks| size_of_val(&**marks));
+        Conntrack::memory_for(self.max_flows, self.counts.len()) + connections + contexts
     }
 
     /// Bytes that a table for so many flows and workers takes.

@@ -397,6 +397,7 @@ impl Tracker {
         if self.shared.masqueraded_on(id).is_some() {
             self.shared.note_masquerade(id, None);
         }
+        self.shared.begin_secmark(id, 0);
         if cold.changes.load(Ordering::Relaxed) != 0 {
             cold.changes.store(0, Ordering::Relaxed);
         }

@@ -39,11 +39,8 @@ impl Engine {
                 self.bury();
                 let whole = whole?;
                 self.stats.consumed.add(whole.pieces.saturating_sub(1) as u64);
-                let made = Packet { largest: Some(whole.largest), ..Packet::new(whole.frame, whole.facts, 0) };
-                let Packet { hop, ct, priority, is_traced, realms, has_socket, .. } = *p;
-                let made = Packet { hop, ct, priority, is_traced, realms, has_socket, ..made };
-                let fragment = std::mem::replace(p, made);
-                self.pool.give(fragment.frame);
+                (p.facts, p.l3, p.largest) = (whole.facts, 0, Some(whole.largest));
+                self.pool.give(std::mem::replace(&mut p.frame, whole.frame));
                 Ok(None)
             }
         }

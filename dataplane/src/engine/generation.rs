@@ -16,7 +16,7 @@ use crate::set::Plan;
 use std::collections::HashMap;
 use sumun_config::facts::Family;
 use sumun_config::model::Policy;
-use sumun_config::rule::{Match, Table, Target};
+use sumun_config::rule::{Match, Rule, Table, Target};
 use sumun_config::ruleset::Ruleset;
 use sumun_config::set::ask::Named;
 
@@ -191,8 +191,17 @@ pub enum Keep {
 
 /// Whether some rule has such a condition.
 pub(super) fn has(ruleset: &Ruleset, is: impl Fn(&Match) -> bool) -> bool {
+    rules(ruleset).flat_map(|rule| &rule.conds).any(|cond| is(&cond.test))
+}
+
+/// Whether some rule has such a target.
+pub(super) fn does(ruleset: &Ruleset, is: impl Fn(&Target) -> bool) -> bool {
+    rules(ruleset).filter_map(|rule| rule.target.as_ref()).any(is)
+}
+
+fn rules(ruleset: &Ruleset) -> impl Iterator<Item = &Rule> {
     let chains = ruleset.families.iter().flat_map(|family| &family.tables).flat_map(|table| &table.chains);
-    chains.flat_map(|chain| &chain.rules).flat_map(|rule| &rule.conds).any(|cond| is(&cond.test))
+    chains.flat_map(|chain| &chain.rules)
 }
 
 /// Writes into every rule where its sets are; how many rules know each.

@@ -58,10 +58,25 @@ impl Engine {
         base: u32,
         p: &mut Packet,
     ) -> Result<Passed<'g>, DropReason> {
+        // Below is what belongs to a packet that waits for its copy.
+        let floor = self.returns.len();
+        let passed = self.walk_from(g, hook, table, base, floor, p);
+        self.returns.truncate(floor);
+        passed
+    }
+
+    fn walk_from<'g>(
+        &mut self,
+        g: &'g Generation,
+        hook: Hook,
+        table: Table,
+        base: u32,
+        floor: usize,
+        p: &mut Packet,
+    ) -> Result<Passed<'g>, DropReason> {
         let program = g.program(p.facts.family);
         let mut chain = base;
         let mut rules = program.chain(base).rules.clone();
-        self.returns.clear();
         loop {
             let around = self.around(g, p);
             let cx = self.context(&around, p);
@@ -72,7 +87,7 @@ impl Engine {
                     if p.is_traced && chain != base {
                         self.tell_end(program, table, chain, "return", p);
                     }
-                    match self.returns.pop() {
+                    match self.back(floor) {
                         Some(back) => {
                             (chain, rules) = back;
                             continue;
@@ -98,7 +113,7 @@ impl Engine {
                 Effect::Continue => {}
                 Effect::Accept => return Ok(Passed::Plainly),
                 Effect::Drop => return Err(DropReason::RuleDrop),
-                Effect::Return => match self.returns.pop() {
+                Effect::Return => match self.back(floor) {
                     Some(back) => (chain, rules) = back,
                     None => return self.policy(g, hook, table, base, p),
                 },
@@ -118,9 +133,15 @@ impl Engine {
                 Effect::Nat(nat) => return Ok(Passed::Mapped(nat)),
                 Effect::Queue { bypass: true } => return Ok(Passed::Bypassing),
                 Effect::Queue { bypass: false } => return Err(DropReason::QueueUnheard),
-                effect => self.carry_out(g, at, effect, p)?,
+                effect => self.carry_out(g, hook, at, effect, p)?,
             }
         }
+    }
+
+    /// The place to come back to, of this walk.
+    #[inline]
+    fn back(&mut self, floor: usize) -> Option<Return> {
+        if self.returns.len() > floor { self.returns.pop() } else { None }
     }
 
     /// The end of a built-in chain: its policy decides and counts.

@@ -39,6 +39,7 @@ mod around;
 mod classify;
 #[cfg(test)]
 mod classify_tests;
+pub mod contexts;
 mod fate;
 mod gather;
 pub mod generation;
@@ -261,7 +262,8 @@ impl Engine {
     fn prepare(&mut self) {
         let g = &self.generation;
         let depth = g.programs.iter().map(|p| p.depth()).max().unwrap_or(0);
-        self.returns.reserve(depth);
+        // What TEE copies is judged while the rule that copies it waits.
+        self.returns.reserve(2 * depth);
         self.local.configure(&g.policy.sysctl);
         self.tracker.set_timeouts(g.timeouts.clone());
         self.stats.generation.set(g.number);

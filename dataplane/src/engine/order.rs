@@ -75,7 +75,7 @@ impl Needs {
         let rules = || tables.tables.iter().flat_map(|table| &table.chains).flat_map(|chain| &chain.rules);
         let has = |is: fn(&Match) -> bool| rules().any(|rule| rule.conds.iter().any(|cond| is(&cond.test)));
         let asks = rules().any(|rule| {
-            matches!(&rule.target, Some(Target::ConnMark(_) | Target::Synproxy(_)))
+            matches!(&rule.target, Some(Target::ConnMark(_) | Target::ConnSecMark(_) | Target::Synproxy(_)))
                 || matches!(&rule.target, Some(Target::Ct(ct)) if !ct.notrack)
                 || rule.conds.iter().any(|c| asks_for_flows(&c.test))
         });

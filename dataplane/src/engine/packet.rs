@@ -28,6 +28,10 @@ pub struct Packet {
     pub realms: u32,
     /// It is the router's own and comes from one of its sockets, for `owner`.
     pub has_socket: bool,
+    /// Number of the security context that SECMARK or CONNSECMARK gave it; zero is none (`skb->secmark`).
+    pub secmark: u32,
+    /// TEE has made it: it is not copied again.
+    pub is_copy: bool,
 }
 
 /// Where a packet goes next: the port, the address on its link, and the largest packet for it.
@@ -61,6 +65,8 @@ impl Packet {
             is_traced: false,
             realms: 0,
             has_socket: false,
+            secmark: 0,
+            is_copy: false,
         }
     }
 
@@ -74,7 +80,7 @@ impl Packet {
     /// Larger than its path allows, and not to be fragmented. IPv6 packets are fragmented where they are made, and so are
     /// the router's own; a packet that came in fragments may leave in fragments of their size.
     pub fn must_fit(&self) -> bool {
-        let is_own = self.facts.iif == PortId::NONE;
+        let is_own = self.facts.iif == PortId::NONE && !self.is_copy;
         self.facts.len > self.hop.mtu
             && (self.facts.dont_frag || (self.facts.family == Family::V6 && !is_own))
             && self.largest.is_none_or(|largest| largest.get() > self.hop.mtu)

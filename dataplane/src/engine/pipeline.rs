@@ -81,6 +81,11 @@ impl Engine {
     /// From this host (`__ip_local_out`, `ip6_local_out`).
     pub(super) fn output(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
         self.route_out(g, p)?;
+        self.output_routed(g, p)
+    }
+
+    /// The same of a packet that has its way already.
+    pub(super) fn output_routed(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
         // What OUTPUT changes may change the way; its rules all see the port that was first found (`nf_hook_state`).
         p.facts.oif = p.hop.port;
         if let Some(waits) = self.hook(g, Hook::Output, p)? {
@@ -305,7 +310,7 @@ impl Engine {
         }
     }
 
-    fn hop(&self, p: &Packet, port: PortId, gateway: Option<u128>, mtu: u16) -> Hop {
+    pub(super) fn hop(&self, p: &Packet, port: PortId, gateway: Option<u128>, mtu: u16) -> Hop {
         let link = port.index().and_then(|i| self.router.links.get(i));
         let mtu = link.map_or(mtu, |l| l.mtu.min(mtu));
         let mtu = match p.facts.family {

@@ -5,11 +5,12 @@
 //! bank. The list's lock is taken by a worker only when something was published. A generation leaves the list when every
 //! worker has reached it, and its memory goes with the last `Arc`.
 
+use super::contexts::Contexts;
 use super::generation::{self, CellPool, Generation, Keep, MAX_CELLS};
 use super::objects::Objects;
 use super::stats::{Traffic, WorkerStats};
 use crate::conntrack::Conntrack;
-use crate::log::LogRing;
+use crate::log::{LogRing, PacketRing};
 use crate::neigh::Neighbours;
 use crate::port::Link;
 use crate::protocol::{ChainCounters, Counter, Counters, SetAnswer, SetRequest};
@@ -23,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sumun_config::facts::{Family, PortId};
 use sumun_config::model::{Appliance, Policy, PortSettings, RoutingRule, Sysctl};
-use sumun_config::rule::{self, Match};
+use sumun_config::rule::{self, Match, Target};
 use sumun_config::ruleset::Ruleset;
 
 /// Log lines that can wait to be written.
@@ -45,6 +46,10 @@ pub struct Router {
     pub sets: Sets,
     /// Names of the ports, as sets know them.
     pub(super) ifaces: Ifaces,
+    /// Packets of NFLOG on their way to who listens.
+    pub packets: Arc<PacketRing>,
+    /// Security contexts that rules have named.
+    pub contexts: Contexts,
     /// Each worker's own numbers.
     pub stats: Vec<Arc<WorkerStats>>,
     pub(super) cells: Box<[AtomicU64]>,
@@ -103,6 +108,8 @@ impl Router {
             sets,
             ifaces: Ifaces::of(links.iter().map(|link| link.name.as_str())),
             set_changes: Mutex::default(),
+            packets: Arc::default(),
+            contexts: Contexts::default(),
             stats: (0..workers).map(|_| Arc::new(WorkerStats::new(links.len()))).collect(),
             cells: (0..MAX_CELLS).map(|_| AtomicU64::new(0)).collect(),
             seed,
@@ -164,6 +171,7 @@ impl Router {
 
     fn replace(&self, mut policy: Policy, keep: Keep, plan: Plan) -> Result<u64, String> {
         let set_uses = generation::place_sets(&mut policy.ruleset, &plan)?;
+        self.contexts.number(&mut policy.ruleset)?;
         // A panic while a generation is built leaves cells that are taken and unused: no harm.
         let mut publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         self.reclaim(&mut publishing);
@@ -180,6 +188,9 @@ impl Router {
         }
         if generation::has(&next.policy.ruleset, |test| matches!(test, Match::Connlimit(_))) {
             self.conntrack.count_connections();
+        }
+        if generation::does(&next.policy.ruleset, |target| matches!(target, Target::ConnSecMark(_))) {
+            self.conntrack.keep_contexts();
         }
         let left = before.cells_left_by(&next);
         publishing.retired.push((number, left));

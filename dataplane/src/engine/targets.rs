@@ -2,19 +2,22 @@
 
 use super::Engine;
 use super::generation::Generation;
-use super::packet::Packet;
+use super::packet::{Hop, Packet};
 use crate::conntrack::Ct;
+use crate::fib::{Key, Route};
 use crate::icmp::Error;
-use crate::log::LogEvent;
+use crate::log::{LogEvent, PacketEvent};
 use crate::nat::prefix;
 use crate::packet::edit;
 use crate::packet::mss::clamp_mss;
 use crate::packet::tcp_bits;
 use crate::reason::DropReason;
-use sumun_config::facts::{CtState, Family, Surroundings, status};
-use sumun_config::rule::Effect;
+use sumun_config::facts::{CtState, Dir, Facts, Family, PortId, Surroundings, status};
+use sumun_config::rule::targets::connsecmark::ConnSecMark;
 use sumun_config::rule::targets::npt::{End, Npt};
 use sumun_config::rule::targets::tcpmss::Mss;
+use sumun_config::rule::targets::tee::Tee;
+use sumun_config::rule::{Effect, Hook};
 
 impl Engine {
     /// Carries out what the target of the rule `at` wants, which is no verdict; or the packet ends.
@@ -22,6 +25,7 @@ impl Engine {
     pub(super) fn carry_out(
         &mut self,
         g: &Generation,
+        hook: Hook,
         at: u32,
         effect: Effect,
         p: &mut Packet,
@@ -65,6 +69,29 @@ impl Engine {
                 let log = &self.router.log;
                 log.push(LogEvent::audit(log.next_audit(), &p.facts, p.l3(), self.wall()));
             }
+            Effect::Nflog(nflog) => {
+                if self.router.packets.is_wanted() {
+                    let mut event = PacketEvent::new(nflog, hook, &p.facts, p.l3(), self.wall());
+                    (event.priority, event.context) = (p.priority, p.secmark);
+                    self.router.packets.push(event);
+                }
+            }
+            Effect::SecMark(number) => p.secmark = number,
+            Effect::ConnSecMark(ConnSecMark::Save) => {
+                if p.secmark != 0 {
+                    self.tracker.save_secmark(p.ct, p.secmark);
+                }
+            }
+            Effect::ConnSecMark(ConnSecMark::Restore) => {
+                if p.secmark == 0 {
+                    p.secmark = self.tracker.secmark(p.ct);
+                }
+            }
+            Effect::Tee(tee) => {
+                if !p.is_copy {
+                    self.tee(g, hook, p, tee);
+                }
+            }
             Effect::Continue
             | Effect::Accept
             | Effect::Drop
@@ -76,6 +103,61 @@ impl Engine {
             | Effect::Queue { .. } => {}
         }
         Ok(())
+    }
+
+    /// Sends a copy on its way, before the packet itself (`nf_dup_ipv4`, `nf_dup_ipv6`).
+    #[cold]
+    fn tee(&mut self, g: &Generation, hook: Hook, p: &Packet, tee: &Tee) {
+        self.stats.originated.add(1);
+        let taken = self.pool.take_for(p.l3().len());
+        let Some(mut frame) = taken else { return self.stats.dropped(DropReason::NoFrame) };
+        if !frame.set(p.l3()) {
+            return self.discard(DropReason::NoFrame, frame);
+        }
+        let facts = Facts {
+            iif: PortId::NONE,
+            oif: PortId::NONE,
+            has_link: false,
+            has_ct: false,
+            ct_state: CtState::Untracked,
+            ct_dir: Dir::Original,
+            ct_status: 0,
+            ct_mark: 0,
+            ct_proto: 0,
+            ..p.facts
+        };
+        let Packet { priority, is_traced, secmark, .. } = *p;
+        let mut copy =
+            Packet { ct: Ct::Untracked, priority, is_traced, secmark, is_copy: true, ..Packet::new(frame, facts, 0) };
+        copy.edit(edit::forbid_fragments);
+        if matches!(hook, Hook::Prerouting | Hook::Input) {
+            copy.edit(|l3, facts| edit::set_ttl(l3, facts, facts.ttl.wrapping_sub(1)));
+        }
+        let ended = self.trace.as_mut().and_then(|trace| trace.end.take());
+        let end = self.route_copy(g, &copy, tee).and_then(|hop| {
+            copy.hop = hop;
+            self.output_routed(g, &mut copy)
+        });
+        self.finish(g, copy, end);
+        if let Some(trace) = &mut self.trace {
+            trace.end = ended;
+        }
+    }
+
+    /// The way of a copy: that of its gateway, whatever the copy's own addresses and mark are. A port that no way to the gateway
+    /// leads over has IPv4 packets sent to their destination, as if that were on its link.
+    fn route_copy(&self, g: &Generation, copy: &Packet, tee: &Tee) -> Result<Hop, DropReason> {
+        let family = copy.facts.family;
+        let key = Key { family, src: 0, dst: tee.gateway, iif: PortId::NONE, mark: 0, tos: copy.facts.tos, hash: 0 };
+        let port = tee.oif.as_ref().map_or(PortId::NONE, |port| port.id);
+        match g.fib.lookup_on(&key, port) {
+            Route::Via { port: over, gateway, mtu, .. } if port == PortId::NONE || port == over => {
+                Ok(Hop { address: gateway.unwrap_or(tee.gateway), ..self.hop(copy, over, gateway, mtu) })
+            }
+            Route::Local if port == PortId::NONE => Ok(Hop::NOWHERE),
+            _ if port != PortId::NONE && family == Family::V4 => Ok(self.hop(copy, port, None, u16::MAX)),
+            _ => Err(DropReason::NoRoute),
+        }
     }
 
     /// Nanoseconds since 1970.

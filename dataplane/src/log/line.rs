@@ -37,7 +37,7 @@ impl<'a> Packet<'a> {
             return self.audit(number);
         }
         let name = |port: PortId| port.index().and_then(|index| ports.get(index)).map_or("", String::as_str);
-        let prefix = String::from_utf8_lossy(event.prefix());
+        let prefix = event.prefix_text();
         write!(self.out, "{prefix}IN={} OUT={} ", name(event.iif), name(event.oif))?;
         if event.iif != PortId::NONE {
             self.mac()?;

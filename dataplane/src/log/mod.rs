@@ -5,9 +5,11 @@
 //! to a [`Writer`].
 
 pub mod line;
+pub mod packets;
 pub mod writer;
 
 pub use line::line;
+pub use packets::{PacketEvent, PacketRing};
 pub use writer::Writer;
 
 use crossbeam_queue::ArrayQueue;
@@ -107,6 +109,16 @@ impl LogEvent {
             kept: kept as u16,
             bytes,
         }
+    }
+
+    /// What stands before the line.
+    pub fn prefix_text(&self) -> String {
+        String::from_utf8_lossy(self.prefix()).into_owned()
+    }
+
+    /// Bytes of IP that the packet has.
+    pub fn packet_len(&self) -> u32 {
+        self.len
     }
 
     fn bytes(&self) -> &[u8] {

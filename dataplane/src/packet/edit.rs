@@ -202,6 +202,14 @@ pub fn allow_fragments(l3: &mut [u8], facts: &mut Facts, id: u16) {
     }
 }
 
+/// Forbids that an IPv4 packet be fragmented: sets Don't Fragment. Nothing for IPv6.
+pub fn forbid_fragments(l3: &mut [u8], facts: &mut Facts) {
+    if let (Family::V4, Some(word)) = (facts.family, read(l3, 6)) {
+        set_ipv4_word(l3, 6, word | 0x4000);
+        facts.dont_frag = true;
+    }
+}
+
 /// Sets the whole TOS byte or traffic class, ECN bits included.
 #[inline]
 pub fn set_tos(l3: &mut [u8], facts: &mut Facts, tos: u8) {

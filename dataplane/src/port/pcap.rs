@@ -8,7 +8,7 @@
 use super::Port;
 use crate::umem::{Frame, Pool};
 use pcap_file::pcap::{PcapHeader, PcapReader};
-use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
+use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
 use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
 use pcap_file::pcapng::{Block, PcapNgBlock, PcapNgReader, PcapNgWriter};
 use pcap_file::{DataLink, PcapError};
@@ -276,6 +276,45 @@ impl<W: Write> Writer<W> {
         let mut file = self.file.into_inner();
         file.flush()?;
         Ok(file)
+    }
+}
+
+/// Writes pcapng of bare IP packets, each with a comment.
+pub struct Notes<W: Write> {
+    file: PcapNgWriter<W>,
+    packets: u64,
+}
+
+impl<W: Write> Notes<W> {
+    /// Starts a file.
+    pub fn new(file: W) -> Result<Notes<W>, FileError> {
+        let mut file = PcapNgWriter::new(file).map_err(|error| wrong(0, error))?;
+        let options = vec![
+            InterfaceDescriptionOption::IfName(Cow::Borrowed("nflog")),
+            InterfaceDescriptionOption::IfTsResol(NANOSECONDS),
+        ];
+        let block = InterfaceDescriptionBlock { linktype: DataLink::RAW, snaplen: SNAPLEN, options };
+        file.write_block(&block.into_block()).map_err(|error| wrong(0, error))?;
+        Ok(Notes { file, packets: 0 })
+    }
+
+    /// Adds a packet of `len` bytes, or as much of it as there is.
+    pub fn write(&mut self, time: u64, len: u32, bytes: &[u8], comment: &str) -> Result<(), FileError> {
+        let block = EnhancedPacketBlock {
+            interface_id: 0,
+            timestamp: Duration::from_nanos(time),
+            original_len: len,
+            data: Cow::Borrowed(bytes),
+            options: vec![EnhancedPacketOption::Comment(Cow::Borrowed(comment))],
+        };
+        self.file.write_block(&block.into_block()).map_err(|error| wrong(self.packets, error))?;
+        self.packets += 1;
+        Ok(())
+    }
+
+    /// Writes what is buffered.
+    pub fn flush(&mut self) -> Result<(), FileError> {
+        Ok(self.file.get_mut().flush()?)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::protocol::{self, ConntrackStats, Counters, FlowFilter, FlowKey, FlowRow, Kind, NeighbourRow, PortStatus};
-use crate::protocol::{ExpectationRow, Request, Response, SetAnswer, SetRequest};
+use crate::protocol::{EventRow, ExpectationRow, PacketRow, Request, Response, SetAnswer, SetRequest};
 use crate::reason::DropReason;
 use crate::server::events::Subscription;
 use std::io::Write;
@@ -57,7 +57,10 @@ impl Service for Still {
     fn flush_flows(&self) -> u64 {
         0
     }
-    fn subscribe(&self, _: FlowFilter, _: u8) -> Result<Subscription, String> {
+    fn subscribe(&self, _: FlowFilter, _: u8) -> Result<Subscription<EventRow>, String> {
+        Err("nothing happens here".to_string())
+    }
+    fn subscribe_packets(&self, _: Option<u16>) -> Result<Subscription<PacketRow>, String> {
         Err("nothing happens here".to_string())
     }
     fn expectations(&self) -> Vec<ExpectationRow> {

@@ -162,6 +162,8 @@ pub struct FlowRow {
     pub status: u32,
     /// The flow's mark.
     pub mark: u32,
+    /// Its security context.
+    pub secctx: Option<String>,
     /// Labels, by bit.
     pub labels: u128,
     /// Name of its helper.

@@ -8,8 +8,8 @@
 use crate::protocol::{
     self, ConntrackStats, Counters, Digest, Drops, FlowFilter, FlowKey, FlowRow, FrameError, Header,
 };
-use crate::protocol::{ExpectationRow, Hello, Kind, NeighbourRow, PortStatus, Request, Response, Rules};
-use crate::protocol::{SetAnswer, SetRequest, Status};
+use crate::protocol::{EventRow, ExpectationRow, Hello, Kind, NeighbourRow, PacketRow, PortStatus, Request, Response};
+use crate::protocol::{Rules, SetAnswer, SetRequest, Status};
 use crate::reason::DropReason;
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -73,7 +73,9 @@ pub trait Service: Send + Sync {
     /// The flows that are expected.
     fn expectations(&self) -> Vec<ExpectationRow>;
     /// Listens to what happens to flows, for these kinds of events (bits of [`protocol::EventKind`]); or says why not.
-    fn subscribe(&self, filter: FlowFilter, kinds: u8) -> Result<Subscription, String>;
+    fn subscribe(&self, filter: FlowFilter, kinds: u8) -> Result<Subscription<EventRow>, String>;
+    /// Listens to the packets of NFLOG, of one group or of all; or says why not.
+    fn subscribe_packets(&self, group: Option<u16>) -> Result<Subscription<PacketRow>, String>;
     /// What connection tracking counted.
     fn conntrack_stats(&self) -> ConntrackStats;
     /// All neighbours.
@@ -215,7 +217,17 @@ impl Shared {
                     let payload = protocol::read_payload(stream, header)?;
                     let response = match protocol::decode(&payload) {
                         Ok(Request::Events { filter, kinds }) => match self.service.subscribe(filter, kinds) {
-                            Ok(subscription) => return self.stream(stream, &subscription),
+                            Ok(subscription) => {
+                                let answer = |events, lost| Response::Events { events, lost };
+                                return self.stream(stream, &subscription, answer);
+                            }
+                            Err(reason) => refused(&reason),
+                        },
+                        Ok(Request::Packets { group }) => match self.service.subscribe_packets(group) {
+                            Ok(subscription) => {
+                                let answer = |packets, lost| Response::Packets { packets, lost };
+                                return self.stream(stream, &subscription, answer);
+                            }
                             Err(reason) => refused(&reason),
                         },
                         Ok(request) => self.respond(request),
@@ -234,10 +246,15 @@ impl Shared {
     }
 
     /// Hands on events until the peer has closed. One that takes nothing any more is cut off.
-    fn stream(&self, stream: &mut UnixStream, subscription: &Subscription) -> Result<(), FrameError> {
+    fn stream<E>(
+        &self,
+        stream: &mut UnixStream,
+        subscription: &Subscription<E>,
+        response: impl Fn(Vec<E>, u64) -> Response,
+    ) -> Result<(), FrameError> {
         let (mut events, mut lost) = (Vec::new(), 0);
         while !self.stop.load(Ordering::Acquire) {
-            answer(stream, &Response::Events { events, lost })?;
+            answer(stream, &response(events, lost))?;
             (events, lost) = subscription.wait(HEARTBEAT);
         }
         Ok(())
@@ -306,7 +323,7 @@ impl Shared {
             Request::FlushFlows => Response::Count(service.flush_flows()),
             Request::CountFlows(filter) => Response::Count(self.count(&filter)),
             // Is answered by a stream, before it comes here.
-            Request::Events { .. } => refused("events need a connection of their own"),
+            Request::Events { .. } | Request::Packets { .. } => refused("events need a connection of their own"),
             Request::Expectations => Response::Expectations(service.expectations()),
             Request::ConntrackStats => Response::ConntrackStats(service.conntrack_stats()),
             Request::Neighbours => Response::Neighbours(service.neighbours()),

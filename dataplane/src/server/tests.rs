@@ -3,7 +3,7 @@
 use super::events::{Hub, WAITING};
 use super::*;
 use crate::protocol::{
-    ChainCounters, Counter, EventKind, EventRow, ExpectationRow, FlowTuple, HEADER_LEN, TupleFilter,
+    ChainCounters, Counter, EventKind, EventRow, ExpectationRow, FlowTuple, HEADER_LEN, PacketRow, TupleFilter,
 };
 use crate::protocol::{SetAnswer, SetRequest};
 use proptest::prelude::*;
@@ -22,7 +22,8 @@ struct Memory {
     generation: AtomicU64,
     zeroed: AtomicUsize,
     flows: Vec<FlowRow>,
-    hub: Arc<Hub>,
+    hub: Arc<Hub<EventRow>>,
+    packets: Arc<Hub<PacketRow>>,
 }
 
 impl Service for Memory {
@@ -79,8 +80,11 @@ impl Service for Memory {
     fn flush_flows(&self) -> u64 {
         self.flows.len() as u64
     }
-    fn subscribe(&self, filter: FlowFilter, kinds: u8) -> Result<Subscription, String> {
-        self.hub.subscribe(filter, kinds)
+    fn subscribe(&self, filter: FlowFilter, kinds: u8) -> Result<Subscription<EventRow>, String> {
+        self.hub.subscribe_flows(filter, kinds)
+    }
+    fn subscribe_packets(&self, group: Option<u16>) -> Result<Subscription<PacketRow>, String> {
+        self.packets.subscribe_group(group)
     }
     fn expectations(&self) -> Vec<ExpectationRow> {
         Vec::new()
@@ -119,6 +123,7 @@ fn flow(i: u32) -> FlowRow {
         reply,
         status: 0,
         mark: 0,
+        secctx: None,
         labels: 0,
         helper: None,
         start: None,
@@ -169,7 +174,8 @@ impl Bench {
             generation: AtomicU64::new(0),
             zeroed: AtomicUsize::new(0),
             flows,
-            hub: Arc::default(),
+            hub: Hub::new(WAITING),
+            packets: Hub::new(WAITING),
         });
         let claim = Claim::take(dir.path(), "dataplane", "sumun-dataplane").unwrap();
         Bench { server: Some(Server::start(claim, service.clone()).unwrap()), service, dir }
@@ -356,8 +362,8 @@ fn events_go_to_whoever_listens_for_them() {
 
 #[test]
 fn who_listens_too_slowly_is_told_how_much_it_missed() {
-    let hub = Arc::<Hub>::default();
-    let subscription = hub.subscribe(FlowFilter::default(), EventKind::ALL).unwrap();
+    let hub = Hub::new(WAITING);
+    let subscription = hub.subscribe_flows(FlowFilter::default(), EventKind::ALL).unwrap();
     let event = [event(EventKind::Update, 1)];
     (0..WAITING + 7).for_each(|_| hub.publish(&event, 0));
     let (mut events, mut lost) = (0, 0);
@@ -372,8 +378,8 @@ fn who_listens_too_slowly_is_told_how_much_it_missed() {
 
 #[test]
 fn no_more_than_so_many_listen() {
-    let hub = Arc::<Hub>::default();
-    let subscribe = || hub.subscribe(FlowFilter::default(), EventKind::ALL);
+    let hub = Hub::new(WAITING);
+    let subscribe = || hub.subscribe_flows(FlowFilter::default(), EventKind::ALL);
     let listeners: Vec<_> = (0..super::events::MOST_LISTENERS).map(|_| subscribe().unwrap()).collect();
     assert_eq!(subscribe().map(|_| ()).unwrap_err(), "8 listen to events already");
     drop(listeners);

@@ -92,6 +92,11 @@ pub fn covers(pattern: &str, name: &str) -> bool {
     }
 }
 
+/// Whether an interface can have such a name.
+pub fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_NAME && !name.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control())
+}
+
 /// The name of `-i` or `-o` and the ports it means; none for `+`, which means every packet.
 pub fn parse(word: &Word, ports: &[String]) -> Result<Option<(String, PortSet)>, Complaint> {
     let name = &word.text;

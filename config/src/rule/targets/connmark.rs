@@ -1,7 +1,7 @@
 //! `-j CONNMARK`: the flow's mark, or the packet's mark from it. Packets without a flow pass untouched.
 //!
 //! Set: `ct = (ct & !M) ^ V`. Save: `ct = (ct & !ctmask) ^ (packet & nfmask)`. Restore: `packet = (packet & !nfmask) ^
-//! (ct & ctmask)` (`connmark_tg` of the kernel). TOML: `{ target = "CONNMARK", restore-mark = true }`.
+//! (ct & ctmask)` (`connmark_tg_shift` of the kernel). A shift moves what is saved or restored, and what was set. TOML: `{ target = "CONNMARK", restore-mark = true }`.
 
 use super::mark::{self, Mark};
 use super::{Action, Target};
@@ -12,9 +12,27 @@ use crate::rule::{Effect, Families};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
+/// The target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ConnMark {
+    what: What,
+    shift: Shift,
+}
+
+/// Bits by which a mark moves on its way: left, or right where it is negative; fewer than 32.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Shift(i8);
+
+impl Shift {
+    fn of(self, mark: u32) -> u32 {
+        let bits = self.0.unsigned_abs().into();
+        if self.0 < 0 { mark.checked_shr(bits).unwrap_or(0) } else { mark.checked_shl(bits).unwrap_or(0) }
+    }
+}
+
 /// What is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum ConnMark {
+enum What {
     /// The flow's mark from its old one.
     Set(Mark),
     /// The flow's mark from the packet's.
@@ -38,8 +56,10 @@ const RESTORE: usize = 6;
 const NFMASK: usize = 7;
 const CTMASK: usize = 8;
 const MASK: usize = 9;
+const LEFT: usize = 10;
+const RIGHT: usize = 11;
 
-const OPTIONS: [Opt; 10] = {
+const OPTIONS: [Opt; 12] = {
     let [xmark, set, and, or, xor] = mark::OPTIONS;
     [
         xmark,
@@ -47,11 +67,13 @@ const OPTIONS: [Opt; 10] = {
         and,
         or,
         xor,
-        Opt::flag("save-mark", &[]),
-        Opt::flag("restore-mark", &[]),
-        Opt::plain("nfmask", &[]),
-        Opt::plain("ctmask", &[]),
-        Opt::plain("mask", &[]),
+        Opt::flag("save-mark", &[]).about("", "keeps the packet's mark with the flow"),
+        Opt::flag("restore-mark", &[]).about("", "gives the packet the flow's mark"),
+        Opt::plain("nfmask", &[]).about("MASK", "bits of the packet's mark that are kept or replaced"),
+        Opt::plain("ctmask", &[]).about("MASK", "bits of the flow's mark that are replaced or taken"),
+        Opt::plain("mask", &[]).about("MASK", "both masks"),
+        Opt::plain("left-shift-mark", &[]).about("0..31", "moves the mark so many bits to the left on its way"),
+        Opt::plain("right-shift-mark", &[]).about("0..31", "moves it to the right"),
     ]
 };
 
@@ -80,6 +102,18 @@ pub static EXTENSION: TargetExtension = TargetExtension {
         Case::Prints(Family::V6, "-j CONNMARK --save-mark --nfmask 0xf --ctmask 0xff", "="),
         Case::Prints(Family::V4, "-j CONNMARK --restore-mark --nfmask 0xf", "-j CONNMARK --restore-mark --nfmask 0xf --ctmask 0xffffffff"),
         Case::Prints(Family::V4, "-j CONNMARK --restore-mark --ctmask 0xf", "-j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xf"),
+        Case::Prints(Family::V4, "-j CONNMARK --left-shift-mark 4 --set-mark 1", "-j CONNMARK --set-xmark 0x1/0xffffffff --left-shift-mark 4"),
+        Case::Prints(Family::V4, "-j CONNMARK --set-xmark 0x10/0xff --right-shift-mark 0", "-j CONNMARK --set-xmark 0x10/0xff"),
+        Case::Prints(Family::V6, "-j CONNMARK --save-mark --right-shift-mark 31", "-j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff --right-shift-mark 31"),
+        Case::Prints(Family::V4, "-j CONNMARK --restore-mark --right-shift-mark 0x8 --nfmask 0xff --ctmask 0xff00", "-j CONNMARK --restore-mark --nfmask 0xff --ctmask 0xff00 --right-shift-mark 8"),
+        Case::Prints(Family::V4, "-j CONNMARK --restore-mark --left-shift-mark 8 --right-shift-mark 4", "-j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff --right-shift-mark 4"),
+        Case::Prints(Family::V4, "-j CONNMARK --save-mark --right-shift-mark 4 --left-shift-mark 0", "-j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff"),
+        Case::Refused(Family::V4, "-j CONNMARK --left-shift-mark 4", "needs one of"),
+        Case::Refused(Family::V4, "-j CONNMARK --set-mark 5 --left-shift-mark 32", "not a number of bits"),
+        Case::Refused(Family::V4, "-j CONNMARK --save-mark --right-shift-mark x", "not a number of bits"),
+        Case::Refused(Family::V4, "-j CONNMARK --set-xmark foo", "not a mark"),
+        Case::Refused(Family::V4, "-j CONNMARK --and-mark 1 --or-mark 2", "cannot stand with"),
+        Case::Refused(Family::V4, "-j CONNMARK --xor-mark 0x1ffffffff", "not a mark"),
         Case::Refused(Family::V4, "-j CONNMARK", "needs one of"),
         Case::Refused(Family::V4, "-j CONNMARK --mask 3", "needs one of"),
         Case::Refused(Family::V4, "-j CONNMARK --save-mark --restore-mark", "cannot stand with"),
@@ -97,6 +131,13 @@ fn build(given: &Given) -> Result<Target, Complaint> {
         Some(word) => number(word, "a mask", 0..=u32::MAX as u64).map(|n| Some(n as u32)),
         None => Ok(None),
     };
+    let mut shift = Shift(0);
+    for option in given.options.iter().filter(|o| matches!(o.option, LEFT | RIGHT)) {
+        let Some(word) = option.values.first() else { continue };
+        let bits = number(word, "a number of bits", 0..=31)? as i8;
+        shift = Shift(if option.option == LEFT { bits } else { -bits });
+    }
+    let made = |what| Ok(Target::ConnMark(ConnMark { what, shift }));
     let both = mask(MASK)?;
     let (nfmask, ctmask) = (mask(NFMASK)?.or(both).unwrap_or(u32::MAX), mask(CTMASK)?.or(both).unwrap_or(u32::MAX));
     if let Some(set) = mark::read(given)? {
@@ -106,11 +147,11 @@ fn build(given: &Given) -> Result<Target, Complaint> {
             }
         }
         let set = both.map_or(set, |mask| Mark { mask, ..set });
-        return Ok(Target::ConnMark(ConnMark::Set(set)));
+        return made(What::Set(set));
     }
     match (given.get(SAVE), given.get(RESTORE)) {
-        (Some(_), _) => Ok(Target::ConnMark(ConnMark::Save { nfmask, ctmask })),
-        (None, Some(_)) => Ok(Target::ConnMark(ConnMark::Restore { nfmask, ctmask })),
+        (Some(_), _) => made(What::Save { nfmask, ctmask }),
+        (None, Some(_)) => made(What::Restore { nfmask, ctmask }),
         (None, None) => Err(mark::needs(given, &OPTIONS[..NFMASK])),
     }
 }
@@ -121,10 +162,11 @@ impl Action for ConnMark {
         if !facts.has_ct {
             return Effect::Continue;
         }
-        match *self {
-            ConnMark::Set(set) => Effect::ConnMark(set.of(facts.ct_mark)),
-            ConnMark::Save { nfmask, ctmask } => Effect::ConnMark((facts.ct_mark & !ctmask) ^ (facts.mark & nfmask)),
-            ConnMark::Restore { nfmask, ctmask } => Effect::Mark((facts.mark & !nfmask) ^ (facts.ct_mark & ctmask)),
+        let Facts { mark, ct_mark, .. } = *facts;
+        match self.what {
+            What::Set(set) => Effect::ConnMark(self.shift.of(set.of(ct_mark))),
+            What::Save { nfmask, ctmask } => Effect::ConnMark((ct_mark & !ctmask) ^ self.shift.of(mark & nfmask)),
+            What::Restore { nfmask, ctmask } => Effect::Mark((mark & !nfmask) ^ self.shift.of(ct_mark & ctmask)),
         }
     }
 
@@ -133,11 +175,28 @@ impl Action for ConnMark {
     }
 
     fn print(&self, family: Family, out: &mut String) {
-        let (option, nfmask, ctmask) = match self {
-            ConnMark::Set(set) => return set.print(family, out),
-            ConnMark::Save { nfmask, ctmask } => ("save", nfmask, ctmask),
-            ConnMark::Restore { nfmask, ctmask } => ("restore", nfmask, ctmask),
+        let copied = match self.what {
+            What::Set(set) => {
+                set.print(family, out);
+                None
+            }
+            What::Save { nfmask, ctmask } => Some(("save", nfmask, ctmask)),
+            What::Restore { nfmask, ctmask } => Some(("restore", nfmask, ctmask)),
         };
-        let _ = write!(out, " --{option}-mark --nfmask {nfmask:#x} --ctmask {ctmask:#x}");
+        if let Some((option, nfmask, ctmask)) = copied {
+            let _ = write!(out, " --{option}-mark --nfmask {nfmask:#x} --ctmask {ctmask:#x}");
+        }
+        let _ = match self.shift.0 {
+            0 => Ok(()),
+            bits @ 1.. => write!(out, " --left-shift-mark {bits}"),
+            bits => write!(out, " --right-shift-mark {}", -i16::from(bits)),
+        };
+    }
+
+    fn verify(&self, _: Family) -> Result<(), String> {
+        match self.shift.0 {
+            -31..=31 => Ok(()),
+            bits => Err(format!("CONNMARK that moves a mark by {bits} bits")),
+        }
     }
 }

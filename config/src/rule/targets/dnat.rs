@@ -13,7 +13,14 @@ use crate::rule::option::{Case, Complaint, Given, Opt, TargetExtension};
 pub static EXTENSION: TargetExtension = nat::extension(
     "DNAT",
     Hook::Prerouting.bit() | Hook::Output.bit(),
-    &[Opt::plain("to-destination", &[]), Opt::flag("random", &[]), Opt::flag("persistent", &[])],
+    &[
+        Opt::plain("to-destination", &[]).about(
+            "[ADDRESS[-ADDRESS]][:PORT[-PORT[/BASE]]]",
+            "the new destination; with a base a port keeps its distance from it",
+        ),
+        Opt::flag("random", &[]).about("", "chooses the port by chance"),
+        Opt::flag("persistent", &[]).about("", "gives a client the same address for all its flows"),
+    ],
     build,
     "Gives the flow a new destination address.",
     r#"{ in = "wan0", protocol = "tcp", dport = 80, target = "DNAT", to-destination = "10.0.0.2:8080" }"#,
@@ -39,6 +46,8 @@ pub static EXTENSION: TargetExtension = nat::extension(
         Case::Prints(Family::V6, "-p tcp -j DNAT --to-destination [2001:db8::1]:80-90/70", "="),
         Case::Prints(Family::V6, "-j DNAT --to-destination 2001:db8::1-2001:db8::9", "="),
         Case::Prints(Family::V6, "-p udp -j DNAT --to-destination :80", "="),
+        Case::Refused(Family::V4, "-j DNAT --to-destination 1.2.3.4 ! --random", "cannot be negated"),
+        Case::Refused(Family::V4, "-j DNAT --persistent", "needs one of"),
         Case::Refused(Family::V4, "-j DNAT", "needs one of"),
         Case::Refused(Family::V4, "-j DNAT --to-destination 1.2.3.4:80", "needs a protocol that has ports"),
         Case::Refused(Family::V4, "-p tcp -j DNAT --to-destination 1.2.3.4:100/50", "no base"),

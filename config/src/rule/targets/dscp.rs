@@ -41,7 +41,7 @@ const CLASSES: &[(&str, u8)] = &[
     ("EF", 0x2e),
 ];
 
-const OPTIONS: [Opt; 2] = [Opt::plain("set-dscp", &[]), Opt::plain("set-dscp-class", &[])];
+const OPTIONS: [Opt; 2] = [Opt::plain("set-dscp", &[]).about("0..63", "sets the code point to this number"), Opt::plain("set-dscp-class", &[]).about("CLASS", "sets it to that of a class: CS0 to CS7, BE, AF11 to AF43, EF")];
 
 /// DSCP
 pub static EXTENSION: TargetExtension = TargetExtension {

@@ -4,7 +4,7 @@
 
 use super::{Action, Target};
 use crate::facts::{Context, Facts, Family};
-use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, Opt, TargetExtension};
+use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, Opt, TargetExtension, Word};
 use crate::rule::word::{integer, named, print_text};
 use crate::rule::{Effect, Families};
 use serde::{Deserialize, Serialize};
@@ -64,13 +64,13 @@ pub static EXTENSION: TargetExtension = TargetExtension {
     tables: &[],
     hooks: ANY_HOOK,
     options: &[
-        Opt::plain("log-prefix", &[]),
-        Opt::plain("log-level", &[]),
-        Opt::flag("log-tcp-sequence", &[]),
-        Opt::flag("log-tcp-options", &[]),
-        Opt::flag("log-ip-options", &[]),
-        Opt::flag("log-uid", &[]),
-        Opt::flag("log-macdecode", &[]),
+        Opt::plain("log-prefix", &[]).about("TEXT", "stands before the line; at most 29 bytes"),
+        Opt::plain("log-level", &[]).about("LEVEL", "0 to 7, or emerg, alert, crit, error, warning, notice, info, debug"),
+        Opt::flag("log-tcp-sequence", &[]).about("", "tells sequence and acknowledgement numbers"),
+        Opt::flag("log-tcp-options", &[]).about("", "tells the options of TCP"),
+        Opt::flag("log-ip-options", &[]).about("", "tells the options of IP, and IPv6 extension headers"),
+        Opt::flag("log-uid", &[]).about("", "tells whose socket sent it: what the router sends has none"),
+        Opt::flag("log-macdecode", &[]).about("", "tells MAC addresses and EtherType each by itself"),
     ],
     build,
     summary: "Writes a line about the packet to the log and goes on to the next rule.",
@@ -97,6 +97,17 @@ pub static EXTENSION: TargetExtension = TargetExtension {
         Case::Refused(Family::V4, "-j LOG --log-level 8", "not a log level"),
         Case::Refused(Family::V4, "-j LOG --log-level warn", "not a log level"),
         Case::Refused(Family::V4, "-j LOG --log-level 1 --log-level 2", "twice"),
+        Case::Prints(Family::V4, "-j LOG --log-tcp-sequence", "="),
+        Case::Prints(Family::V6, "-j LOG --log-tcp-options", "="),
+        Case::Prints(Family::V4, "-j LOG --log-ip-options", "="),
+        Case::Prints(Family::V6, "-j LOG --log-uid", "="),
+        Case::Prints(Family::V4, "-j LOG --log-macdecode", "="),
+        Case::Refused(Family::V4, "-j LOG ! --log-prefix a", "cannot be negated"),
+        Case::Refused(Family::V4, "-j LOG ! --log-tcp-sequence", "cannot be negated"),
+        Case::Refused(Family::V4, "-j LOG --log-tcp-options --log-tcp-options", "twice"),
+        Case::Refused(Family::V6, "-j LOG ! --log-ip-options", "cannot be negated"),
+        Case::Refused(Family::V4, "-j LOG --log-uid --log-uid", "twice"),
+        Case::Refused(Family::V4, "-j LOG ! --log-macdecode", "cannot be negated"),
     ],
 };
 
@@ -108,21 +119,7 @@ fn build(given: &Given) -> Result<Target, Complaint> {
             _ => named(word, "a log level", LEVELS)?,
         },
     };
-    let prefix = match given.value(PREFIX) {
-        None => String::new(),
-        Some(word) => {
-            let fault = match &word.text {
-                text if text.is_empty() => Some("the prefix is empty".to_string()),
-                text if text.len() > MAX_PREFIX => Some(format!("the prefix has {} bytes", text.len())),
-                text if text.contains('\n') => Some("there is a line break in the prefix".to_string()),
-                _ => None,
-            };
-            if let Some(fault) = fault {
-                return Err(word.complain(fault, format!("1 to {MAX_PREFIX} bytes on one line")));
-            }
-            word.text.clone()
-        }
-    };
+    let prefix = given.value(PREFIX).map_or(Ok(String::new()), |word| read_prefix(word, MAX_PREFIX))?;
     let has = |option| given.get(option).is_some();
     Ok(Target::Log(Log {
         level,
@@ -133,6 +130,22 @@ fn build(given: &Given) -> Result<Target, Complaint> {
         uid: has(UID),
         macdecode: has(MACDECODE),
     }))
+}
+
+/// What stands before a line, of at most so many bytes.
+pub(super) fn read_prefix(word: &Word, most: usize) -> Result<String, Complaint> {
+    let fault = match &word.text {
+        text if text.is_empty() => "the prefix is empty".to_string(),
+        text if text.len() > most => format!("the prefix has {} bytes", text.len()),
+        text if text.contains('\n') => "there is a line break in the prefix".to_string(),
+        text => return Ok(text.clone()),
+    };
+    Err(word.complain(fault, format!("1 to {most} bytes on one line")))
+}
+
+/// Whether a prefix is one that was read, or none.
+pub(super) fn is_prefix(text: &str, most: usize) -> bool {
+    text.len() <= most && !text.contains('\n')
 }
 
 impl Action for Log {
@@ -162,7 +175,7 @@ impl Action for Log {
     }
 
     fn verify(&self, _: Family) -> Result<(), String> {
-        if self.level > 7 || self.prefix.len() > MAX_PREFIX || self.prefix.contains('\n') {
+        if self.level > 7 || !is_prefix(&self.prefix, MAX_PREFIX) {
             return Err("LOG with a level or a prefix that cannot be".to_string());
         }
         Ok(())

@@ -29,11 +29,11 @@ impl Mark {
 
 /// The options that MARK and CONNMARK share, by index.
 pub(super) const OPTIONS: [Opt; 5] = [
-    Opt::plain("set-xmark", &[]),
-    Opt::plain("set-mark", &[]),
-    Opt::plain("and-mark", &[]),
-    Opt::plain("or-mark", &[]),
-    Opt::plain("xor-mark", &[]),
+    Opt::plain("set-xmark", &[]).about("VALUE[/MASK]", "clears the bits of the mask, then flips those of the value"),
+    Opt::plain("set-mark", &[]).about("VALUE[/MASK]", "clears the bits of mask and value, then sets those of the value"),
+    Opt::plain("and-mark", &[]).about("BITS", "clears all other bits"),
+    Opt::plain("or-mark", &[]).about("BITS", "sets these bits"),
+    Opt::plain("xor-mark", &[]).about("BITS", "flips these bits"),
 ];
 
 /// MARK
@@ -64,6 +64,10 @@ pub static EXTENSION: TargetExtension = TargetExtension {
         Case::Refused(Family::V4, "-j MARK --set-mark 0x1ffffffff", "not a mark"),
         Case::Refused(Family::V4, "-j MARK --set-mark -1", "not a mark"),
         Case::Refused(Family::V4, "-j MARK ! --set-mark 1", "cannot be negated"),
+        Case::Refused(Family::V4, "-j MARK --set-xmark 1/", "not a mark"),
+        Case::Refused(Family::V6, "-j MARK --and-mark 0x1ffffffff", "not a mark"),
+        Case::Refused(Family::V4, "-j MARK --or-mark one", "not a mark"),
+        Case::Refused(Family::V4, "-j MARK --xor-mark 1/2", "not a mark"),
     ],
 };
 

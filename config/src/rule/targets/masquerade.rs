@@ -13,7 +13,11 @@ use crate::rule::option::{Case, Complaint, Given, Opt, TargetExtension};
 pub static EXTENSION: TargetExtension = nat::extension(
     "MASQUERADE",
     Hook::Postrouting.bit(),
-    &[Opt::plain("to-ports", &[]), Opt::flag("random", &[]), Opt::flag("random-fully", &[])],
+    &[
+        Opt::plain("to-ports", &[]).about("PORT[-PORT]", "the new source port"),
+        Opt::flag("random", &[]).about("", "chooses the port by chance"),
+        Opt::flag("random-fully", &[]).about("", "chooses it by chance for every flow"),
+    ],
     build,
     "Gives the flow the address of the outgoing interface as source.",
     r#"{ out = "wan0", target = "MASQUERADE" }"#,
@@ -26,6 +30,10 @@ pub static EXTENSION: TargetExtension = nat::extension(
         Case::Refused(Family::V6, "-p icmpv6 -j MASQUERADE --to-ports 5", "needs a protocol that has ports"),
         Case::Refused(Family::V4, "-p tcp -j MASQUERADE --to-ports 200-100", "backwards"),
         Case::Refused(Family::V4, "-p tcp -j MASQUERADE --to-ports 1:5", "not a port"),
+        Case::Prints(Family::V4, "-j MASQUERADE --random", "="),
+        Case::Prints(Family::V6, "-j MASQUERADE --random-fully", "="),
+        Case::Refused(Family::V4, "-j MASQUERADE ! --random", "cannot be negated"),
+        Case::Refused(Family::V4, "-j MASQUERADE --random-fully --random-fully", "given twice"),
         Case::Refused(Family::V4, "-j MASQUERADE --persistent", "no option `--persistent`"),
     ],
 );

@@ -161,6 +161,14 @@ registry! {
     Audit(audit::Audit) = [audit::EXTENSION],
     /// NFQUEUE.
     Queue(nfqueue::Queue) = [nfqueue::EXTENSION],
+    /// NFLOG.
+    Nflog(nflog::Nflog) = [nflog::EXTENSION],
+    /// TEE.
+    Tee(tee::Tee) = [tee::EXTENSION],
+    /// SECMARK.
+    SecMark(secmark::SecMark) = [secmark::EXTENSION],
+    /// CONNSECMARK.
+    ConnSecMark(connsecmark::ConnSecMark) = [connsecmark::EXTENSION],
 }
 
 /// Whether some family has a target of that name: no chain may be called so.
@@ -177,10 +185,10 @@ pub mod redirect;
 pub mod snat;
 
 impl Target {
-    /// What a trace says of it: its name, and a packet's new priority.
+    /// What a trace says of it: its name, and what is shown nowhere else: priorities and security contexts.
     pub fn told(&self, family: Family) -> String {
         let mut text = self.extension(family).map_or("", |extension| extension.name).to_string();
-        if let Target::Classify(_) = self {
+        if let Target::Classify(_) | Target::SecMark(_) | Target::ConnSecMark(_) = self {
             self.print(family, &mut text);
         }
         text

@@ -14,7 +14,7 @@ use crate::rule::option::{Case, Complaint, Given, Opt, TargetExtension};
 pub static EXTENSION: TargetExtension = nat::extension(
     "NETMAP",
     Hook::Prerouting.bit() | Hook::Output.bit() | Hook::Postrouting.bit() | Hook::Input.bit(),
-    &[Opt::plain("to", &[])],
+    &[Opt::plain("to", &[]).about("ADDRESS[/MASK]", "the network that addresses get")],
     build,
     "Maps a whole network of addresses onto another.",
     r#"{ in = "wan0", destination = "192.0.2.0/24", target = "NETMAP", to = "10.0.0.0/24" }"#,

@@ -45,7 +45,7 @@ pub struct Npt {
 /// Most bits of a prefix.
 const LONGEST: u8 = 64;
 
-static OPTIONS: [Opt; 2] = [Opt::plain("src-pfx", &[]), Opt::plain("dst-pfx", &[])];
+static OPTIONS: [Opt; 2] = [Opt::plain("src-pfx", &[]).about("PREFIX", "what addresses have; at most 64 bits"), Opt::plain("dst-pfx", &[]).about("PREFIX", "what they get; at most 64 bits")];
 
 const fn extension(
     name: &'static str,

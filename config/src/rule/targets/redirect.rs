@@ -13,7 +13,10 @@ use crate::rule::option::{Case, Complaint, Given, Opt, TargetExtension};
 pub static EXTENSION: TargetExtension = nat::extension(
     "REDIRECT",
     Hook::Prerouting.bit() | Hook::Output.bit(),
-    &[Opt::plain("to-ports", &[]), Opt::flag("random", &[])],
+    &[
+        Opt::plain("to-ports", &[]).about("PORT[-PORT]", "the new destination port"),
+        Opt::flag("random", &[]).about("", "chooses the port by chance"),
+    ],
     build,
     "Sends the flow to the router itself.",
     r#"{ protocol = "udp", dport = 53, target = "REDIRECT", to-ports = 5353 }"#,
@@ -24,6 +27,8 @@ pub static EXTENSION: TargetExtension = nat::extension(
         Case::Refused(Family::V4, "-j REDIRECT --to-ports 5", "needs a protocol that has ports"),
         Case::Refused(Family::V4, "-p tcp -j REDIRECT --to-ports 9-5", "backwards"),
         Case::Refused(Family::V4, "-p tcp -j REDIRECT --to-ports 100-200/50", "cannot stand here"),
+        Case::Prints(Family::V6, "-j REDIRECT --random", "="),
+        Case::Refused(Family::V4, "-j REDIRECT ! --random", "cannot be negated"),
         Case::Refused(Family::V4, "-j REDIRECT --persistent", "no option `--persistent`"),
     ],
 );

@@ -66,7 +66,7 @@ fn words(family: Family) -> &'static [Word3] {
     }
 }
 
-static OPTIONS: [Opt; 1] = [Opt::plain("reject-with", &[])];
+static OPTIONS: [Opt; 1] = [Opt::plain("reject-with", &[]).about("TYPE", "the answer: an ICMP error by its name, or tcp-reset with -p tcp")];
 
 const fn extension(family: Family, cases: &'static [Case]) -> TargetExtension {
     TargetExtension {

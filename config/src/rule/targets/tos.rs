@@ -32,7 +32,7 @@ const NAMES: &[(&str, u8)] = &[
 const NAMED_MASK: u8 = 0x3f;
 
 const OPTIONS: [Opt; 4] =
-    [Opt::plain("set-tos", &[]), Opt::plain("and-tos", &[]), Opt::plain("or-tos", &[]), Opt::plain("xor-tos", &[])];
+    [Opt::plain("set-tos", &[]).about("VALUE[/MASK]|NAME", "clears the bits of the mask (0x3f for a name), then flips those of the value"), Opt::plain("and-tos", &[]).about("BITS", "clears all other bits"), Opt::plain("or-tos", &[]).about("BITS", "sets these bits"), Opt::plain("xor-tos", &[]).about("BITS", "flips these bits")];
 
 /// TOS
 pub static EXTENSION: TargetExtension = TargetExtension {
@@ -61,6 +61,12 @@ pub static EXTENSION: TargetExtension = TargetExtension {
         Case::Refused(Family::V4, "-j TOS --set-tos Minimize-Cost/0xff", "not a TOS value"),
         Case::Refused(Family::V4, "-j TOS --set-tos Minimise-Delay", "not a TOS value"),
         Case::Refused(Family::V4, "-j TOS --set-tos 1 --or-tos 2", "cannot stand with"),
+        Case::Prints(Family::V4, "-j TOS --set-tos Maximize-Throughput", "-j TOS --set-tos 0x08/0x3f"),
+        Case::Prints(Family::V4, "-j TOS --set-tos Maximize-Reliability", "-j TOS --set-tos 0x04/0x3f"),
+        Case::Prints(Family::V6, "-j TOS --set-tos Minimize-Cost", "-j TOS --set-tos 0x02/0x3f"),
+        Case::Refused(Family::V4, "-j TOS --and-tos 256", "not a TOS value"),
+        Case::Refused(Family::V4, "-j TOS --or-tos Minimize-Cost", "not a TOS value"),
+        Case::Refused(Family::V6, "-j TOS --xor-tos -1", "not a TOS value"),
     ],
 };
 

@@ -51,7 +51,7 @@ const fn extension(name: &'static str, family: Family, options: &'static [Opt], 
 pub static TTL: TargetExtension = extension(
     "TTL",
     Family::V4,
-    &[Opt::plain("ttl-set", &[]), Opt::plain("ttl-dec", &[]), Opt::plain("ttl-inc", &[])],
+    &[Opt::plain("ttl-set", &[]).about("0..255", "sets the TTL"), Opt::plain("ttl-dec", &[]).about("1..255", "lowers the TTL, to 0 at most"), Opt::plain("ttl-inc", &[]).about("1..255", "raises the TTL, to 255 at most")],
     r#"{ out = "wan0", target = "TTL", ttl-set = 64 }"#,
     &[
         Case::Prints(Family::V4, "-j TTL --ttl-set 64", "="),
@@ -72,7 +72,7 @@ pub static TTL: TargetExtension = extension(
 pub static HL: TargetExtension = extension(
     "HL",
     Family::V6,
-    &[Opt::plain("hl-set", &[]), Opt::plain("hl-dec", &[]), Opt::plain("hl-inc", &[])],
+    &[Opt::plain("hl-set", &[]).about("0..255", "sets the hop limit"), Opt::plain("hl-dec", &[]).about("1..255", "lowers the hop limit, to 0 at most"), Opt::plain("hl-inc", &[]).about("1..255", "raises the hop limit, to 255 at most")],
     r#"{ out = "wan0", target = "HL", hl-set = 64 }"#,
     &[
         Case::Prints(Family::V6, "-j HL --hl-set 64", "="),
@@ -82,6 +82,9 @@ pub static HL: TargetExtension = extension(
         Case::Refused(Family::V6, "-j HL --hl-set 300", "not a number of hops"),
         Case::Refused(Family::V6, "-j HL", "needs one of"),
         Case::Refused(Family::V4, "-j HL --hl-set 1", "no target `HL` for ipv4"),
+        Case::Prints(Family::V6, "-j HL --hl-set 0x40", "-j HL --hl-set 64"),
+        Case::Refused(Family::V6, "-j HL --hl-inc 256", "not a number of hops"),
+        Case::Refused(Family::V6, "-j HL --hl-inc 1 --hl-dec 1", "cannot stand with"),
     ],
 );
 
