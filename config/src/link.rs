@@ -270,6 +270,23 @@ impl Linker<'_> {
     }
 }
 
+impl Ruleset {
+    /// The same with the rules of these families from another ruleset, linked anew; or why the two cannot go together.
+    pub fn with_rules_of(&self, other: &Ruleset, families: &[Family]) -> Result<Ruleset, String> {
+        let mut ruleset = self.clone();
+        for family in families {
+            ruleset.families[family.index()] = other.families[family.index()].clone();
+        }
+        let mut objects = Objects::default();
+        let tables = ruleset.families.iter_mut().flat_map(|family| &mut family.tables);
+        let chains = tables.flat_map(|table| &mut table.chains);
+        chains.flat_map(|chain| &mut chain.rules).try_for_each(|rule| objects.link(rule))?;
+        number_cells(&mut ruleset);
+        ruleset.objects = objects.into_vec();
+        Ok(ruleset)
+    }
+}
+
 /// Gives each stateful match its own cell.
 fn number_cells(ruleset: &mut Ruleset) {
     let mut next = 0;
@@ -427,6 +444,19 @@ mod tests {
         assert!(shared.verify(PORTS.len()).unwrap_err().contains("two owners"));
         let fewer = Ruleset { cells: 5, ..ruleset };
         assert!(fewer.verify(PORTS.len()).unwrap_err().contains("no cell 5"));
+    }
+
+    #[test]
+    fn rules_of_a_family_may_come_from_another_ruleset() {
+        let first = linked(&[filter("INPUT", &["-m limit --limit 1/s -m recent --set --name a"])]).expect("a ruleset");
+        let rules = ["-m recent --rcheck --name b", "-m limit --limit 2/s -m limit --limit 3/s"];
+        let second = linked(&[filter("INPUT", &rules)]).expect("a ruleset");
+        let mixed = first.with_rules_of(&second, &[Family::V4]).expect("a ruleset");
+        assert_eq!(mixed.verify(PORTS.len()), Ok(()));
+        assert_eq!(mixed.print(Family::V4, None), second.print(Family::V4, None));
+        assert_eq!(mixed.print(Family::V6, None), first.print(Family::V6, None));
+        let names: Vec<&str> = mixed.objects.iter().map(|object| object.name.as_str()).collect();
+        assert_eq!((mixed.cells, names), (3, vec!["b", "a"]));
     }
 
     #[test]

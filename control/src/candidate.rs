@@ -1,8 +1,13 @@
 //! From a file to something that the dataplane can run, and whether a running dataplane can take it.
 
+use crate::iptables;
+use crate::message::{Response, Text};
+use std::collections::BTreeSet;
 use std::path::Path;
 use sumun_config::diag::{self, Diagnostic, Source};
-use sumun_config::model::{Appliance, Config};
+use sumun_config::facts::Family;
+use sumun_config::iptables::Surroundings;
+use sumun_config::model::{Appliance, Config, Policy};
 use sumun_config::schema;
 use sumun_dataplane::protocol::{self, Digest};
 
@@ -73,6 +78,8 @@ impl Checked {
 pub struct Candidate {
     /// Where it came from.
     pub name: String,
+    /// Where the rules of each family came from, where that is another file.
+    rules: [Option<String>; 2],
     /// What the dataplane must have been started with.
     pub appliance: Appliance,
     /// The policy as it is sent.
@@ -87,7 +94,50 @@ impl Candidate {
         let Config { appliance, policy } = checked.config;
         let payload = protocol::encode(&policy)?;
         protocol::Header::of(protocol::Kind::Publish, payload.len())?;
-        Ok(Candidate { name: checked.source.name().to_string(), appliance, digest: Digest::of(&payload), payload })
+        let name = checked.source.name().to_string();
+        Ok(Candidate { name, rules: [None, None], appliance, digest: Digest::of(&payload), payload })
+    }
+
+    /// The same with rules of some families from the text of iptables, and the names of interfaces in them that no port has.
+    pub fn with_rules(&self, texts: Vec<(Family, Text)>) -> Result<(Candidate, Vec<String>), Response> {
+        let failed = |reason: String| Response::Failed { reason };
+        let mut policy: Policy = protocol::decode(&self.payload).map_err(|error| failed(error.to_string()))?;
+        let mut rules = self.rules.clone();
+        let mut given: Vec<Family> = texts.iter().map(|(family, _)| *family).collect();
+        let mut foreign = BTreeSet::new();
+        for (family, Text { name, bytes }) in texts {
+            let around = Surroundings { family: Some(family), ports: &policy.ports, names: policy.names() };
+            let import = iptables::understand(&name, bytes, around)
+                .map_err(|(source, found)| Response::Mistakes { text: diag::render(&source, &found, false) })?;
+            let also: Vec<Family> = import.families.iter().copied().filter(|&other| other != family).collect();
+            if let Some(other) = also.iter().find(|other| given.contains(other)) {
+                return Err(failed(format!(
+                    "{name} has rules of {} too, but another file is given for them",
+                    other.name()
+                )));
+            }
+            given.extend(&also);
+            let families: Vec<Family> = also.into_iter().chain([family]).collect();
+            policy.ruleset = policy.ruleset.with_rules_of(&import.ruleset, &families).map_err(failed)?;
+            families.iter().for_each(|family| rules[family.index()] = Some(name.clone()));
+            foreign.extend(import.foreign);
+        }
+        let payload = protocol::encode(&policy).map_err(|error| failed(error.to_string()))?;
+        let appliance = self.appliance.clone();
+        let (name, digest) = (self.name.clone(), Digest::of(&payload));
+        Ok((Candidate { name, rules, appliance, digest, payload }, foreign.into_iter().collect()))
+    }
+
+    /// Its file, and those of its rules where they are others.
+    pub fn title(&self) -> String {
+        let families = Family::ALL.iter().zip(&self.rules);
+        let others: Vec<String> =
+            families.filter_map(|(family, file)| Some(format!("{} of {}", file.as_ref()?, family.name()))).collect();
+        if others.is_empty() {
+            self.name.clone()
+        } else {
+            format!("{} with the rules {}", self.name, others.join(", "))
+        }
     }
 }
 

@@ -17,7 +17,7 @@ mod simulate;
 use anyhow::{Context, bail};
 use ask::{Control, astray};
 use clap::{Args, Parser, Subcommand};
-use message::{Apply, Request, Response};
+use message::{Apply, Request, Response, Text};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -50,10 +50,7 @@ enum Command {
         file: PathBuf,
     },
     /// Run this configuration now, until the watched file changes
-    Apply {
-        /// The configuration
-        file: PathBuf,
-    },
+    Apply(ApplyArgs),
     /// Send recorded frames through this configuration and show what becomes of them. Needs no daemon and no root
     Simulate(simulate::Options),
     /// Rules of another firewall as TOML sections on standard output. Needs no daemon
@@ -117,6 +114,20 @@ impl FamilyArgs {
 }
 
 #[derive(Args)]
+struct ApplyArgs {
+    /// The configuration
+    #[arg(required_unless_present_any = ["iptables", "ip6tables"], conflicts_with_all = ["iptables", "ip6tables"])]
+    file: Option<PathBuf>,
+    /// Leave the configuration, and take the rules of IPv4 from this: what iptables-save printed, or a script of iptables
+    /// commands; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    iptables: Option<PathBuf>,
+    /// The same for IPv6
+    #[arg(long, value_name = "FILE")]
+    ip6tables: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct RulesArgs {
     /// With packets and bytes before each rule, as iptables-save -c
     #[arg(long, short)]
@@ -166,7 +177,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Some(checked) => simulate::run(&options, checked.config, &mut out)?,
             None => return Ok(ExitCode::from(2)),
         },
-        Command::Apply { file } => return apply(&run_dir, &file),
+        Command::Apply(args) => return apply(&run_dir, &args),
         Command::Status { json } => match Control::connect(&run_dir)?.ask(&Request::Status)? {
             Response::Status(status) => {
                 show::status::print(&mut out, &status, json)?;
@@ -247,13 +258,35 @@ fn check(file: &Path) -> anyhow::Result<Option<candidate::Checked>> {
     }
 }
 
-fn apply(run_dir: &Path, file: &Path) -> anyhow::Result<ExitCode> {
-    let Some(checked) = check(file)? else { return Ok(ExitCode::from(2)) };
-    let name = file.canonicalize().with_context(|| format!("cannot find {}", file.display()))?;
-    let apply = Apply { name: name.display().to_string(), text: checked.source.text().to_string() };
+fn apply(run_dir: &Path, args: &ApplyArgs) -> anyhow::Result<ExitCode> {
+    let (apply, title) = match &args.file {
+        Some(file) => {
+            let Some(checked) = check(file)? else { return Ok(ExitCode::from(2)) };
+            let name = file.canonicalize().with_context(|| format!("cannot find {}", file.display()))?;
+            let text = Text { name: name.display().to_string(), bytes: checked.source.text().as_bytes().to_vec() };
+            (Apply::Configuration(text), file.display().to_string())
+        }
+        None => {
+            let files = [(Family::V4, &args.iptables), (Family::V6, &args.ip6tables)];
+            let given = files.into_iter().filter_map(|(family, file)| Some((family, file.as_ref()?)));
+            let text = |(family, file): (Family, &PathBuf)| {
+                let name = file.display().to_string();
+                Ok::<_, anyhow::Error>((family, Text { name, bytes: iptables::read(file)? }))
+            };
+            let texts: Vec<(Family, Text)> = given.map(text).collect::<Result<_, _>>()?;
+            let names: Vec<String> = texts.iter().map(|(_, text)| text.name.clone()).collect();
+            (Apply::Iptables(texts), format!("the rules of {}", names.join(" and ")))
+        }
+    };
     match Control::connect(run_dir)?.apply(&apply)? {
-        Response::Applied { generation, until } => {
-            println!("generation {generation} runs {}", file.display());
+        Response::Applied { generation, until, foreign } => {
+            if !foreign.is_empty() {
+                eprintln!(
+                    "Warning: no port has these names, so what the rules ask of them never holds: {}",
+                    foreign.join(", ")
+                );
+            }
+            println!("generation {generation} runs {title}");
             if let Some(watched) = until {
                 println!("until {watched} changes or sumun control starts anew");
             }

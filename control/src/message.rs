@@ -4,6 +4,7 @@
 //! A [`Request`] is a small frame; a configuration to apply is a frame of kind `Publish` with an [`Apply`].
 
 use serde::{Deserialize, Serialize};
+use sumun_config::facts::Family;
 use sumun_dataplane::protocol;
 
 /// What the command line asks.
@@ -15,13 +16,22 @@ pub enum Request {
     Dataplane(Box<protocol::Request>),
 }
 
-/// A configuration to run.
+/// What is to run.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Apply {
+pub enum Apply {
+    /// A configuration.
+    Configuration(Text),
+    /// The configuration that runs, with the rules of these families from the text of iptables.
+    Iptables(Vec<(Family, Text)>),
+}
+
+/// A file.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Text {
     /// Its path, for messages.
     pub name: String,
-    /// The whole file.
-    pub text: String,
+    /// The whole of it.
+    pub bytes: Vec<u8>,
 }
 
 /// What control answers.
@@ -37,6 +47,8 @@ pub enum Response {
         generation: u64,
         /// The file that control watches and that will take over again when it changes, where it is another.
         until: Option<String>,
+        /// Interfaces that its rules name and no port has.
+        foreign: Vec<String>,
     },
     /// To [`Apply`]: the configuration has mistakes. Nothing was changed.
     Mistakes {

@@ -48,7 +48,12 @@ pub(crate) fn sort_line(family: Family, words: &[Word], form: Form) -> (Line, Re
     let mut sorter = Sorter::new(family, words, form);
     sorter.sort();
     sorter.check_command(words);
-    (std::mem::take(&mut sorter.line), sorter.finish())
+    let line = std::mem::take(&mut sorter.line);
+    match sorter.finish() {
+        // iptables-restore passes over it, since both families may be given one file.
+        Err(Unfit::Declined(complaint)) if form == Form::Command => (line, Err(Unfit::Wrong(vec![complaint]))),
+        fit => (line, fit),
+    }
 }
 
 /// What an option was found to be.

@@ -11,7 +11,7 @@ mod watch;
 
 use crate::candidate::{self, Candidate, differences};
 use crate::connect::{CONTROL, DATAPLANE};
-use crate::message::{Apply, Response, Status};
+use crate::message::{Apply, Response, Status, Text};
 use anyhow::Context;
 use link::Link;
 use serve::Command;
@@ -291,13 +291,13 @@ impl Daemon {
             return Err(Obstacle::Later(format!("needs a restart of sumun-dataplane: {what} changed")));
         }
         if link.hello.digest == Some(candidate.digest) {
-            tracing::info!(generation = link.hello.generation, "{} is what sumun-dataplane runs", candidate.name);
+            tracing::info!(generation = link.hello.generation, "{} is what sumun-dataplane runs", candidate.title());
         } else {
             match link.publish(&candidate.payload).await {
                 Ok(protocol::Response::Accepted { generation }) => {
                     link.hello.generation = generation;
                     link.hello.digest = Some(candidate.digest);
-                    tracing::info!(generation, "{} runs", candidate.name);
+                    tracing::info!(generation, "{} runs", candidate.title());
                 }
                 Ok(protocol::Response::Refused { reason }) => {
                     return Err(Obstacle::Refused(format!("sumun-dataplane refuses it: {reason}")));
@@ -315,22 +315,35 @@ impl Daemon {
         Ok(link.hello.generation)
     }
 
+    /// What is to be applied, and the names of interfaces in its rules that no port has.
+    fn candidate(&self, apply: Apply) -> Result<(Candidate, Vec<String>), Response> {
+        match apply {
+            Apply::Configuration(Text { name, bytes }) => {
+                let checked = candidate::check(&name, bytes)
+                    .map_err(|mistakes| Response::Mistakes { text: mistakes.render(false) })?;
+                let candidate =
+                    Candidate::of(checked).map_err(|error| Response::Failed { reason: error.to_string() })?;
+                Ok((candidate, Vec::new()))
+            }
+            Apply::Iptables(texts) => match self.running.as_ref().or(self.pending.as_ref()) {
+                Some(base) => base.with_rules(texts),
+                None => Err(Response::Failed { reason: "no configuration runs that these rules could be for".into() }),
+            },
+        }
+    }
+
     async fn apply(&mut self, apply: Apply) -> Response {
-        let checked = match candidate::check(&apply.name, apply.text.into_bytes()) {
-            Ok(checked) => checked,
-            Err(mistakes) => return Response::Mistakes { text: mistakes.render(false) },
-        };
-        let candidate = match Candidate::of(checked) {
-            Ok(candidate) => Arc::new(candidate),
-            Err(error) => return Response::Failed { reason: error.to_string() },
+        let (candidate, foreign) = match self.candidate(apply) {
+            Ok((candidate, foreign)) => (Arc::new(candidate), foreign),
+            Err(response) => return response,
         };
         match self.propose(&candidate).await {
             Ok(generation) => {
-                let name = candidate.name.clone();
+                let name = candidate.title();
                 self.settle(candidate);
                 let own = self.file.canonicalize().unwrap_or_else(|_| self.file.clone());
                 let until = (own != Path::new(&name)).then(|| self.file.display().to_string());
-                Response::Applied { generation, until }
+                Response::Applied { generation, until, foreign }
             }
             Err(obstacle) => Response::Failed { reason: obstacle.reason() },
         }
@@ -342,7 +355,7 @@ impl Daemon {
             pid: std::process::id(),
             uptime_ms: self.started.elapsed().as_millis() as u64,
             config: self.file.display().to_string(),
-            running: self.running.as_ref().map(|c| c.name.clone()),
+            running: self.running.as_ref().map(|c| c.title()),
             problem: self.problem.clone(),
             dataplane,
         }
