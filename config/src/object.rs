@@ -141,6 +141,14 @@ impl Object {
     }
 }
 
+/// `list of recent ssh`, `ipv4 table of hashlimit flood`
+impl std::fmt::Display for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let family = self.family.map_or_else(String::new, |family| format!("{} ", family.name()));
+        write!(f, "{family}{} {}", self.kind.name(), self.name)
+    }
+}
+
 /// The objects of a ruleset while it is put together.
 #[derive(Default)]
 pub struct Objects {

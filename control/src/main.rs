@@ -10,6 +10,7 @@ mod daemon;
 mod iptables;
 mod message;
 mod nflog;
+mod objects;
 mod set;
 mod show;
 mod simulate;
@@ -85,6 +86,12 @@ enum Command {
     },
     /// Set the counters of all rules and policies to zero
     Zero,
+    /// What lists of `recent` remember, as /proc/net/xt_recent shows it
+    #[command(subcommand)]
+    Recent(objects::Recent),
+    /// Entries of tables of `hashlimit`, as /proc/net/ipt_hashlimit shows them
+    #[command(subcommand)]
+    Hashlimit(objects::Hashlimit),
     /// Neighbours (ARP and NDP) as ip-neighbour(8) prints them
     Neighbours {
         /// For programs
@@ -224,6 +231,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             protocol::Response::Done => {}
             other => bail!(astray(&other)),
         },
+        Command::Recent(what) => objects::ask(what.request(), &run_dir, &mut out)?,
+        Command::Hashlimit(what) => objects::ask(what.request(), &run_dir, &mut out)?,
         Command::Neighbours { json } => match Control::connect(&run_dir)?.dataplane(protocol::Request::Neighbours)? {
             protocol::Response::Neighbours(rows) => show::neighbours::print(&mut out, &rows, json)?,
             other => bail!(astray(&other)),

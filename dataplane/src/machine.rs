@@ -11,7 +11,9 @@ use crate::process::Machine;
 use crate::protocol::{
     ConntrackStats, Counter, Counters, EventKind, EventRow, FlowFilter, FlowKey, FlowRow, FlowTuple,
 };
-use crate::protocol::{ExpectationRow, InvalidCount, NeighbourRow, PacketRow, PortStatus, SetAnswer, SetRequest};
+use crate::protocol::{
+    ExpectationRow, InvalidCount, NeighbourRow, ObjectRequest, PacketRow, PortStatus, SetAnswer, SetRequest,
+};
 use crate::reason::DropReason;
 use crate::server::Service;
 use crate::server::events::{Hub, Subscription, WAITING, WAITING_PACKETS};
@@ -302,6 +304,10 @@ impl Service for Answers {
         let answer = self.router.answer_sets(request, worker::now());
         self.control.wake();
         answer
+    }
+
+    fn object(&self, ask: &ObjectRequest) -> Result<Vec<String>, String> {
+        self.router.current().objects.answer(ask, worker::now())
     }
 
     fn neighbours(&self) -> Vec<NeighbourRow> {

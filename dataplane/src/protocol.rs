@@ -19,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use sumun_config::facts::Family;
 use sumun_config::model::Appliance;
 
 mod flow;
@@ -263,6 +264,42 @@ pub enum Request {
     Neighbours,
     /// About sets. Answered by [`Response::Sets`].
     Sets(SetRequest),
+    /// Something of what rules share by name. Answered by [`Response::Lines`].
+    Object(ObjectRequest),
+}
+
+/// What is asked of the objects of the running rules.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ObjectRequest {
+    /// What there is: a line for each.
+    Names,
+    /// Of a list of `recent`.
+    Recent {
+        /// Its name.
+        name: String,
+        /// What.
+        what: RecentRequest,
+    },
+    /// The entries of a table of `hashlimit`.
+    Hashlimit {
+        /// Its name.
+        name: String,
+        /// Its family.
+        family: Family,
+    },
+}
+
+/// What is asked of a list of `recent`, as one writes to a file in `/proc/net/xt_recent`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum RecentRequest {
+    /// Its addresses.
+    List,
+    /// This address is seen now (`+`).
+    Add(IpAddr),
+    /// This address goes (`-`).
+    Remove(IpAddr),
+    /// All go (`/`).
+    Flush,
 }
 
 /// What the dataplane answers.
@@ -319,6 +356,8 @@ pub enum Response {
     Neighbours(Vec<NeighbourRow>),
     /// To [`Request::Sets`].
     Sets(SetAnswer),
+    /// To [`Request::Object`].
+    Lines(Vec<String>),
 }
 
 /// Who the dataplane is and what it runs.
@@ -531,6 +570,9 @@ mod tests {
             Request::Expectations,
             Request::ConntrackStats,
             Request::Neighbours,
+            Request::Object(ObjectRequest::Names),
+            Request::Object(ObjectRequest::Recent { name: "ssh".into(), what: RecentRequest::Add(source) }),
+            Request::Object(ObjectRequest::Hashlimit { name: "flood".into(), family: Family::V6 }),
         ]
     }
 

@@ -15,7 +15,7 @@ use sumun_config::model::{Appliance, Policy};
 use sumun_config::schema;
 use sumun_dataplane::protocol::{ChainCounters, ConntrackStats, Counter, Counters, FlowFilter, FlowKey, FlowRow};
 use sumun_dataplane::protocol::{
-    EventKind, EventRow, ExpectationRow, FlowTuple, InvalidCount, NeighbourRow, PacketRow, PortStatus,
+    EventKind, EventRow, ExpectationRow, FlowTuple, InvalidCount, NeighbourRow, ObjectRequest, PacketRow, PortStatus,
 };
 use sumun_dataplane::protocol::{SetAnswer, SetRequest};
 use sumun_dataplane::reason::DropReason;
@@ -216,6 +216,16 @@ impl Service for Memory {
 
     fn sets(&self, _: SetRequest) -> Result<SetAnswer, String> {
         Err("no sets here".to_string())
+    }
+
+    fn object(&self, ask: &ObjectRequest) -> Result<Vec<String>, String> {
+        match ask {
+            ObjectRequest::Names => {
+                Ok(["list of recent ssh", "ipv6 table of hashlimit flood"].map(String::from).to_vec())
+            }
+            ObjectRequest::Recent { name, .. } if name != "ssh" => Err(format!("no rule has `{name}`")),
+            other => Ok(vec![format!("{other:?}")]),
+        }
     }
 
     fn neighbours(&self) -> Vec<NeighbourRow> {

@@ -268,6 +268,30 @@ fn neighbours_are_listed() {
 }
 
 #[test]
+fn lists_of_recent_and_tables_of_hashlimit_are_asked_by_name() {
+    let (place, _dataplane, _control) = both();
+    let asked = |args: &[&str]| {
+        let ran = place.sumun(args);
+        assert_eq!(ran.code, Some(0), "{args:?}: {}", ran.err);
+        ran.out.trim_end().to_string()
+    };
+    let names = "list of recent ssh\nipv6 table of hashlimit flood";
+    assert_eq!(asked(&["recent", "list"]), names);
+    assert_eq!(asked(&["hashlimit", "list"]), names);
+    let of = |what: &str| format!("Recent {{ name: \"ssh\", what: {what} }}");
+    assert_eq!(asked(&["recent", "list", "ssh"]), of("List"));
+    assert_eq!(asked(&["recent", "add", "ssh", "10.0.0.1"]), of("Add(10.0.0.1)"));
+    assert_eq!(asked(&["recent", "remove", "ssh", "2001:db8::1"]), of("Remove(2001:db8::1)"));
+    assert_eq!(asked(&["recent", "flush", "ssh"]), of("Flush"));
+    assert_eq!(asked(&["hashlimit", "list", "flood"]), "Hashlimit { name: \"flood\", family: V4 }");
+    assert_eq!(asked(&["hashlimit", "list", "flood", "-6"]), "Hashlimit { name: \"flood\", family: V6 }");
+    let ran = place.sumun(&["recent", "flush", "web"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
+    assert!(ran.err.contains("no rule has `web`"), "{}", ran.err);
+    assert_eq!(place.sumun(&["recent", "add", "ssh", "10.0.0"]).code, Some(2));
+}
+
+#[test]
 fn zero_reaches_the_counters() {
     let (place, dataplane, _control) = both();
     assert_eq!(place.sumun(&["zero"]).code, Some(0));

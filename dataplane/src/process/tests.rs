@@ -1,7 +1,9 @@
 //! The life of the process with a machine that only counts.
 
 use super::*;
-use crate::protocol::{self, ConntrackStats, Counters, FlowFilter, FlowKey, FlowRow, Kind, NeighbourRow, PortStatus};
+use crate::protocol::{
+    self, ConntrackStats, Counters, FlowFilter, FlowKey, FlowRow, Kind, NeighbourRow, ObjectRequest, PortStatus,
+};
 use crate::protocol::{EventRow, ExpectationRow, PacketRow, Request, Response, SetAnswer, SetRequest};
 use crate::reason::DropReason;
 use crate::server::events::Subscription;
@@ -72,7 +74,9 @@ impl Service for Still {
     fn sets(&self, _: SetRequest) -> Result<SetAnswer, String> {
         Err("no sets here".to_string())
     }
-
+    fn object(&self, _: &ObjectRequest) -> Result<Vec<String>, String> {
+        Ok(Vec::new())
+    }
     fn neighbours(&self) -> Vec<NeighbourRow> {
         Vec::new()
     }

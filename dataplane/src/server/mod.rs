@@ -8,7 +8,9 @@
 use crate::protocol::{
     self, ConntrackStats, Counters, Digest, Drops, FlowFilter, FlowKey, FlowRow, FrameError, Header,
 };
-use crate::protocol::{EventRow, ExpectationRow, Hello, Kind, NeighbourRow, PacketRow, PortStatus, Request, Response};
+use crate::protocol::{
+    EventRow, ExpectationRow, Hello, Kind, NeighbourRow, ObjectRequest, PacketRow, PortStatus, Request, Response,
+};
 use crate::protocol::{Rules, SetAnswer, SetRequest, Status};
 use crate::reason::DropReason;
 use std::collections::HashMap;
@@ -82,6 +84,8 @@ pub trait Service: Send + Sync {
     fn neighbours(&self) -> Vec<NeighbourRow>;
     /// What is asked of sets, or done with them; or why not.
     fn sets(&self, request: SetRequest) -> Result<SetAnswer, String>;
+    /// What is asked of objects that rules share by name: lines for people; or why there are none.
+    fn object(&self, ask: &ObjectRequest) -> Result<Vec<String>, String>;
 }
 
 /// A server that runs. Stops, closes its connections and removes its socket when dropped.
@@ -331,6 +335,7 @@ impl Shared {
                 Ok(answer) => Response::Sets(answer),
                 Err(reason) => refused(&reason),
             },
+            Request::Object(ask) => service.object(&ask).map_or_else(|why| refused(&why), Response::Lines),
         }
     }
 

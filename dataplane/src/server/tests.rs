@@ -95,7 +95,12 @@ impl Service for Memory {
     fn sets(&self, _: SetRequest) -> Result<SetAnswer, String> {
         Err("no sets here".to_string())
     }
-
+    fn object(&self, ask: &ObjectRequest) -> Result<Vec<String>, String> {
+        match ask {
+            ObjectRequest::Names => Ok(vec!["list of recent ssh".to_string()]),
+            other => Err(format!("no {other:?}")),
+        }
+    }
     fn neighbours(&self) -> Vec<NeighbourRow> {
         let mac = Some([2, 0, 0, 0, 0, 1]);
         let state = "REACHABLE".to_string();
@@ -274,6 +279,10 @@ fn each_question_gets_its_answer() {
         }
         other => panic!("{other:?}"),
     }
+    let names = Response::Lines(vec!["list of recent ssh".to_string()]);
+    assert_eq!(peer.ask(&Request::Object(ObjectRequest::Names)), names);
+    let other = ObjectRequest::Hashlimit { name: "x".to_string(), family: Family::V4 };
+    assert!(matches!(peer.ask(&Request::Object(other)), Response::Refused { .. }));
     assert_eq!(peer.ask(&Request::Neighbours), Response::Neighbours(bench.service.neighbours()));
 }
 

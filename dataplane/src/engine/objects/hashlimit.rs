@@ -5,10 +5,11 @@
 //! and in slices with time ([`Table::sweep`]); for answers it is gone at the first collection after its end, whoever
 //! comes first.
 
+use super::in_full;
 use crate::conntrack::Flag;
 use crate::conntrack::tuple::Hasher;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
-use sumun_config::facts::{Facts, proto};
+use sumun_config::facts::{Facts, Family, proto};
 use sumun_config::rule::matches::hashlimit::{self, BYTE_CREDITS, CREDITS, DSTIP, DSTPORT, HZ, SRCIP, SRCPORT};
 
 const NS_PER_JIFFY: u64 = 1_000_000_000 / HZ;
@@ -353,10 +354,19 @@ impl Table {
     }
 }
 
+impl Row {
+    /// As `/proc/net/ipt_hashlimit` and `ip6t_hashlimit` have it.
+    pub fn line(&self, family: Family) -> String {
+        let Row { key: Key { src, dst, sport, dport }, left, credit, most, cost } = self;
+        let (src, dst) = (in_full(family, *src), in_full(family, *dst));
+        format!("{left} {src}:{sport}->{dst}:{dport} {credit} {most} {cost}")
+    }
+}
+
 /// The ports of a packet as `hashlimit` sees them: bytes of the upper header, whatever the fragment; none where they should
 /// be there and are not.
 fn ports(facts: &Facts, l3: &[u8]) -> Option<(u16, u16)> {
-    use sumun_config::facts::Family::{V4, V6};
+    use Family::{V4, V6};
     let at = match (facts.family, facts.proto) {
         // `ipv6_skip_exthdr` goes no further than a later fragment, and refuses a packet without anything.
         (V6, _) if facts.is_later_fragment() => return Some((0, 0)),
@@ -375,7 +385,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::HashMap;
-    use sumun_config::facts::Family;
 
     const SECOND: u64 = 1_000_000_000;
     /// One packet a second after five at once, for each source.
@@ -595,6 +604,8 @@ mod tests {
         let cost = 137_438_953_000_000;
         let row = Row { key, left: 10, credit: 4 * cost, most: 5 * cost, cost };
         assert_eq!(table.rows(SECOND), [row]);
+        let line = "10 0.0.0.7:0->0.0.0.0:0 549755812000000 687194765000000 137438953000000";
+        assert_eq!(row.line(Family::V4), line);
         let later = Row { left: 9, credit: 4 * cost + 10 * CREDITS, ..row };
         assert_eq!(table.rows(SECOND + 40_000_000), [later]);
     }

@@ -11,8 +11,11 @@
 //! [`Shared::memory`]: sumun_config::object::Shared::memory
 
 use crate::conntrack::tuple::Hasher;
+use crate::protocol::{ObjectRequest, RecentRequest};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use sumun_config::facts::{self, Family};
 use sumun_config::object::{Kind, Object};
 
 pub mod hashlimit;
@@ -93,14 +96,56 @@ impl Objects {
         }
     }
 
-    /// The number of an object.
-    pub fn find(&self, is: impl Fn(&Object) -> bool) -> Option<u32> {
-        self.held.iter().position(|held| is(&held.object)).map(|number| number as u32)
+    /// What an operator asks of them: lines for people, or why there are none.
+    pub fn answer(&self, ask: &ObjectRequest, now: u64) -> Result<Vec<String>, String> {
+        match ask {
+            ObjectRequest::Recent { name, what } => {
+                let list = self.named(name, None, "list of recent", |number| self.recent(number))?;
+                match what {
+                    RecentRequest::List => return Ok(list.rows().iter().map(recent::Row::to_string).collect()),
+                    RecentRequest::Flush => drop(list.flush()),
+                    RecentRequest::Add(address) => {
+                        let (family, addr) = facts::number(*address);
+                        list.put(family, addr, now);
+                    }
+                    RecentRequest::Remove(address) => {
+                        let (family, addr) = facts::number(*address);
+                        if !list.forget(family, addr) {
+                            return Err(format!("the list of recent {name} does not have {address}"));
+                        }
+                    }
+                }
+                Ok(Vec::new())
+            }
+            ObjectRequest::Hashlimit { name, family } => {
+                let table = self.named(name, Some(*family), "table of hashlimit", |number| self.hashlimit(number))?;
+                Ok(table.rows(now).iter().map(|row| row.line(*family)).collect())
+            }
+            ObjectRequest::Names => Ok(self.held.iter().map(|held| held.object.to_string()).collect()),
+        }
     }
 
-    /// All objects, by number.
-    pub fn iter(&self) -> impl Iterator<Item = &Object> {
-        self.held.iter().map(|held| &held.object)
+    /// The state of a name.
+    fn named<'a, T>(
+        &'a self,
+        name: &str,
+        family: Option<Family>,
+        what: &str,
+        state: impl Fn(u32) -> Option<&'a T>,
+    ) -> Result<&'a T, String> {
+        let is_it = |held: &Held| held.object.name == name && held.object.family == family;
+        let numbers = self.held.iter().zip(0..).filter(|(held, _)| is_it(held)).map(|(_, number)| number);
+        let found = numbers.filter_map(state).next();
+        let of = family.map_or_else(String::new, |family| format!(" of {}", family.name()));
+        found.ok_or_else(|| format!("no rule{of} has the {what} `{name}`"))
+    }
+}
+
+/// An address with all its digits, as the kernel's `%pI4` and `%pI6` print it.
+fn in_full(family: Family, addr: u128) -> String {
+    match family.address(addr) {
+        IpAddr::V4(addr) => addr.to_string(),
+        IpAddr::V6(addr) => addr.segments().map(|part| format!("{part:04x}")).join(":"),
     }
 }
 
@@ -161,6 +206,25 @@ mod tests {
     }
 
     #[test]
+    fn an_operator_reads_and_changes_lists_by_their_names() {
+        let objects = Objects::none(1).next(&[list("a", 2), list("b", 2)]);
+        let ask = |name: &str, what| objects.answer(&ObjectRequest::Recent { name: name.into(), what }, 4_000_000_000);
+        let address = "10.0.0.1".parse().expect("an address");
+        assert_eq!(ask("a", RecentRequest::Add(address)), Ok(Vec::new()));
+        let line = "src=10.0.0.1 ttl: 0 last_seen: 1000 oldest_pkt: 1 1000";
+        assert_eq!(ask("a", RecentRequest::List), Ok(vec![line.to_string()]));
+        assert_eq!(ask("b", RecentRequest::List), Ok(Vec::new()));
+        assert!(ask("b", RecentRequest::Remove(address)).unwrap_err().contains("does not have"));
+        assert_eq!(ask("a", RecentRequest::Remove(address)), Ok(Vec::new()));
+        assert_eq!(ask("a", RecentRequest::Flush), Ok(Vec::new()));
+        assert_eq!(ask("c", RecentRequest::List), Err("no rule has the list of recent `c`".into()));
+        let hashlimit = ObjectRequest::Hashlimit { name: "a".into(), family: Family::V6 };
+        assert_eq!(objects.answer(&hashlimit, 0), Err("no rule of ipv6 has the table of hashlimit `a`".into()));
+        let names = ["list of recent a", "list of recent b"].map(String::from).to_vec();
+        assert_eq!(objects.answer(&ObjectRequest::Names, 0), Ok(names));
+    }
+
+    #[test]
     fn a_state_is_freed_with_the_last_generation_that_has_it() {
         let first = Objects::none(1).next(&[list("a", 32)]);
         let watched = Arc::downgrade(&first.held[0]);
@@ -170,6 +234,6 @@ mod tests {
         let third = second.next(&[]);
         drop(second);
         assert!(watched.upgrade().is_none());
-        assert_eq!(third.iter().count(), 0);
+        assert!(third.held.is_empty());
     }
 }

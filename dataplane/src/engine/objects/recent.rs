@@ -4,8 +4,9 @@
 //! jiffies. All of it is one part that is taken for each question that may find something. That an address is in a bucket
 //! that is empty, which is the common case, is said without: beside the table stands how many addresses are in each bucket.
 
-use super::Turn;
+use super::{Turn, in_full};
 use crate::conntrack::tuple::Hasher;
+use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use sumun_config::facts::Family;
 use sumun_config::rule::matches::recent::{self, Ask, Sighting, What};
@@ -14,6 +15,8 @@ use sumun_config::rule::matches::recent::{self, Ask, Sighting, What};
 const HZ: u64 = 250;
 const NS_PER_JIFFY: u64 = 1_000_000_000 / HZ;
 
+/// Entries that are listed at once.
+const SLICE: usize = 64;
 /// No entry.
 const NONE: u32 = u32::MAX;
 
@@ -53,6 +56,8 @@ struct Table {
     /// Ends of the chain by last sighting.
     oldest: u32,
     newest: u32,
+    /// Sightings so far.
+    turns: u64,
 }
 
 #[derive(Clone)]
@@ -64,7 +69,10 @@ struct Entry {
     /// Where the next time goes, unless the ring is full there.
     index: u32,
     /// How many times there are.
+    /// 0 where the entry is free.
     count: u32,
+    /// Number of its last sighting, of all of the list.
+    turn: u64,
     /// In the bucket.
     next: u32,
     older: u32,
@@ -83,6 +91,7 @@ impl List {
             bucket: 0,
             index: 0,
             count: 0,
+            turn: 0,
             next: if next < like.addresses { next } else { NONE },
             older: NONE,
             newer: NONE,
@@ -95,6 +104,7 @@ impl List {
             free: 0,
             oldest: NONE,
             newest: NONE,
+            turns: 0,
         };
         let present = (0..buckets).map(|_| AtomicU32::new(0)).collect();
         List { like: *like, hasher, present, table: Turn::new(table) }
@@ -160,7 +170,7 @@ impl List {
         table.heads[bucket as usize] = id;
         let entry = &mut table.entries[id as usize];
         table.free = entry.next;
-        *entry = Entry { addr, family, ttl, bucket, index: 0, count: 0, next, older: NONE, newer: NONE };
+        *entry = Entry { addr, family, ttl, bucket, index: 0, count: 0, turn: 0, next, older: NONE, newer: NONE };
         table.append(id);
         table.stamp(id, now);
         self.present[bucket as usize].fetch_add(1, Ordering::Relaxed);
@@ -179,7 +189,8 @@ impl List {
             NONE => table.heads[bucket as usize] = next,
             before => table.entries[before as usize].next = next,
         }
-        table.entries[id as usize].next = table.free;
+        let entry = &mut table.entries[id as usize];
+        (entry.next, entry.count) = (table.free, 0);
         table.free = id;
         self.present[bucket as usize].fetch_sub(1, Ordering::Relaxed);
     }
@@ -218,14 +229,31 @@ impl List {
 
     /// What is remembered, the address seen longest ago first.
     pub fn rows(&self) -> Vec<Row> {
-        let table = self.table.take();
-        let newer = |id: &u32| Some(table.entries[*id as usize].newer).filter(|id| *id != NONE);
-        let ids = std::iter::successors(Some(table.oldest).filter(|id| *id != NONE), newer);
-        ids.map(|id| {
-            let Entry { family, addr, ttl, index, .. } = table.entries[id as usize];
-            Row { family, addr, ttl, index, stamps: table.ring(id).to_vec() }
-        })
-        .collect()
+        let mut rows = Vec::new();
+        let addresses = self.like.addresses;
+        // In slices, so that no worker waits for long.
+        for from in (0..addresses).step_by(SLICE) {
+            let table = self.table.take();
+            for id in (from..addresses).take(SLICE) {
+                let Entry { family, addr, ttl, index, count, turn, .. } = table.entries[id as usize];
+                if count > 0 {
+                    rows.push((turn, Row { family, addr, ttl, index, stamps: table.ring(id).to_vec() }));
+                }
+            }
+        }
+        rows.sort_by_key(|(turn, _)| *turn);
+        rows.into_iter().map(|(_, row)| row).collect()
+    }
+}
+
+/// As `/proc/net/xt_recent` has it.
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Row { family, addr, ttl, index, stamps } = self;
+        let last = stamps.get(*index as usize - 1).copied().unwrap_or(0);
+        let stamps: Vec<String> = stamps.iter().map(u64::to_string).collect();
+        write!(f, "src={} ttl: {ttl} last_seen: {last} oldest_pkt: {index} ", in_full(*family, *addr))?;
+        f.write_str(&stamps.join(", "))
     }
 }
 
@@ -264,6 +292,8 @@ impl Table {
         self.stamps[id as usize * self.packets as usize + at as usize] = now;
         entry.index = at + 1;
         entry.count = entry.count.max(entry.index);
+        self.turns += 1;
+        entry.turn = self.turns;
         self.detach(id);
         self.append(id);
     }
@@ -414,6 +444,21 @@ mod tests {
         assert!(list.ask(&CHECK, &v6(0x2001_0dff << 96), SECOND));
         let addresses: Vec<u128> = list.rows().iter().map(|row| row.addr).collect();
         assert_eq!(addresses, [0x0a01_0200, 0x2001_0d00 << 96]);
+    }
+
+    #[test]
+    fn a_list_reads_as_in_proc() {
+        let list = list(4, 2);
+        list.put(Family::V4, 0x0a00_0001, 2 * SECOND);
+        for second in 3..6 {
+            list.ask(&SET, &Sighting { family: Family::V6, addr: 0x2001_0db8 << 96 | 0x12, ttl: 63 }, second * SECOND);
+        }
+        let lines: Vec<String> = list.rows().iter().map(Row::to_string).collect();
+        let expected = [
+            "src=10.0.0.1 ttl: 0 last_seen: 500 oldest_pkt: 1 500",
+            "src=2001:0db8:0000:0000:0000:0000:0000:0012 ttl: 63 last_seen: 1250 oldest_pkt: 1 1250, 1000",
+        ];
+        assert_eq!(lines, expected);
     }
 
     #[test]
