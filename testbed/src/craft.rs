@@ -161,7 +161,7 @@ fn link(device: &str) -> Result<LinkAddr> {
 }
 
 /// A socket for the frames of a device, and the device's MAC.
-pub(crate) fn packet_socket(device: &str) -> Result<(OwnedFd, [u8; 6])> {
+pub fn packet_socket(device: &str) -> Result<(OwnedFd, [u8; 6])> {
     let fd = socket::socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
     let address = link(device)?;
     socket::bind(fd.as_raw_fd(), &address)?;

@@ -50,6 +50,11 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         Case::Refused(Family::V4, "-m dscp --dscp-class AF14", "`AF14` is not a class"),
         Case::Refused(Family::V4, "-m dscp --dscp 1 --dscp-class EF", "--dscp and --dscp-class"),
         Case::Refused(Family::V4, "-m dscp", "--dscp"),
+        Case::Prints(Family::V4, "-m dscp --dscp-class CS0", "-m dscp --dscp 0x00"),
+        Case::Prints(Family::V6, "-m dscp ! --dscp-class AF43", "-m dscp ! --dscp 0x26"),
+        Case::Prints(Family::V4, "-m dscp ! --dscp 0", "-m dscp ! --dscp 0x00"),
+        Case::Refused(Family::V4, "-m dscp --dscp-class LE", "`LE` is not a class"),
+        Case::Refused(Family::V4, "-m dscp --dscp-class VA", "`VA` is not a class"),
     ],
 };
 

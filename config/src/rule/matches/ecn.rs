@@ -60,6 +60,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         Case::Refused(Family::V4, "! -p tcp -m ecn --ecn-tcp-cwr", "`-p tcp`"),
         Case::Refused(Family::V4, "-m ecn --ecn-ip-ect 4", "`4` is not a value of ECT"),
         Case::Refused(Family::V4, "-m ecn", "--ecn-ip-ect"),
+        Case::Prints(Family::V6, "-m ecn --ecn-ip-ect 0x3", "-m ecn --ecn-ip-ect 3"),
     ],
 };
 

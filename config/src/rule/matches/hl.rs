@@ -35,6 +35,10 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         Case::Refused(Family::V6, "-m hl --hl-eq many", "`many` is not a hop limit"),
         Case::Refused(Family::V6, "-m hl --hl-lt 3 --hl-gt 1", "two comparisons"),
         Case::Refused(Family::V6, "-m hl", "--hl-eq"),
+        Case::Refused(Family::V6, "-m hl ! --hl-lt 64", "cannot be negated"),
+        Case::Refused(Family::V6, "-m hl ! --hl-gt 64", "cannot be negated"),
+        Case::Refused(Family::V6, "-m hl --hl-gt 256", "`256` is not a hop limit"),
+        Case::Refused(Family::V4, "-m hl --hl-eq 64", "there is no match `hl` for ipv4"),
     ],
 };
 

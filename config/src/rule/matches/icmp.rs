@@ -97,6 +97,9 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         Case::Refused(Family::V4, "-p icmp -m icmp --icmp-type 3/", "`` is not an ICMP code"),
         Case::Refused(Family::V4, "-p icmp -m icmp --icmp-type 3:5", "`3:5` is not an ICMP type"),
         Case::Refused(Family::V4, "-p icmp -m icmp --icmp-type ecko-reply", "`ecko-reply` is not an ICMP type"),
+        Case::Prints(Family::V4, "-p icmp -m icmp --icmp-type pong", "-p icmp -m icmp --icmp-type 0"),
+        Case::Prints(Family::V4, "-p icmp -m icmp --icmp-type echo-req", "-p icmp -m icmp --icmp-type 8"),
+        Case::Prints(Family::V4, "-p icmp -m icmp --icmp-type ttl-exceeded", "-p icmp -m icmp --icmp-type 11"),
     ],
 };
 

@@ -80,6 +80,12 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         Case::Refused(Family::V6, "-p ipv6-icmp -m icmp6 --icmpv6-type any", "`any` is not an ICMPv6 type"),
         Case::Refused(Family::V6, "-p ipv6-icmp -m icmp6 --icmpv6-type 256", "`256` is not an ICMPv6 type"),
         Case::Refused(Family::V6, "-p ipv6-icmp -m icmp6 --icmpv6-type unknown", "may be `unknown-header-type`"),
+        Case::Prints(Family::V6, "-p ipv6-icmp -m icmp6 --icmpv6-type ttl-exceeded", "-p ipv6-icmp -m icmp6 --icmpv6-type 3"),
+        Case::Prints(Family::V6, "-p ipv6-icmp -m icmp6 --icmpv6-type failed-policy", "-p ipv6-icmp -m icmp6 --icmpv6-type 1/5"),
+        Case::Prints(Family::V6, "-p ipv6-icmp -m icmp6 --icmpv6-type reject-route", "-p ipv6-icmp -m icmp6 --icmpv6-type 1/6"),
+        Case::Prints(Family::V6, "-p ipv6-icmp -m icmp6 --icmpv6-type neighbor-solicitation", "-p ipv6-icmp -m icmp6 --icmpv6-type 135"),
+        Case::Prints(Family::V6, "-p ipv6-icmp -m icmp6 --icmpv6-type redirect", "-p ipv6-icmp -m icmp6 --icmpv6-type 137"),
+        Case::Prints(Family::V6, "-p ipv6-icmp -m icmp6 --icmpv6-type parameter-problem", "-p ipv6-icmp -m icmp6 --icmpv6-type 4"),
     ],
 };
 

@@ -40,6 +40,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         Case::Refused(Family::V4, "-m length --length 200:100", "runs backwards"),
         Case::Refused(Family::V4, "-m length --length long", "`long` is not a length"),
         Case::Refused(Family::V4, "-m length", "--length"),
+        Case::Prints(Family::V4, "-m length --length 5:5", "-m length --length 5"),
     ],
 };
 

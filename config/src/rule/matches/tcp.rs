@@ -113,6 +113,10 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         Case::Refused(Family::V4, "-p tcp -m tcp --dport 22,23", "multiport"),
         Case::Refused(Family::V4, "-p tcp -m tcp --tcp-flags SYN,FOO SYN", "`FOO` is not a TCP flag"),
         Case::Refused(Family::V4, "-p tcp -m tcp --syn --tcp-flags ALL SYN", "--syn and --tcp-flags"),
+        Case::Prints(Family::V4, "-p tcp -m tcp --tcp-option 0x2", "-p tcp -m tcp --tcp-option 2"),
+        Case::Refused(Family::V4, "-p tcp -m tcp --tcp-option 256", "`256` is not a kind of TCP option"),
+        Case::Refused(Family::V4, "-p tcp -m tcp --tcp-option mss", "`mss` is not a kind of TCP option"),
+        Case::Refused(Family::V4, "-p tcp -m tcp --tcp-flags SYN", "wants 2 values"),
     ],
 };
 

@@ -54,6 +54,12 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         Case::Refused(Family::V4, "-m tos --tos 0x100", "`0x100` is not a TOS"),
         Case::Refused(Family::V4, "-m tos --tos Minimise-Delay", "`Minimise-Delay` is not a TOS"),
         Case::Refused(Family::V4, "-m tos", "--tos"),
+        Case::Prints(Family::V4, "-m tos --tos 0", "-m tos --tos 0x00/0xff"),
+        Case::Prints(Family::V4, "-m tos ! --tos 16", "-m tos ! --tos 0x10/0xff"),
+        Case::Prints(Family::V4, "-m tos --tos 0x3f/0x0f", "="),
+        Case::Prints(Family::V6, "-m tos --tos Minimize-Delay", "-m tos --tos 0x10/0x3f"),
+        Case::Refused(Family::V4, "-m tos --tos Minimize", "`Minimize` is not a TOS"),
+        Case::Refused(Family::V4, "-m tos --tos 256", "`256` is not a TOS"),
     ],
 };
 

@@ -47,6 +47,10 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         Case::Refused(Family::V4, "-m ttl --ttl-eq 256", "`256` is not a TTL"),
         Case::Refused(Family::V4, "-m ttl --ttl-lt 3 --ttl-gt 1", "two comparisons"),
         Case::Refused(Family::V4, "-m ttl", "--ttl-eq"),
+        Case::Refused(Family::V4, "-m ttl ! --ttl-lt 64", "cannot be negated"),
+        Case::Refused(Family::V4, "-m ttl ! --ttl-gt 64", "cannot be negated"),
+        Case::Refused(Family::V4, "-m ttl --ttl-lt 256", "`256` is not a TTL"),
+        Case::Refused(Family::V6, "-m ttl --ttl 64", "there is no match `ttl` for ipv6"),
     ],
 };
 

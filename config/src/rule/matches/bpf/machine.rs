@@ -122,7 +122,7 @@ impl Instruction {
             24 => return Err("the number of a device's queue, which is not known here"),
             28 => return Err("the hardware type of a device, which is not known here"),
             32 => return Err("a hash that a device has made"),
-            36 => return Err("the number of a CPU"),
+            36 => Ancillary::Core,
             40 => Ancillary::XorX,
             // Tags of other VLANs than 0 never come here, and those of 0 are gone.
             44 | 48 | 60 => Ancillary::Zero,
@@ -140,6 +140,7 @@ enum Ancillary {
     Mark,
     XorX,
     Zero,
+    Core,
     Random,
 }
 
@@ -282,6 +283,7 @@ fn step(program: &[Instruction], seen: &Seen) -> Option<u32> {
                 Ancillary::Mark => a = seen.facts.mark,
                 Ancillary::XorX => a ^= x,
                 Ancillary::Zero => a = 0,
+                Ancillary::Core => a = seen.cx.around.core(),
                 Ancillary::Random => a = seen.cx.around.random(),
             },
             Kind::Load(bytes, indirect) => {

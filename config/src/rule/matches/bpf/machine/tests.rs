@@ -15,8 +15,9 @@ fn program(text: &str) -> Vec<Instruction> {
 fn returns(text: &str, facts: &Facts, l3: &[u8]) -> u32 {
     let program = program(text);
     assert_eq!(check(&program), Ok(()), "{text}");
-    let judge = Judge::new(facts.family, "");
+    let mut judge = Judge::new(facts.family, "");
     judge.random.set(77);
+    judge.core = 3;
     let cx = Context { l3, now: 0, wall: 0, around: &judge, cells: &[] };
     run(&program, facts, &cx)
 }
@@ -119,6 +120,7 @@ fn negative_offsets_reach_the_link_the_packet_and_what_is_known_of_it() {
         ("0 0 0 5,32 0 0 4294963244,22 0 0 0", 0),
         ("0 0 0 5,32 0 0 4294963248,22 0 0 0", 0),
         ("0 0 0 5,32 0 0 4294963260,22 0 0 0", 0),
+        ("32 0 0 4294963236,22 0 0 0", 3),
         ("32 0 0 4294963256,22 0 0 0", 77),
     ] {
         assert_eq!(returns(text, &facts, &PACKET), expected, "{text}");
