@@ -26,9 +26,10 @@ mod stateful;
 mod tracked;
 mod verdict;
 
-use super::net::of;
+use super::net::{PORTS, of};
+use std::collections::BTreeSet;
 use std::fmt::Write;
-use sumun_config::facts::Family;
+use sumun_config::facts::{Family, LOOPBACK};
 use sumun_config::rule::{Hook, Table};
 
 pub use draw::rules;
@@ -108,7 +109,7 @@ impl Rules {
 
     /// As Sumun's configuration has it.
     pub fn toml(&self) -> String {
-        let mut text = String::new();
+        let mut text = self.foreign();
         let family = of(self.family, "ipv4", "ipv6");
         for chain in &self.chains {
             let _ = writeln!(text, "[{family}.{}.{}]", chain.table, chain.name);
@@ -119,6 +120,18 @@ impl Rules {
             let _ = writeln!(text, "rules = [{}]", rules.join(",\n"));
         }
         text
+    }
+
+    /// A section for the interfaces that rules name and no port is.
+    fn foreign(&self) -> String {
+        let is_foreign = |name: &&str| !PORTS.contains(name) && *name != LOOPBACK && !name.ends_with('+');
+        let named = |rule| {
+            let words: Vec<&str> = str::split(rule, ' ').collect();
+            let pairs = words.windows(2).filter(|pair| matches!(pair[0], "-i" | "-o")).map(|pair| pair[1]);
+            pairs.filter(is_foreign).collect::<Vec<_>>()
+        };
+        let names: BTreeSet<&str> = self.lines().flat_map(named).collect();
+        if names.is_empty() { String::new() } else { format!("[foreign]\ninterfaces = {:?}\n", Vec::from_iter(names)) }
     }
 
     /// Whether some rule may change the source of what comes to the router before it is answered.
