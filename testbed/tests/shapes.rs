@@ -42,9 +42,9 @@ fn export(family: Family, text: &str) -> String {
 
 #[test]
 fn rulesets_that_people_bring_come_out_as_iptables_save_prints_them() -> Result<()> {
+    let mut kernel = Kernel::new(&format!("{}-save", std::process::id()))?;
     for shape in all() {
         let Shape { name, family, text } = &shape;
-        let mut kernel = Kernel::new(&format!("{}-save", std::process::id()))?;
         kernel.load(*family, text)?.unwrap_or_else(|why| panic!("{name}: the kernel refuses it: {why}"));
         let from_kernel = kernel.rules(*family)?;
         let exported = export(*family, text);

@@ -185,11 +185,14 @@ impl<'a> Tables<'a> {
         }
     }
 
+    fn seek(&self, table: Table, name: &str) -> Option<Spot> {
+        let index = self.tables[table as usize].iter().position(|chain| chain.name == name);
+        index.map(|index| Spot { table, index })
+    }
+
     fn find(&self, table: Table, name: &Word) -> Result<Spot, Complaint> {
-        let chains = &self.tables[table as usize];
-        let index = chains.iter().position(|chain| chain.name == name.text);
-        index.map(|index| Spot { table, index }).ok_or_else(|| {
-            let known = chains.iter().map(|chain| chain.name.as_str());
+        self.seek(table, &name.text).ok_or_else(|| {
+            let known = self.tables[table as usize].iter().map(|chain| chain.name.as_str());
             let accepts = match nearest(&name.text, known) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("{}, or `-N {}` before this line", builtin_names(table), name.text),
@@ -199,7 +202,7 @@ impl<'a> Tables<'a> {
     }
 
     fn create(&mut self, table: Table, name: &Word, comments: Vec<String>) -> Result<(), Notice> {
-        if let Ok(spot) = self.find(table, name) {
+        if let Some(spot) = self.seek(table, &name.text) {
             let what = format!("table {} has the chain `{}` already", table.name(), name.text);
             let mine = self.chain(spot).hook.is_none();
             let accepts = if mine { "another name" } else { "no -N for a built-in chain" };
@@ -259,7 +262,7 @@ impl<'a> Tables<'a> {
     }
 
     fn rename(&mut self, table: Table, old: &Word, new: &Word) -> Result<(), Notice> {
-        if self.find(table, new).is_ok() {
+        if self.seek(table, &new.text).is_some() {
             let what = format!("table {} has the chain `{}` already", table.name(), new.text);
             return Err(new.complain(what, "another name").into());
         }
