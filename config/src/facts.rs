@@ -7,6 +7,7 @@
 //! Addresses of both families are one `u128`: an IPv4 address stands in the low 32 bits, so one code path serves both.
 
 use crate::helper::Helper;
+use crate::rule::matches::rateest::Rate;
 use crate::rule::matches::recent::{Ask, Sighting};
 use crate::set::SkbInfo;
 use crate::set::ask::{Asked, Change, Named};
@@ -436,6 +437,14 @@ pub trait Surroundings {
     fn connections(&self, _key: &ConnectionKey, _facts: &Facts, _l3: &[u8]) -> Option<u32> {
         None
     }
+    /// Counts a packet of so many bytes for an estimator, by its number.
+    fn count_for(&self, _estimator: u32, _bytes: u16, _now: u64) {}
+    /// What an estimator says.
+    fn rate(&self, _estimator: u32, _now: u64) -> Rate {
+        Rate::default()
+    }
+    /// Starts a timer anew, by its number.
+    fn start_timer(&self, _timer: u32, _seconds: u32, _now: u64) {}
     /// Whether a list of `recent`, by its number, says yes; it remembers the packet where the rule wants that.
     fn recent(&self, _list: u32, _ask: &Ask, _seen: &Sighting, _now: u64) -> bool {
         false

@@ -54,6 +54,11 @@ pub fn link(sources: Vec<ChainSource>, ports: &[String], names: Names) -> Result
                 linker.link(&chains, &mut objects, &mut complaints);
         }
     }
+    for parsed in sources.iter().flat_map(|source| &source.rules) {
+        if let Some(what) = parsed.bodies.iter().find_map(|body| objects.lacks(&body.rule)) {
+            complaints.add(&parsed.at, what, None);
+        }
+    }
     number_cells(&mut ruleset);
     ruleset.objects = objects.into_vec();
     complaints.into_result().map(|()| ruleset)
@@ -457,6 +462,22 @@ mod tests {
         assert_eq!(mixed.print(Family::V6, None), first.print(Family::V6, None));
         let names: Vec<&str> = mixed.objects.iter().map(|object| object.name.as_str()).collect();
         assert_eq!((mixed.cells, names), (3, vec!["b", "a"]));
+    }
+
+    #[test]
+    fn an_estimator_is_asked_for_only_where_some_rule_counts_for_it() {
+        let asks = filter("INPUT", &["-j ACCEPT", "-m rateest --rateest1 a --rateest2 b --rateest-lt --rateest-bps"]);
+        let counts =
+            |name: &str| format!("-j RATEEST --rateest-name {name} --rateest-interval 1s --rateest-ewmalog 2s");
+        let mangle = |rules: &[&str]| chain(Table::Mangle, Families::Both, "FORWARD", rules);
+        let complaints = linked(&[asks.clone(), mangle(&[&counts("a")])]).expect_err("b is missing");
+        assert_eq!(complaints.len(), 1, "{complaints:?}");
+        assert_eq!(complaints[0].what, "the estimator b: no rule with -j RATEEST counts for it");
+        let ruleset = linked(&[asks, mangle(&[&counts("b"), &counts("a"), &counts("a")])]).expect("both are there");
+        assert_eq!(ruleset.objects.len(), 2);
+        let other = counts("a").replace("2s", "8s");
+        let complaints = linked(&[mangle(&[&counts("a"), &other])]).expect_err("two of one name");
+        assert!(complaints[0].what.contains("the estimator a cannot be shared"), "{complaints:?}");
     }
 
     #[test]

@@ -49,6 +49,11 @@ pub trait Shared: Sized {
 
     /// Bytes that its state takes, at most.
     fn memory(&self) -> u64;
+
+    /// What no rule has said of it and some rule has to.
+    fn lacks(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// Lists the kinds: a new one is a line here.
@@ -97,6 +102,13 @@ macro_rules! kinds {
                 }
             }
 
+            /// See [`Shared::lacks`].
+            pub fn lacks(&self) -> Option<&'static str> {
+                match self {
+                    $(Kind::$kind(own) => own.lacks(),)*
+                }
+            }
+
             /// See [`Shared::memory`].
             pub fn memory(&self) -> u64 {
                 match self {
@@ -112,6 +124,10 @@ kinds! {
     Recent(crate::rule::matches::recent::List) = "list of recent",
     /// How much there was of each kind of packet.
     Hashlimit(crate::rule::matches::hashlimit::Table) = "table of hashlimit",
+    /// An estimator of rates.
+    Estimator(crate::rule::targets::rateest::Estimator) = "estimator",
+    /// A timer of IDLETIMER.
+    Timer(crate::rule::targets::idletimer::Timer) = "timer",
 }
 
 /// Most bytes of a name.
@@ -186,6 +202,16 @@ impl Objects {
             None => self.declared.push(object),
         }
         Ok(number)
+    }
+
+    /// What some object lacks, by what the objects of a rule are.
+    pub fn lacks(&self, rule: &Rule) -> Option<String> {
+        let conds = rule.conds.iter().flat_map(|cond| cond.test.objects());
+        let mut all = conds.chain(rule.target.iter().flat_map(|target| target.objects()));
+        all.find_map(|(object, _)| {
+            let known = self.declared.get(*self.numbers.get(&object.key())? as usize)?;
+            known.kind.lacks().map(|what| format!("{}: {what}", known.describe()))
+        })
     }
 
     /// All of them, by number.

@@ -92,6 +92,12 @@ enum Command {
     /// Entries of tables of `hashlimit`, as /proc/net/ipt_hashlimit shows them
     #[command(subcommand)]
     Hashlimit(objects::Hashlimit),
+    /// The timers of IDLETIMER: label, seconds left, active or idle
+    Timers {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Neighbours (ARP and NDP) as ip-neighbour(8) prints them
     Neighbours {
         /// For programs
@@ -233,6 +239,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         },
         Command::Recent(what) => objects::ask(what.request(), &run_dir, &mut out)?,
         Command::Hashlimit(what) => objects::ask(what.request(), &run_dir, &mut out)?,
+        Command::Timers { json } => match Control::connect(&run_dir)?.dataplane(protocol::Request::Timers)? {
+            protocol::Response::Timers(rows) => show::timers::print(&mut out, &rows, json)?,
+            other => bail!(astray(&other)),
+        },
         Command::Neighbours { json } => match Control::connect(&run_dir)?.dataplane(protocol::Request::Neighbours)? {
             protocol::Response::Neighbours(rows) => show::neighbours::print(&mut out, &rows, json)?,
             other => bail!(astray(&other)),

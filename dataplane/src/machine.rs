@@ -2,6 +2,7 @@
 
 use crate::conntrack::{ExpectationView, FlowEvent, FlowView, Happened, Side, Stats, Tuple};
 use crate::engine::contexts::Contexts;
+use crate::engine::objects::timer::Timer;
 use crate::engine::{Engine, Router};
 use crate::keep::{self, Heart, Opened};
 use crate::log::writer::Writer;
@@ -12,7 +13,7 @@ use crate::protocol::{
     ConntrackStats, Counter, Counters, EventKind, EventRow, FlowFilter, FlowKey, FlowRow, FlowTuple,
 };
 use crate::protocol::{
-    ExpectationRow, InvalidCount, NeighbourRow, ObjectRequest, PacketRow, PortStatus, SetAnswer, SetRequest,
+    ExpectationRow, InvalidCount, NeighbourRow, ObjectRequest, PacketRow, PortStatus, SetAnswer, SetRequest, TimerRow,
 };
 use crate::reason::DropReason;
 use crate::server::Service;
@@ -114,6 +115,7 @@ impl Machine for Running {
     fn housekeep(&mut self) -> Result<(), String> {
         self.log.write(&self.service.router.log);
         self.service.router.settle();
+        self.service.tell_timers();
         self.heart.beat(worker::now());
         self.telling.tell(&self.service.router);
         self.handing.hand_on(&self.service.router, &self.log.names);
@@ -310,6 +312,16 @@ impl Service for Answers {
         self.router.current().objects.answer(ask, worker::now())
     }
 
+    fn timers(&self) -> Vec<TimerRow> {
+        let (generation, now) = (self.router.current(), worker::now());
+        let row = |(label, timer): (&str, &Timer)| TimerRow {
+            label: label.to_string(),
+            left: timer.left(now),
+            alarm: timer.is_alarm(),
+        };
+        generation.objects.timers().map(row).collect()
+    }
+
     fn neighbours(&self) -> Vec<NeighbourRow> {
         let name = |port: usize| self.router.links.get(port).map_or_else(String::new, |link| link.name.clone());
         let rows = self.router.neighbours.list(worker::now()).into_iter();
@@ -320,6 +332,16 @@ impl Service for Answers {
             state: n.state.name().to_string(),
         })
         .collect()
+    }
+}
+
+impl Answers {
+    /// Says which timers of IDLETIMER have run out.
+    fn tell_timers(&self) {
+        let (generation, now) = (self.router.current(), worker::now());
+        for (label, _) in generation.objects.timers().filter(|(_, timer)| timer.runs_out(now)) {
+            tracing::info!(label, "an idle timer has run out");
+        }
     }
 }
 

@@ -264,6 +264,8 @@ pub enum Request {
     Neighbours,
     /// About sets. Answered by [`Response::Sets`].
     Sets(SetRequest),
+    /// Timers of IDLETIMER. Answered by [`Response::Timers`].
+    Timers,
     /// Something of what rules share by name. Answered by [`Response::Lines`].
     Object(ObjectRequest),
 }
@@ -358,6 +360,8 @@ pub enum Response {
     Sets(SetAnswer),
     /// To [`Request::Object`].
     Lines(Vec<String>),
+    /// To [`Request::Timers`].
+    Timers(Vec<TimerRow>),
 }
 
 /// Who the dataplane is and what it runs.
@@ -514,6 +518,17 @@ impl Drops {
     }
 }
 
+/// A timer of IDLETIMER.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TimerRow {
+    /// Its name.
+    pub label: String,
+    /// Whole seconds that it has left; none where it has run out.
+    pub left: Option<u32>,
+    /// Its rules have `--alarm`.
+    pub alarm: bool,
+}
+
 /// A neighbour for people.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NeighbourRow {
@@ -573,6 +588,7 @@ mod tests {
             Request::Object(ObjectRequest::Names),
             Request::Object(ObjectRequest::Recent { name: "ssh".into(), what: RecentRequest::Add(source) }),
             Request::Object(ObjectRequest::Hashlimit { name: "flood".into(), family: Family::V6 }),
+            Request::Timers,
         ]
     }
 

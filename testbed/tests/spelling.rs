@@ -40,6 +40,11 @@ const DIFFERENT: &[(Family, &str, Real, &str)] = {
         (V4, "-m connlimit --connlimit-upto 1 --connlimit-mask 33", Takes, WRAPPED),
         (V4, "-m policy --dir in --pol ipsec --mode tunnel --tunnel-src 1.2.3.4/33", Takes, WRAPPED),
         (V4, "-j NETMAP --to 10.0.0.0/33", Takes, WRAPPED),
+        (V4, "-p tcp -j SYNPROXY --mss 65536", Takes, WRAPPED),
+        (V4, "-p tcp -j SYNPROXY --wscale 256", Takes, WRAPPED),
+        (V4, "-j IDLETIMER --label sumun-7890123456789012345678 --timeout 5", Takes, WRAPPED),
+        (V4, "-j RATEEST --rateest-name a234567890123456 --rateest-interval 1s --rateest-ewmalog 2s", Takes, WRAPPED),
+        (V4, "-m rateest --rateest z --rateest-gt --rateest-bps 40gbit", Takes, WRAPPED),
         (V4, "-m helper --helper nonsense-name-that-is-very-long", Takes, WRAPPED),
         (V4, "-j LOG --log-prefix 123456789012345678901234567890", Takes, WRAPPED),
         (
@@ -253,6 +258,7 @@ fn try_all(family: Family, table: Table, cases: &[&Asked]) -> Result<Vec<String>
 #[test]
 fn iptables_takes_prints_and_refuses_the_same() -> Result<()> {
     let host = Host::new(&format!("{}-spelling", std::process::id()))?;
+    make_estimators(&host)?;
     let cases = all_asked();
     let found = host.inside(|| {
         make_sets()?;
@@ -269,6 +275,26 @@ fn iptables_takes_prints_and_refuses_the_same() -> Result<()> {
         DIFFERENT.iter().filter(|d| !cases.iter().any(|c| (c.family, c.text) == (d.0, d.1))).collect();
     assert!(unknown.is_empty(), "no such cases: {unknown:?}");
     assert!(found.is_empty(), "{} cases differ:\n{}", found.len(), found.join("\n"));
+    Ok(())
+}
+
+/// Makes the estimators that cases of `-m rateest` ask for, with a program whose chains the others do not touch.
+fn make_estimators(host: &Host) -> Result<()> {
+    for name in ["y", "z"] {
+        let rule = [
+            "-A",
+            "OUTPUT",
+            "-j",
+            "RATEEST",
+            "--rateest-name",
+            name,
+            "--rateest-interval",
+            "1s",
+            "--rateest-ewmalog",
+            "2s",
+        ];
+        host.run(&[&["iptables-nft"], &rule[..]].concat())?;
+    }
     Ok(())
 }
 
@@ -297,6 +323,7 @@ fn takes(text: &str, chain: Chain, hook: Hook) -> bool {
 #[test]
 fn iptables_takes_them_in_the_same_chains() -> Result<()> {
     let host = Host::new(&format!("{}-places", std::process::id()))?;
+    make_estimators(&host)?;
     let mut cases = all_asked();
     cases.retain(|case| case.canonical.is_some() && known(case).is_none());
     let found = host.inside(|| {

@@ -293,7 +293,10 @@ fn values(option: &Opt, negate: bool, item: &Item) -> Result<Option<(bool, Vec<W
             ["false"] => Ok(None),
             _ => wrong("is given or not", "true or false"),
         },
-        Values::One => match joined(&item.values) {
+        Values::Optional if matches!(item.values.as_slice(), [word] if word.text == "true") => {
+            Ok(Some((negate, Vec::new())))
+        }
+        Values::Optional | Values::One => match joined(&item.values) {
             None => wrong("wants a value", "a value"),
             Some(word) => {
                 let (banged, word) = unbanged(option, word);

@@ -98,6 +98,11 @@ impl Opt {
         Opt { repeats: true, ..self }
     }
 
+    /// An option with or without a word.
+    pub const fn optional(name: &'static str, aliases: &'static [&'static str]) -> Opt {
+        Opt { values: Values::Optional, ..Opt::plain(name, aliases) }
+    }
+
     /// With what the reference says of it: its words (`PORT[:PORT]`, empty for a flag) and its meaning.
     pub const fn about(self, value: &'static str, about: &'static str) -> Opt {
         Opt { value, about, ..self }
@@ -109,6 +114,8 @@ impl Opt {
 pub enum Values {
     /// None.
     None,
+    /// One, or none: the next word, unless that is an option or a `!`.
+    Optional,
     /// One.
     One,
     /// Two (`--tcp-flags MASK COMP`).

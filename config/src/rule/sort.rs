@@ -391,6 +391,7 @@ impl Sorter {
         let mut values: Vec<Word> = attached.into_iter().collect();
         let wanted = match described.values {
             Values::None => 0,
+            Values::Optional => usize::from(!values.is_empty() || self.operand().is_some()),
             Values::One => 1,
             Values::Two => 2,
         };

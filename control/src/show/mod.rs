@@ -7,6 +7,7 @@ pub mod drops;
 pub mod neighbours;
 pub mod rules;
 pub mod status;
+pub mod timers;
 
 /// One line on a configuration that is right.
 pub fn summary(checked: &Checked) -> String {

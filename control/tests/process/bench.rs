@@ -16,6 +16,7 @@ use sumun_config::schema;
 use sumun_dataplane::protocol::{ChainCounters, ConntrackStats, Counter, Counters, FlowFilter, FlowKey, FlowRow};
 use sumun_dataplane::protocol::{
     EventKind, EventRow, ExpectationRow, FlowTuple, InvalidCount, NeighbourRow, ObjectRequest, PacketRow, PortStatus,
+    TimerRow,
 };
 use sumun_dataplane::protocol::{SetAnswer, SetRequest};
 use sumun_dataplane::reason::DropReason;
@@ -228,6 +229,9 @@ impl Service for Memory {
         }
     }
 
+    fn timers(&self) -> Vec<TimerRow> {
+        vec![TimerRow { label: "lan".to_string(), left: Some(7), alarm: false }]
+    }
     fn neighbours(&self) -> Vec<NeighbourRow> {
         vec![NeighbourRow {
             port: "lan0".to_string(),

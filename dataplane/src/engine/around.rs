@@ -10,6 +10,7 @@ use sumun_config::facts::{
     AddrType, ConnectionKey, Context, Dir, Ends, Facts, Family, FlowFacts, PortId, Socket, Surroundings, WayBack,
 };
 use sumun_config::helper::Helper;
+use sumun_config::rule::matches::rateest::Rate;
 use sumun_config::rule::matches::recent::{Ask, Sighting};
 use sumun_config::set::SkbInfo;
 use sumun_config::set::ask::{Asked, Change, Named};
@@ -103,6 +104,22 @@ impl Surroundings for Around<'_> {
     fn connections(&self, key: &ConnectionKey, facts: &Facts, l3: &[u8]) -> Option<u32> {
         let cell = self.engine.router.cells.get(key.cell as usize)?;
         self.engine.router.conntrack.connections(cell, key, self.p.ct, facts, l3, self.engine.now)
+    }
+
+    fn count_for(&self, estimator: u32, bytes: u16, now: u64) {
+        if let Some(estimator) = self.g.objects.estimator(estimator) {
+            estimator.count(bytes, now);
+        }
+    }
+
+    fn rate(&self, estimator: u32, now: u64) -> Rate {
+        self.g.objects.estimator(estimator).map_or_else(Rate::default, |estimator| estimator.rate(now))
+    }
+
+    fn start_timer(&self, timer: u32, seconds: u32, now: u64) {
+        if let Some(timer) = self.g.objects.timer(timer) {
+            timer.start(seconds, now);
+        }
     }
 
     fn recent(&self, list: u32, ask: &Ask, seen: &Sighting, now: u64) -> bool {

@@ -4,7 +4,7 @@ use super::*;
 use crate::protocol::{
     self, ConntrackStats, Counters, FlowFilter, FlowKey, FlowRow, Kind, NeighbourRow, ObjectRequest, PortStatus,
 };
-use crate::protocol::{EventRow, ExpectationRow, PacketRow, Request, Response, SetAnswer, SetRequest};
+use crate::protocol::{EventRow, ExpectationRow, PacketRow, Request, Response, SetAnswer, SetRequest, TimerRow};
 use crate::reason::DropReason;
 use crate::server::events::Subscription;
 use std::io::Write;
@@ -76,6 +76,10 @@ impl Service for Still {
     }
     fn object(&self, _: &ObjectRequest) -> Result<Vec<String>, String> {
         Ok(Vec::new())
+    }
+
+    fn timers(&self) -> Vec<TimerRow> {
+        vec![TimerRow { label: "lan".to_string(), left: Some(7), alarm: false }]
     }
     fn neighbours(&self) -> Vec<NeighbourRow> {
         Vec::new()

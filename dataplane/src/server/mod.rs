@@ -11,7 +11,7 @@ use crate::protocol::{
 use crate::protocol::{
     EventRow, ExpectationRow, Hello, Kind, NeighbourRow, ObjectRequest, PacketRow, PortStatus, Request, Response,
 };
-use crate::protocol::{Rules, SetAnswer, SetRequest, Status};
+use crate::protocol::{Rules, SetAnswer, SetRequest, Status, TimerRow};
 use crate::reason::DropReason;
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -86,6 +86,8 @@ pub trait Service: Send + Sync {
     fn sets(&self, request: SetRequest) -> Result<SetAnswer, String>;
     /// What is asked of objects that rules share by name: lines for people; or why there are none.
     fn object(&self, ask: &ObjectRequest) -> Result<Vec<String>, String>;
+    /// All timers of IDLETIMER.
+    fn timers(&self) -> Vec<TimerRow>;
 }
 
 /// A server that runs. Stops, closes its connections and removes its socket when dropped.
@@ -336,6 +338,7 @@ impl Shared {
                 Err(reason) => refused(&reason),
             },
             Request::Object(ask) => service.object(&ask).map_or_else(|why| refused(&why), Response::Lines),
+            Request::Timers => Response::Timers(service.timers()),
         }
     }
 

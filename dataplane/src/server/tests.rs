@@ -101,6 +101,10 @@ impl Service for Memory {
             other => Err(format!("no {other:?}")),
         }
     }
+
+    fn timers(&self) -> Vec<TimerRow> {
+        vec![TimerRow { label: "lan".to_string(), left: Some(7), alarm: false }]
+    }
     fn neighbours(&self) -> Vec<NeighbourRow> {
         let mac = Some([2, 0, 0, 0, 0, 1]);
         let state = "REACHABLE".to_string();
@@ -284,6 +288,7 @@ fn each_question_gets_its_answer() {
     let other = ObjectRequest::Hashlimit { name: "x".to_string(), family: Family::V4 };
     assert!(matches!(peer.ask(&Request::Object(other)), Response::Refused { .. }));
     assert_eq!(peer.ask(&Request::Neighbours), Response::Neighbours(bench.service.neighbours()));
+    assert_eq!(peer.ask(&Request::Timers), Response::Timers(bench.service.timers()));
 }
 
 #[test]

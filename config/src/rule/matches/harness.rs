@@ -1,5 +1,6 @@
 //! For tests of matches: rule text to conditions, and a judge that asks them about packets.
 
+use super::rateest::Rate;
 use super::{EXTENSIONS, Match};
 use crate::facts::{
     AddrType, ConnectionKey, Context, Dir, Ends, Facts, Family, FlowFacts, PortId, Socket, Surroundings, WayBack,
@@ -43,7 +44,7 @@ pub fn print(family: Family, conds: Vec<Cond>) -> String {
 
 /// Some conditions, their memory and the router around them.
 pub struct Judge {
-    conds: Vec<Cond>,
+    pub conds: Vec<Cond>,
     cells: Vec<AtomicU64>,
     /// The clock.
     pub now: Cell<u64>,
@@ -63,6 +64,8 @@ pub struct Judge {
     pub realms: u32,
     /// Whether there is such a way back.
     pub way_back: fn(&Facts, WayBack) -> bool,
+    /// What estimators say.
+    pub rates: [Rate; 2],
     /// Who sent the packet.
     pub socket: Socket<'static>,
     /// Whether packets are in any set, and what they are given there.
@@ -112,6 +115,7 @@ impl Judge {
         let mut conds = parse(family, text).unwrap_or_else(|c| panic!("{text}: {} ({:?})", c.what, c.accepts));
         let mut cells = Vec::new();
         for cond in &mut conds {
+            cond.test.set_objects(&[0, 1]);
             if let Some(cell) = cond.test.cells() {
                 *cell = cells.len() as u32;
                 cells.push(AtomicU64::new(0));
@@ -129,6 +133,7 @@ impl Judge {
             core: 0,
             realms: 0,
             way_back: |_, _| true,
+            rates: [Rate::default(); 2],
             socket: Socket::None,
             in_set: Cell::new(None),
         }
@@ -148,6 +153,9 @@ impl Judge {
 }
 
 impl Surroundings for Judge {
+    fn rate(&self, estimator: u32, _: u64) -> Rate {
+        self.rates[estimator as usize]
+    }
     fn addr_type(&self, _: Family, addr: u128, port: PortId) -> AddrType {
         (self.addr_type)(addr, port)
     }

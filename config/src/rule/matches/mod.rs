@@ -283,6 +283,8 @@ registry! {
         Statistic(statistic::Statistic),
         /// `-m hashlimit`.
         Hashlimit(hashlimit::Hashlimit),
+        /// `-m rateest`.
+        Rateest(rateest::Rateest),
         /// `-m recent`.
         Recent(recent::Recent),
         /// `-m set`.

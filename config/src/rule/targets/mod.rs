@@ -139,6 +139,10 @@ registry! {
     Mss(tcpmss::Mss) = [tcpmss::EXTENSION],
     /// SNAT, DNAT, MASQUERADE, REDIRECT, NETMAP.
     Nat(nat::Nat) = [snat::EXTENSION, dnat::EXTENSION, masquerade::EXTENSION, redirect::EXTENSION, netmap::EXTENSION],
+    /// RATEEST.
+    Rateest(rateest::Rateest) = [rateest::EXTENSION],
+    /// IDLETIMER.
+    Idletimer(idletimer::Idletimer) = [idletimer::EXTENSION],
     /// SYNPROXY.
     Synproxy(synproxy::Synproxy) = [synproxy::EXTENSION],
     /// SET.

@@ -90,6 +90,8 @@ pub static EXTENSION: TargetExtension = TargetExtension {
         Case::Refused(Family::V4, "-p tcp -j SYNPROXY --mss", "wants a value"),
         Case::Refused(Family::V4, "-p tcp -j SYNPROXY --mss -1", "`-1` is not a segment size"),
         Case::Refused(Family::V4, "-p tcp -j SYNPROXY --mss 1460x", "`1460x` is not a segment size"),
+        Case::Refused(Family::V4, "-p tcp -j SYNPROXY --mss 65536", "`65536` is not a segment size"),
+        Case::Refused(Family::V4, "-p tcp -j SYNPROXY --wscale 256", "`256` is not a shift"),
         Case::Refused(Family::V4, "-p tcp -j SYNPROXY --mss 1 --mss 2", "given twice"),
         Case::Refused(Family::V4, "-p tcp -j SYNPROXY ! --mss 5", "cannot be negated"),
         Case::Refused(Family::V4, "-p tcp -j SYNPROXY --wscale seven", "`seven` is not a shift"),

@@ -18,8 +18,10 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use sumun_config::facts::{self, Family};
 use sumun_config::object::{Kind, Object};
 
+pub mod estimator;
 pub mod hashlimit;
 pub mod recent;
+pub mod timer;
 
 /// Lists the states by the kinds that they are of, with the name of the question for them.
 macro_rules! states {
@@ -57,6 +59,10 @@ states! {
     Recent(recent::List) recent,
     /// A table of `hashlimit`.
     Hashlimit(hashlimit::Table) hashlimit,
+    /// An estimator of RATEEST.
+    Estimator(estimator::Estimator) estimator,
+    /// A timer of IDLETIMER.
+    Timer(timer::Timer) timer,
 }
 
 /// The objects of a generation, by number.
@@ -123,6 +129,14 @@ impl Objects {
             }
             ObjectRequest::Names => Ok(self.held.iter().map(|held| held.object.to_string()).collect()),
         }
+    }
+
+    /// The timers and their names.
+    pub fn timers(&self) -> impl Iterator<Item = (&str, &timer::Timer)> {
+        self.held.iter().filter_map(|held| match &held.state {
+            State::Timer(timer) => Some((held.object.name.as_str(), timer)),
+            _ => None,
+        })
     }
 
     /// The state of a name.

@@ -15,6 +15,8 @@ use sumun_config::rule::{Families, Hook, Reach, Site, Table, matches, parse_text
 const LEFT_OUT: &[(&str, &str)] = &[
     ("--mode random", "chance"),
     ("--random", "chance"),
+    ("-j SYNPROXY", "cookies are chance; tests/synproxy_scripts.rs knows them"),
+    ("-m rateest", "time, and an estimator has to be there"),
     ("-m connlimit", "time; the kernel counts a flow anew for each of its packets in a tick"),
     ("-m limit", "time; the makers have rates that a case does not notice"),
     ("-j SNPT", "damages checksums; the makers know with which prefixes both do so alike"),
