@@ -46,7 +46,7 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         Case::Prints(Family::V4, r#"-m bpf --bytecode "2,164 0 0 5,6 0 0 1""#, "="),
         Case::Prints(Family::V4, r#"-m bpf --bytecode "2,40 0 0 4294963200,22 0 0 0""#, "="),
         Case::Prints(Family::V4, r#"-m bpf --bytecode "2,40 0 0 4293918720,22 0 0 0""#, "="),
-        Case::Prints(Family::V6, r#"-m bpf --bytecode "2,32 0 0 4294963236,22 0 0 0""#, "="),
+        Case::Prints(Family::V6, r#"-m bpf --bytecode "3,32 0 0 4294963236,84 0 0 0,22 0 0 0""#, "="),
         Case::Prints(Family::V4, r#"-m bpf --bytecode "1,6 0 0 1" -m bpf --bytecode "1,6 0 0 0""#, "="),
         Case::Refused(Family::V4, "-m bpf", "bpf asks for --bytecode"),
         Case::Refused(Family::V4, r#"-m bpf ! --bytecode "1,6 0 0 1""#, "cannot be negated"),
