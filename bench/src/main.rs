@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 mod frames;
 mod pipeline;
 mod ruleset;
+mod sets;
 
 /// Tells what is held of memory; the engine allocates nothing on the way of a packet.
 #[global_allocator]
@@ -23,11 +24,14 @@ enum Command {
     Pipeline(pipeline::Options),
     /// A large ruleset: how long until it is in force, and the memory it takes.
     Ruleset(ruleset::Options),
+    /// Large sets: how long until they are in force, the memory of an element, and what a lookup costs.
+    Sets(sets::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Pipeline(options) => pipeline::run(&options),
         Command::Ruleset(options) => ruleset::run(&options),
+        Command::Sets(options) => sets::run(&options),
     }
 }

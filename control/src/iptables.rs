@@ -21,6 +21,11 @@ use sumun_dataplane::protocol::{self, Counter, Counters};
 pub enum ImportFrom {
     /// What iptables-save or ip6tables-save printed, or a script of iptables commands
     Iptables(ImportArgs),
+    /// What `ipset save` printed
+    Ipset {
+        /// The text; `-` is standard input
+        file: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -76,7 +81,10 @@ pub fn understand(name: &str, bytes: Vec<u8>, around: Surroundings) -> Result<Im
 
 /// `sumun import`
 pub fn import(from: &ImportFrom, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-    let ImportFrom::Iptables(ImportArgs { ipv6, config, file }) = from;
+    let ImportArgs { ipv6, config, file } = match from {
+        ImportFrom::Iptables(args) => args,
+        ImportFrom::Ipset { file } => return crate::set::import(file, out),
+    };
     let policy: Option<Policy> = match config {
         Some(config) => match super::check(config)? {
             Some(checked) => Some(checked.config.policy),

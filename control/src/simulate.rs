@@ -110,7 +110,7 @@ pub fn run(options: &Options, config: Config, print: &mut impl Write) -> Result<
     let mut engine = router.engine(0, Pool::fresh(frames, appliance.frame_size));
     engine.assume_neighbours();
     engine.set_wall_clock(recording.start.wrapping_sub(START));
-    router.publish(config.policy).map_err(anyhow::Error::msg)?;
+    router.publish_at(START, config.policy).map_err(anyhow::Error::msg)?;
     engine.tick(START);
 
     let mut ends: HashMap<&'static str, usize> = HashMap::new();

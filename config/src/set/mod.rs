@@ -16,6 +16,7 @@ mod icmp;
 pub mod print;
 pub mod samples;
 pub mod save;
+pub mod toml;
 
 pub use header::Header;
 

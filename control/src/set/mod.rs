@@ -12,8 +12,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use sumun_config::diag::{self, Diagnostic, Source};
 use sumun_config::rule::option::{Complaint, Word};
 use sumun_config::set::entry::{self, Purpose};
+use sumun_config::set::toml::toml;
 use sumun_config::set::{Element, Header, save};
 use sumun_dataplane::protocol::{self, Request, Response, SetAnswer, SetRequest, SetRow};
 
@@ -219,6 +221,39 @@ fn create(name: &str, given: &[String]) -> Result<Header, Vec<Complaint>> {
     let name = Word { text: name.to_string(), at: 0..name.len() };
     entry::set_name(&name).map_err(|complaint| vec![complaint])?;
     save::create(&name, &words(given))
+}
+
+/// `sumun import ipset`: sections of a configuration from what `ipset save` printed.
+pub fn import(file: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let (name, bytes) = (file.display().to_string(), crate::iptables::read(file)?);
+    let source = match Source::decode(name, bytes) {
+        Ok(source) => source,
+        Err(mistake) => {
+            let (source, found) = *mistake;
+            return Ok(told(&source, vec![found]));
+        }
+    };
+    match save::sets(source.text()) {
+        Ok(sets) => {
+            out.write_all(toml(&sets).as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(complaints) => Ok(told(&source, complaints.into_iter().map(diagnostic).collect())),
+    }
+}
+
+fn diagnostic(complaint: Complaint) -> Diagnostic {
+    let found = Diagnostic::error(complaint.at, complaint.what);
+    match complaint.accepts {
+        Some(accepts) => found.with_help(accepts),
+        None => found,
+    }
+}
+
+/// Mistakes of a text: status 2.
+fn told(source: &Source, found: Vec<Diagnostic>) -> ExitCode {
+    eprint!("{}", diag::render(source, &found, crate::color()));
+    ExitCode::from(2)
 }
 
 /// A command line that cannot be meant: status 2.

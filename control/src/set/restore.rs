@@ -1,12 +1,11 @@
 //! `sumun set restore`: a file of ipset commands, read as a whole before the first of them is done.
 
-use super::{ask, in_pieces, rows};
+use super::{ask, diagnostic, in_pieces, rows, told};
 use crate::ask::Control;
 use std::collections::HashMap;
-use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 use std::process::ExitCode;
-use sumun_config::diag::{self, Diagnostic, Source};
+use sumun_config::diag::Source;
 use sumun_config::rule::option::Complaint;
 use sumun_config::set::Header;
 use sumun_config::set::save::{Line, line};
@@ -14,21 +13,13 @@ use sumun_dataplane::protocol::SetRequest;
 
 /// Reads the file and does what it says.
 pub fn run(control: &mut Control, file: &Path, exist: bool) -> anyhow::Result<ExitCode> {
-    let (name, text) = if file == Path::new("-") {
-        let mut text = String::new();
-        io::stdin().lock().read_to_string(&mut text)?;
-        ("standard input".to_string(), text)
-    } else {
-        (file.display().to_string(), std::fs::read_to_string(file)?)
-    };
-    let source = Source::new(name, text);
+    let text = String::from_utf8(crate::iptables::read(file)?)?;
+    let source = Source::new(file.display().to_string(), text);
     let known = rows(control, None)?.into_iter().map(|row| (row.name, row.header)).collect();
     let commands = match read(source.text(), known) {
         Ok(commands) => commands,
         Err(complaints) => {
-            let found: Vec<Diagnostic> = complaints.into_iter().map(diagnostic).collect();
-            eprint!("{}", diag::render(&source, &found, io::stderr().is_terminal()));
-            return Ok(ExitCode::from(2));
+            return Ok(told(&source, complaints.into_iter().map(diagnostic).collect()));
         }
     };
     for command in commands {
@@ -47,14 +38,6 @@ pub fn run(control: &mut Control, file: &Path, exist: bool) -> anyhow::Result<Ex
         };
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn diagnostic(complaint: Complaint) -> Diagnostic {
-    let found = Diagnostic::error(complaint.at, complaint.what);
-    match complaint.accepts {
-        Some(accepts) => found.with_help(accepts),
-        None => found,
-    }
 }
 
 /// The commands of a text; additions to one set that follow each other are one. `known` are the sets that are there.

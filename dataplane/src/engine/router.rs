@@ -128,12 +128,17 @@ impl Router {
 
     /// Checks a policy as if it came from an enemy, builds it and puts it in force. Returns its generation number as soon as
     /// workers can see it; [`Router::is_settled`] tells when all have.
-    pub fn publish(&self, mut policy: Policy) -> Result<u64, String> {
+    pub fn publish(&self, policy: Policy) -> Result<u64, String> {
+        self.publish_at(crate::worker::now(), policy)
+    }
+
+    /// The same where another clock counts than this machine's: elements of sets begin now.
+    pub fn publish_at(&self, now: u64, mut policy: Policy) -> Result<u64, String> {
         self.verify(&policy)?;
         let _changes = self.set_changes();
         // Elements live in the sets from now on: a generation keeps no second copy.
         let declared = std::mem::take(&mut policy.sets);
-        let plan = self.sets.prepare(&declared, crate::worker::now())?;
+        let plan = self.sets.prepare(&declared, now)?;
         self.replace(policy, Keep::Counters, plan)
     }
 

@@ -152,6 +152,24 @@ impl Kernel {
         Ok(())
     }
 
+    /// Makes these sets and no others, from the text of `ipset save`. No rule may know any of those before.
+    pub fn make_sets(&self, text: &str) -> Result<()> {
+        // Lists let go of their sets first.
+        self.router.run(&["ipset", "flush"])?;
+        self.router.run(&["ipset", "destroy"])?;
+        let mut child =
+            self.router.command("ipset").arg("restore").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        child.stdin.take().context("no standard input")?.write_all(text.as_bytes())?;
+        let output = child.wait_with_output()?;
+        ensure!(output.status.success(), "ipset: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// The sets, as `ipset save` prints them.
+    pub fn sets(&self) -> Result<String> {
+        self.router.run(&["ipset", "save"])
+    }
+
     /// The ruleset with its counters, as iptables-save prints it.
     pub fn rules(&self, family: Family) -> Result<String> {
         self.router.run(&[program(family, "save"), "-c"])

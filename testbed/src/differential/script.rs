@@ -58,6 +58,7 @@ pub struct Script {
     name: String,
     rules: Rules,
     settings: Vec<(String, String)>,
+    sets: String,
     /// With the note that was made last before.
     steps: Vec<(String, Step)>,
     /// Numbers of steps after which the flow table is not compared.
@@ -74,6 +75,7 @@ impl Script {
             name: name.into(),
             rules,
             settings: Vec::new(),
+            sets: String::new(),
             steps: Vec::new(),
             leads: BTreeSet::new(),
             note: String::new(),
@@ -90,6 +92,12 @@ impl Script {
     /// With a setting on both sides, by the kernel's short name.
     pub fn set(mut self, name: &str, value: &str) -> Script {
         self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// With these sets on both sides, in the text of `ipset save`. At the end they are compared, and the counters of rules.
+    pub fn sets(mut self, text: &str) -> Script {
+        self.sets = text.into();
         self
     }
 
@@ -155,12 +163,20 @@ impl Script {
 
     fn compare(&self, kernel: &mut Kernel) -> Result<String> {
         let family = self.rules.family;
+        if !self.sets.is_empty() {
+            for family in Family::ALL {
+                kernel.load(family, &Rules::of_text(family, "").restore())?.map_err(anyhow::Error::msg)?;
+            }
+            kernel.make_sets(&self.sets)?;
+        }
         if let Err(why) = kernel.load(family, &self.rules.restore())? {
             bail!("the kernel refuses the rules: {why}");
         }
         let settings: String = self.settings.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
+        let folder = tempfile::tempdir()?;
+        let rules = self.rules.toml() + &sections(&self.sets, folder.path())?;
         let mut subject =
-            Subject::with(&self.rules.toml(), &settings).map_err(|why| anyhow::anyhow!("Sumun refuses them: {why}"))?;
+            Subject::with(&rules, &settings).map_err(|why| anyhow::anyhow!("Sumun refuses them: {why}"))?;
         let run = RUN.fetch_add(1, Ordering::Relaxed);
         let mut choices = Choices::default();
         let mut earlier: Vec<First> = vec![[None, None]; self.steps.len()];
@@ -202,8 +218,70 @@ impl Script {
             }
         }
         subject.census()?;
+        if !self.sets.is_empty() {
+            let pairs = [
+                (asking(&kernel.rules(family)?), asking(&subject.rules(family))),
+                (listed(&kernel.sets()?), listed(&subject.sets()?)),
+            ];
+            for (from_kernel, from_engine) in pairs {
+                let only = |of: &[String], other: &[String], who: &str| -> String {
+                    let lines = of.iter().filter(|line| !other.contains(line));
+                    lines.map(|line| format!("    only {who}: {line}\n")).collect()
+                };
+                let found = only(&from_kernel, &from_engine, "kernel") + &only(&from_engine, &from_kernel, "sumun");
+                if !found.is_empty() {
+                    let _ = write!(text, "{}: at the end\n{found}", self.name);
+                }
+            }
+        }
         Ok(text)
     }
+}
+
+/// Rules that ask sets or change them, with their counters.
+fn asking(rules: &str) -> Vec<String> {
+    rules.lines().filter(|line| line.contains("-m set") || line.contains("-j SET")).map(str::to_string).collect()
+}
+
+/// Sets without what differs by nature: the order of elements, the seed of a hash, and the second that has just begun.
+fn listed(sets: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for line in sets.lines() {
+        let mut words = line.split(' ').peekable();
+        let mut kept = Vec::new();
+        while let Some(word) = words.next() {
+            kept.push(word.to_string());
+            let value = |words: &mut std::iter::Peekable<std::str::Split<char>>| words.next().unwrap_or("").to_string();
+            match word {
+                "initval" => {
+                    kept.pop();
+                    value(&mut words);
+                }
+                "timeout" if line.starts_with("add") => {
+                    let running = value(&mut words) != "0";
+                    kept.push(if running { "running" } else { "0" }.to_string());
+                }
+                _ => {}
+            }
+        }
+        lines.push(kept.join(" "));
+    }
+    // Members of lists keep their order.
+    let lists: Vec<String> =
+        lines.iter().filter_map(|l| Some(l.strip_prefix("create ")?.split_once(" list:set")?.0.into())).collect();
+    let of_list = |line: &String| lists.iter().any(|list| line.starts_with(&format!("add {list} ")));
+    let (lists, mut others): (Vec<String>, Vec<String>) = lines.into_iter().partition(of_list);
+    others.sort();
+    let lists = lists.into_iter().enumerate().map(|(at, line)| format!("{at}: {line}"));
+    others.into_iter().chain(lists).collect()
+}
+
+/// Sections of the configuration for these sets, which read them from a file in this folder.
+fn sections(sets: &str, folder: &std::path::Path) -> Result<String> {
+    let file = folder.join("sets.ipset");
+    std::fs::write(&file, sets)?;
+    let names = sets.lines().filter_map(|line| line.strip_prefix("create ")?.split(' ').next());
+    Ok(names.map(|name| format!("[sets.{name}]\nfrom = \"{}\"\n", file.display())).collect())
 }
 
 /// What is above IP in a packet.

@@ -8,8 +8,10 @@ use std::time::Instant;
 use sumun_config::diag::{Source, render};
 use sumun_config::facts::{Family, PortId};
 use sumun_config::rule::Table;
+use sumun_config::set::print;
 use sumun_dataplane::engine::{Engine, Router};
 use sumun_dataplane::port::Link;
+use sumun_dataplane::protocol::{SetAnswer, SetRequest};
 use sumun_dataplane::umem::Pool;
 
 /// Chains that nobody jumps to: as in the kernel's router, flows are tracked and mapped whatever the rules are.
@@ -19,6 +21,9 @@ rules = [\"-m conntrack --ctstate NEW\"]
 [nat.watch]
 rules = []
 ";
+
+/// When its time begins, in nanoseconds.
+const START: u64 = 1_000_000_000;
 
 /// Frames that the engine has.
 const FRAMES: u32 = 128;
@@ -43,14 +48,14 @@ impl Subject {
         let links = (0..2).map(|i| Link { name: PORTS[i].into(), mac: ROUTER[i], mtu: MTU[i] }).collect();
         let router = Router::new(&config.appliance, links, 7);
         let engine = router.engine(0, Pool::fresh(FRAMES, 2048));
-        router.publish(config.policy)?;
+        router.publish_at(START, config.policy)?;
         let mut subject = Subject { router, engine, began: Instant::now() };
         subject.engine.tick(subject.now());
         Ok(subject)
     }
 
     fn now(&self) -> u64 {
-        1_000_000_000 + self.began.elapsed().as_nanos() as u64
+        START + self.began.elapsed().as_nanos() as u64
     }
 
     /// One frame in; all frames that come out of it.
@@ -95,6 +100,31 @@ impl Subject {
             (counter.packets, counter.bytes)
         };
         self.router.current().policy.ruleset.print(family, Some(&of))
+    }
+
+    /// The sets, as `ipset save` prints them.
+    pub fn sets(&self) -> Result<String> {
+        let ask = |request| self.router.answer_sets(request, self.now()).map_err(anyhow::Error::msg);
+        let SetAnswer::Sets(rows) = ask(SetRequest::List { name: None })? else { anyhow::bail!("no list of sets") };
+        let mut text = String::new();
+        for row in rows {
+            let _ = writeln!(text, "create {} {} {}", row.name, row.header.kind.name(), print::header(&row.header));
+            let mut at = Some(0);
+            while let Some(from) = at {
+                let SetAnswer::Elements { elements, next } =
+                    ask(SetRequest::Elements { name: row.name.clone(), from })?
+                else {
+                    anyhow::bail!("no elements")
+                };
+                for element in &elements {
+                    let _ = write!(text, "add {} ", row.name);
+                    print::element(&row.header, element, &mut text);
+                    text.push('\n');
+                }
+                at = next;
+            }
+        }
+        Ok(text)
     }
 
     /// The flow table, as `conntrack -L` prints it.
