@@ -45,6 +45,7 @@ const DIFFERENT: &[(Family, &str, Real, &str)] = {
         (V4, "-j IDLETIMER --label sumun-7890123456789012345678 --timeout 5", Takes, WRAPPED),
         (V4, "-j RATEEST --rateest-name a234567890123456 --rateest-interval 1s --rateest-ewmalog 2s", Takes, WRAPPED),
         (V4, "-m rateest --rateest z --rateest-gt --rateest-bps 40gbit", Takes, WRAPPED),
+        (V4, "-m recent --rcheck --seconds 2147483648", Takes, WRAPPED),
         (V4, "-m helper --helper nonsense-name-that-is-very-long", Takes, WRAPPED),
         (V4, "-j LOG --log-prefix 123456789012345678901234567890", Takes, WRAPPED),
         (

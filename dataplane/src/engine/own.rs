@@ -296,16 +296,22 @@ impl Engine {
     ) {
         let Some(mac) = port.index().and_then(|i| self.router.links.get(i)).map(|link| link.mac) else { return };
         let Some(mut frame) = self.frame() else { return };
+        // The source of what waits, where it is an own one (`arp_solicit` with `arp_announce` 0, `ndisc_solicit`).
+        let waits = self.resolver.newest_for(port, family, target).map(|packet| packet.facts.src);
+        let spoken = waits.filter(|&source| match is_link_local(family, source) {
+            true => g.fib.is_own_on(family, source, port),
+            false => g.fib.is_own(family, source),
+        });
         match family {
             Family::V4 => {
-                let source = g.fib.port_address(port, family, target).unwrap_or(0) as u32;
+                let source = spoken.or_else(|| g.fib.port_address(port, family, target)).unwrap_or(0) as u32;
                 if arp::request(&mut frame, mac, source, target as u32, unicast) {
                     self.stats.originated.add(1);
                     return self.queue(port.0 as usize, frame);
                 }
             }
             Family::V6 => {
-                let source = g.fib.link_local(port).unwrap_or(0);
+                let source = spoken.or_else(|| g.fib.link_local(port)).unwrap_or(0);
                 if ndp::solicit(&mut frame, mac, source, target, unicast) {
                     return self.discover(port, frame);
                 }

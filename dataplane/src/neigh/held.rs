@@ -117,6 +117,11 @@ impl<T> Held<T> {
         packet
     }
 
+    /// The newest packet that waits for a neighbour.
+    pub fn newest(&self, id: NeighId) -> Option<&T> {
+        self.slots.get(self.queues.get(&id)?.last as usize)?.packet.as_ref()
+    }
+
     /// The neighbours that packets wait for.
     pub fn waiting(&self) -> impl Iterator<Item = NeighId> {
         self.queues.keys().copied()

@@ -209,6 +209,12 @@ impl<T> Resolver<T> {
         }
     }
 
+    /// The newest packet of this worker that waits for an address, if one does: who asks for it may speak with its source.
+    pub fn newest_for(&self, port: PortId, family: Family, addr: u128) -> Option<&T> {
+        let (id, _) = self.table.find(&Who { port, family, addr })?;
+        self.held.newest(id)
+    }
+
     /// Takes in what an ARP or NDP message says. Packets that it sets free come with the next [`Resolver::poll`].
     pub fn learn(&mut self, learned: &Learned, now: u64, s: &Sysctl) {
         // Where the lock is not to be had, the message is lost as if the link had lost it.

@@ -79,13 +79,18 @@ impl Choices {
 
     /// Takes away the checksum of a ping that an error quotes, where the quote ends before the identifier that NAT chose for it.
     fn mask_cut_ping(&self, frame: &mut [u8]) {
-        let chosen = self.ports.keys().any(|key| key.0 == proto::ICMP);
-        let Some(l3) = frame.get_mut(ETHERNET..).filter(|l3| chosen && l3.len() >= 52) else { return };
-        let quote = usize::from(l3[0] & 15) * 4 + 8;
-        let cut = l3[0] >> 4 == 4 && l3[9] == proto::ICMP && matches!(l3.len().checked_sub(quote), Some(24..28));
-        if cut && l3[quote] == 0x45 && l3[quote + 9] == proto::ICMP {
+        let Some(l3) = frame.get_mut(ETHERNET..).filter(|l3| l3.len() >= 52) else { return };
+        // Where the quote begins, how long its header is, and where that tells the protocol.
+        let (icmp, quote, header, at) = match family(l3) {
+            Family::V4 => (proto::ICMP, usize::from(l3[0] & 15) * 4 + 8, 20, 9),
+            Family::V6 => (proto::ICMPV6, 48, 40, 6),
+        };
+        let is_cut = (4..8).contains(&l3.len().saturating_sub(quote + header));
+        let is_of_ping =
+            |l3: &[u8]| l3[at] == icmp && l3[quote + at] == icmp && matches!(l3[quote], 0x45 | 0x60..=0x6f);
+        if is_cut && is_of_ping(l3) && self.ports.keys().any(|key| key.0 == icmp) {
             l3[quote - 6..quote - 4].fill(0);
-            l3[quote + 22..quote + 24].fill(0);
+            l3[quote + header + 2..quote + header + 4].fill(0);
         }
     }
 
