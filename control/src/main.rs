@@ -23,7 +23,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use sumun_config::facts::Family;
-use sumun_config::rule::Table;
+use sumun_config::rule::{Table, reference};
 use sumun_dataplane::protocol;
 
 /// Router and firewall with netfilter's semantics: its control process and command line
@@ -83,6 +83,11 @@ enum Command {
         /// For programs
         #[arg(long)]
         json: bool,
+    },
+    /// What can stand in a rule: all matches and targets with their options, or one of them. Needs no daemon
+    Reference {
+        /// A match or target
+        name: Option<String>,
     },
     /// Set the counters of all rules and policies to zero
     Zero,
@@ -232,6 +237,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Drops { all, json } => match Control::connect(&run_dir)?.dataplane(protocol::Request::Drops)? {
             protocol::Response::Drops(drops) => show::drops::print(&mut out, &drops, all, json)?,
             other => bail!(astray(&other)),
+        },
+        Command::Reference { name: None } => write!(out, "{}", reference::page())?,
+        Command::Reference { name: Some(name) } => match reference::named(&name) {
+            Some(entry) => write!(out, "{entry}")?,
+            None => bail!("there is no match or target {name}; there are {}", reference::names().join(", ")),
         },
         Command::Zero => match Control::connect(&run_dir)?.dataplane(protocol::Request::Zero)? {
             protocol::Response::Done => {}

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::diag::short;
-use crate::model::Names;
 use crate::rule::option::Case;
 use crate::rule::{Families, Hook, Reach, Site, Table, matches, parse_text, targets};
+use crate::set::{Declaration, Header, Kind, samples};
+use std::net::Ipv4Addr;
 
 fn ports() -> Vec<String> {
     ["lan0", "lan1", "wan0", "eth0"].map(String::from).to_vec()
@@ -13,7 +14,7 @@ fn ports() -> Vec<String> {
 fn import(text: &str) -> Result<Import, Vec<String>> {
     let ports = ports();
     let source = Source::new("f", text);
-    let around = Surroundings { family: None, ports: &ports, names: Names::NONE };
+    let around = Surroundings { family: None, ports: &ports, names: samples::names() };
     read(&source, around).map_err(|found| found.iter().map(|d| short(&source, d)).collect())
 }
 
@@ -40,7 +41,20 @@ fn files_become_what_iptables_would_make_of_them() {
 /// The ruleset of a TOML text with our ports.
 fn toml_ruleset(text: &str) -> Ruleset {
     let ports: String = ports().iter().map(|port| format!("[interfaces.{port}]\n")).collect();
-    let source = Source::new("t", format!("{text}\n{ports}"));
+    let set = |set: &Declaration| {
+        let Header { name, kind, family, range, .. } = &set.header;
+        let family = family
+            .filter(|_| kind.name().starts_with("hash"))
+            .map_or(String::new(), |f| format!("family = \"{}\"\n", if f == Family::V4 { "inet" } else { "inet6" }));
+        let range = match kind {
+            Kind::BitmapPort => format!("range = \"{}-{}\"\n", range.0, range.1),
+            Kind::BitmapIpMac => format!("range = \"{}-{}\"\n", Ipv4Addr::from(range.0), Ipv4Addr::from(range.1)),
+            _ => String::new(),
+        };
+        format!("[sets.{name}]\ntype = \"{}\"\n{family}{range}", kind.name())
+    };
+    let sets: String = samples::sets().iter().map(set).collect();
+    let source = Source::new("t", format!("{text}\n{ports}{sets}"));
     let loaded = crate::schema::load(&source);
     loaded
         .unwrap_or_else(|found| panic!("{text}: {:?}", found.iter().map(|d| short(&source, d)).collect::<Vec<_>>()))
@@ -81,7 +95,8 @@ fn place(family: Family, text: &str) -> Option<(Table, Hook)> {
     places.find(|&(table, hook)| {
         let families = Families::Only(family);
         let reach = Reach::BuiltIn(hook);
-        parse_text(text, &Site { families, table, reach, ports: &ports, names: Names::NONE, base: 0, line: 0 }).is_ok()
+        parse_text(text, &Site { families, table, reach, ports: &ports, names: samples::names(), base: 0, line: 0 })
+            .is_ok()
     })
 }
 
@@ -133,7 +148,7 @@ proptest::proptest! {
             let texts = rules.iter().map(|&rule| RULES[rule].to_string()).chain(jumps);
             let ours = texts.filter(|text| text.starts_with("-j") || place(Family::V4, text).or(place(Family::V6, text)).is_some());
             let taken = ours.filter(|text| {
-                let site = Site { families: Families::Both, table, reach: Reach::BuiltIn(hook), ports: &ports(), names: Names::NONE, base: 0, line: 0 };
+                let site = Site { families: Families::Both, table, reach: Reach::BuiltIn(hook), ports: &ports(), names: samples::names(), base: 0, line: 0 };
                 parse_text(text, &site).is_ok()
             });
             let policy = if drop { "policy = \"DROP\"\n" } else { "" };

@@ -27,12 +27,15 @@ pub const FRAGMENT: usize = 5;
 
 /// In canonical order. One-letter names take one dash.
 pub static OPTIONS: [Opt; 6] = [
-    Opt::negatable("source", &["s", "src"]),
-    Opt::negatable("destination", &["d", "dst"]),
-    Opt::negatable("in-interface", &["i", "in"]),
-    Opt::negatable("out-interface", &["o", "out"]),
-    Opt::negatable("protocol", &["p"]),
-    Opt::negatable_flag("fragment", &["f", "fragments"]),
+    Opt::negatable("source", &["s", "src"])
+        .about("ADDRESS[/MASK][,...]", "source address or network; a list is a rule for each"),
+    Opt::negatable("destination", &["d", "dst"])
+        .about("ADDRESS[/MASK][,...]", "destination address or network; a list is a rule for each"),
+    Opt::negatable("in-interface", &["i", "in"])
+        .about("NAME", "interface that the packet came in on; a `+` at the end stands for anything"),
+    Opt::negatable("out-interface", &["o", "out"]).about("NAME", "interface that it goes out on"),
+    Opt::negatable("protocol", &["p"]).about("PROTOCOL", "name or number of the protocol"),
+    Opt::negatable_flag("fragment", &["f", "fragments"]).about("", "a fragment other than the first; IPv4 only"),
 ];
 
 /// The long names that iptables has; the others are ours.

@@ -18,6 +18,7 @@ mod general;
 pub mod matches;
 pub mod option;
 mod print;
+pub mod reference;
 mod sort;
 pub mod targets;
 mod text;
@@ -25,6 +26,8 @@ pub mod word;
 
 #[cfg(test)]
 mod cases;
+#[cfg(test)]
+mod coverage;
 #[cfg(test)]
 mod sound;
 

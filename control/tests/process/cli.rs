@@ -33,6 +33,24 @@ fn check_needs_no_daemon_and_shows_all_mistakes() {
 }
 
 #[test]
+fn the_reference_is_what_the_program_writes() {
+    let page = Place::new().sumun(&["reference"]);
+    assert_eq!((page.code, page.err.as_str()), (Some(0), ""));
+    let written = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../config/REFERENCE.md")).unwrap();
+    assert!(page.out == written, "renew it: cargo run --bin sumun -- reference > config/REFERENCE.md");
+}
+
+#[test]
+fn the_reference_of_a_name_is_a_part_of_it_and_unknown_names_are_told() {
+    let place = Place::new();
+    let entry = place.sumun(&["reference", "reject"]);
+    assert!(entry.code == Some(0) && entry.out.starts_with("### REJECT\n"), "{entry:?}");
+    let unknown = place.sumun(&["reference", "nonesuch"]);
+    assert_eq!((unknown.code, unknown.out.as_str()), (Some(1), ""));
+    assert!(unknown.err.contains("no match or target nonesuch; there are ACCEPT, "), "{unknown:?}");
+}
+
+#[test]
 fn check_of_a_missing_file_or_of_no_text_is_told() {
     let place = Place::new();
     let missing = place.sumun(&["check", "/nowhere/router.toml"]);

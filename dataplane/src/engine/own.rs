@@ -296,11 +296,11 @@ impl Engine {
     ) {
         let Some(mac) = port.index().and_then(|i| self.router.links.get(i)).map(|link| link.mac) else { return };
         let Some(mut frame) = self.frame() else { return };
-        // The source of what waits, where it is an own one (`arp_solicit` with `arp_announce` 0, `ndisc_solicit`).
+        // The source of what waits, where it is an own one, in IPv6 of this link (`arp_solicit` with `arp_announce` 0, `ndisc_solicit`).
         let waits = self.resolver.newest_for(port, family, target).map(|packet| packet.facts.src);
-        let spoken = waits.filter(|&source| match is_link_local(family, source) {
-            true => g.fib.is_own_on(family, source, port),
-            false => g.fib.is_own(family, source),
+        let spoken = waits.filter(|&source| match family {
+            Family::V4 => g.fib.is_own(family, source),
+            Family::V6 => g.fib.is_own_on(family, source, port),
         });
         match family {
             Family::V4 => {

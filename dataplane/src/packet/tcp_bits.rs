@@ -53,7 +53,7 @@ pub fn strip_options(l3: &mut [u8], facts: &Facts, strip: &Strip) -> Result<(), 
     }
     let segment = l3.get_mut(usize::from(facts.l4_off)..usize::from(facts.len)).unwrap_or_default();
     let end = Tcp::new(segment).ok_or(DropReason::MalformedTcp)?.header_len();
-    let header = segment.get_mut(..end).ok_or(DropReason::MalformedTcp)?;
+    let header = segment.get_mut(..end).filter(|_| end >= Tcp::LEN).ok_or(DropReason::MalformedTcp)?;
     let mut at = Tcp::LEN;
     while at + 1 < end {
         // An end of options, and an option of length zero, are stepped over as if they were one byte.
@@ -125,5 +125,9 @@ mod tests {
         let remove = Ecn { ece: Some(false), cwr: Some(false), ect: None };
         assert_eq!(set_ecn(&mut short, &mut facts, remove), Err(DropReason::MalformedTcp));
         assert_eq!(strip_options(&mut short, &facts, &Strip::default()), Err(DropReason::MalformedTcp));
+        // A header that says that it is shorter than one can be.
+        bytes[32] = 0x30;
+        let facts = parse::ip(Family::V4, &bytes).unwrap();
+        assert_eq!(strip_options(&mut bytes, &facts, &Strip::default()), Err(DropReason::MalformedTcp));
     }
 }

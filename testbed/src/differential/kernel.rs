@@ -17,11 +17,15 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 use sumun_config::facts::{Family, PortId};
 
-/// Words of rules that share something by name.
-const NAMED: [&str; 4] = ["-m recent", "-m hashlimit", "RATEEST", "IDLETIMER"];
-
 /// Most time that a marker takes.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Matches and targets that share what they remember by its name.
+const NAMED: [&str; 7] = ["-m recent", "-m hashlimit", "-m quota", "-m nfacct", "RATEEST", "-m rateest", "IDLETIMER"];
+
+/// No rules, but for what keeps conntrack watching.
+const EMPTY: &str = "*raw\nCOMMIT\n*mangle\nCOMMIT\n*nat\nCOMMIT\n*filter\nCOMMIT\n\
+    *security\n:watch - [0:0]\n-A watch -m conntrack --ctstate NEW\nCOMMIT\n";
 
 /// The kernel's router. One for a run.
 pub struct Kernel {
@@ -30,6 +34,8 @@ pub struct Kernel {
     _outside: Host,
     sockets: [OwnedFd; 2],
     marker: Vec<u8>,
+    /// Families whose rules have objects.
+    with_objects: Vec<Family>,
     buffer: Vec<u8>,
 }
 
@@ -59,6 +65,7 @@ impl Kernel {
             router,
             _outside: outside,
             marker: arp_request(HOST[0], MARKER.0, MARKER.1),
+            with_objects: Vec::new(),
             buffer: vec![0; 65_536],
         };
         kernel.configure()?;
@@ -107,21 +114,19 @@ impl Kernel {
     /// Puts a ruleset in force, as text of iptables-save with counters, and forgets all flows and what was learned of paths.
     pub fn load(&mut self, family: Family, rules: &str) -> Result<Result<(), String>> {
         self.give_up_neighbours(family)?;
-        if NAMED.iter().any(|word| rules.contains(word)) {
-            // While a rule of the ruleset before has it, and be it one of the other family, such an object goes on.
-            for family in Family::ALL {
-                let flushed = self.restore(family, "*raw\nCOMMIT\n*mangle\nCOMMIT\n*nat\nCOMMIT\n*filter\nCOMMIT\n")?;
-                flushed.map_err(|why| anyhow::anyhow!("flushing: {why}"))?;
-            }
-        }
+        self.forget_objects()?;
         if let Err(why) = self.restore(family, rules)? {
             return Ok(Err(why));
+        }
+        if NAMED.iter().any(|name| rules.contains(name)) {
+            self.with_objects.push(family);
         }
         self.router.output(&["conntrack", "-F"])?;
         self.forget_paths(family)?;
         Ok(Ok(()))
     }
 
+    /// Replaces the tables that the text has.
     /// Replaces the tables that the text has.
     fn restore(&self, family: Family, rules: &str) -> Result<Result<(), String>> {
         let mut command = self.router.command(program(family, "restore"));
@@ -136,6 +141,14 @@ impl Kernel {
             return Ok(Err(format!("{}: {line}", why.lines().next().unwrap_or_default())));
         }
         Ok(Ok(()))
+    }
+
+    /// Lets go of what rules of both families share by name, whose memory would be found again by rules that name it anew.
+    fn forget_objects(&mut self) -> Result<()> {
+        for family in std::mem::take(&mut self.with_objects) {
+            self.restore(family, EMPTY)?.map_err(anyhow::Error::msg)?;
+        }
+        Ok(())
     }
 
     /// Ends the search for neighbours that do not answer: what it has to say is said now, and not in the case to

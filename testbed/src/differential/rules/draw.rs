@@ -116,9 +116,7 @@ fn conditions(place: &Place, rng: &mut Rng) -> String {
             parts.extend(rng.pick(&MAKERS)(place, rng));
         }
         let text: String = parts.iter().map(|part| format!("{} ", part.trim_end())).collect();
-        // With -m mark between two -m connmark, iptables takes the last --mark for a second one of the former.
-        let is_misread = text.matches(" --mark ").count() > 2;
-        if !is_misread && registry::takes(&text, place) {
+        if !registry::is_misread(&text) && registry::takes(&text, place) {
             return text;
         }
     }

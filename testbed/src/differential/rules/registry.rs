@@ -8,7 +8,7 @@ use super::alteration::harms_sums;
 use super::draw::Place;
 use sumun_config::facts::Family;
 use sumun_config::model::Names;
-use sumun_config::rule::option::{Case, Extension};
+use sumun_config::rule::option::{Case, Extension, MatchExtension};
 use sumun_config::rule::{Families, Hook, Reach, Site, Table, matches, parse_text, targets};
 
 /// Words of cases that are not drawn, and why.
@@ -37,6 +37,20 @@ pub(super) fn takes(rule: &str, place: &Place) -> bool {
     let families = Families::Only(place.family);
     let site = Site { families, table: place.table, reach, ports: &ports, names: Names::NONE, base: 0, line: 0 };
     parse_text(rule, &site).is_ok()
+}
+
+/// Whether iptables gives an option to the wrong match: with `-m mark` between two `-m connmark`, the last `--mark` is a second one
+/// of the former.
+pub(super) fn is_misread(conditions: &str) -> bool {
+    let named = conditions.split("-m ").skip(1).filter_map(|part| part.split(' ').next());
+    let named: Vec<_> =
+        named.filter_map(|name| matches::EXTENSIONS.iter().find(|extension| extension.name == name)).collect();
+    let shares = |a: &MatchExtension, b: &MatchExtension| {
+        a.name != b.name && a.options.iter().any(|option| b.options.iter().any(|other| other.name == option.name))
+    };
+    let mut again =
+        named.iter().enumerate().filter(|(n, one)| named[..*n].iter().any(|earlier| earlier.name == one.name));
+    again.any(|(_, one)| named.iter().any(|other| shares(one, other)))
 }
 
 /// A condition that asks for no protocol.
@@ -78,5 +92,7 @@ fn is_comparable(text: &str, place: &Place) -> bool {
     let echoed = place.is_at(Hook::Output) && text.contains("-j REJECT");
     // The program does not let the kernel do so.
     let inhibited = place.table == Table::Nat && text.contains("-j DROP");
-    !unsummed && !echoed && !inhibited && !LEFT_OUT.iter().any(|(words, _)| text.contains(words))
+    // Nobody listens: the kernel lets the packet through without a mapping, and asks again for the flow's next.
+    let unmapped = place.table == Table::Nat && text.contains("QUEUE");
+    !unsummed && !echoed && !inhibited && !unmapped && !LEFT_OUT.iter().any(|(words, _)| text.contains(words))
 }
