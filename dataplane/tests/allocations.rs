@@ -108,7 +108,7 @@ fn the_memory_of_a_flow_table_is_what_was_said_beforehand() {
         let table = Conntrack::new(flows, workers, 1);
         let taken = BYTES.get() - before;
         assert_eq!((taken, table.memory()), (Conntrack::memory_for(flows, workers), taken), "{flows} flows");
-        table.count_connections();
+        table.count_connections(1);
         assert_eq!(BYTES.get() - before, table.memory(), "{flows} flows and as many connections");
     }
     let each = Conntrack::memory_for(1_000_000, 1) / 1_000_000;

@@ -2,9 +2,11 @@
 //!
 //! Under a key (rule, masked address, zone) stand the flows that met the rule. Who asks walks them, and what is gone goes:
 //! flows that ended, and TCP connections in TIME_WAIT or CLOSE, but for the flow of the packet itself. So the number is
-//! exact each time that somebody asks (where they are many: to the millisecond), with any number of workers, and nothing
-//! need be done when a flow ends. Memory is fixed: nodes are made once, when the first ruleset with a `connlimit` is
-//! published; each question also clears a bucket that nobody may ever ask for again.
+//! exact each time that somebody asks, with any number of workers, and nothing need be done when a flow ends. Where they
+//! are many, they are looked through once a millisecond, and for each 1,024 of them a millisecond later: between, newcomers
+//! are added to what was counted then, and who is in is known by a memory of who was found lately. Memory is fixed: nodes
+//! are made when a ruleset with a `connlimit` is published, as many as all flows may take that meet all such rules; each
+//! question also clears a bucket that nobody may ever ask for again.
 //!
 //! A node names its flow by the number of the entry and the use of it, as other words of the table do. Rules are known by
 //! stamps that are never given twice, kept in their cells: a cell that goes to another rule begins at zero.
@@ -13,27 +15,42 @@ use super::entry::millis;
 use super::index::Flag;
 use super::{Conntrack, Ct, Life, NONE, Word, protocol, tcp};
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64 as Cell;
 use sumun_config::facts::{ConnectionKey, Dir, Facts, proto};
 
 const FLAGS: usize = 256;
-/// From this many on, connections of a key are looked through only once a millisecond: between, newcomers are added to
-/// what was counted then.
+/// From this many on, connections of a key are looked through only now and then.
 const MANY: u32 = 64;
+/// For so many of them a millisecond passes more.
+const PER_MILLISECOND: u32 = 1024;
+/// Most pieces that nodes are made in; what does not fit into them is not counted.
+const PIECES: usize = 64;
 
 /// The counted connections of a table.
 pub(super) struct Connections {
     heads: Box<[AtomicU32]>,
     flags: Box<[Flag]>,
-    nodes: Box<[Node]>,
+    nodes: Nodes,
+    /// Nodes by key and connection, as far as there is room: to be checked, with the bucket's flag held.
+    found: Box<[AtomicU32]>,
     free: AtomicU32,
+    /// Pieces whose nodes have come among the free ones.
+    hung: AtomicU32,
     free_flag: Flag,
     /// The bucket to be cleared next.
     sweep: AtomicU32,
     stamps: AtomicU32,
 }
 
-/// A counted connection. Read and written under its bucket's flag.
+/// Nodes by number, in pieces of equal size that are never moved.
+struct Nodes {
+    pieces: [OnceLock<Box<[Node]>>; PIECES],
+    /// Nodes of a piece, as a power of two.
+    shift: u32,
+}
+
+/// A counted connection. Read and written under its bucket's flag, but for who finds it by [`Connections::found`].
 #[derive(Default)]
 struct Node {
     next: AtomicU32,
@@ -45,7 +62,8 @@ struct Node {
     flow: AtomicU32,
     /// Which use of the entry, and which direction's tuple was counted.
     usage: AtomicU32,
-    /// Millisecond of the last look through the key, and how many there were: of the newest node of a key.
+    /// Millisecond of the last look through the key, and how many there were then and came since: of the newest node of a
+    /// key.
     looked: AtomicU32,
     seen: AtomicU32,
 }
@@ -78,40 +96,93 @@ impl Node {
         Member { flow: self.flow.load(Ordering::Relaxed), usage: self.usage.load(Ordering::Relaxed) }
     }
 
+    /// When the key of this node was looked through last and how many there are since, if that is enough for now.
+    fn still_holds(&self, now: u32) -> Option<(u32, u32)> {
+        let (looked, seen) = (self.looked.load(Ordering::Relaxed), self.seen.load(Ordering::Relaxed));
+        let is_recent = now.wrapping_sub(looked) <= seen / PER_MILLISECOND;
+        (seen >= MANY && is_recent).then_some((looked, seen))
+    }
+
     fn write(&self, key: &Key, member: Member) {
         self.stamp.store(key.stamp, Ordering::Relaxed);
         self.addr[0].store(key.addr[0], Ordering::Relaxed);
         self.addr[1].store(key.addr[1], Ordering::Relaxed);
         self.place.store(key.place, Ordering::Relaxed);
-        self.flow.store(member.flow, Ordering::Relaxed);
         self.usage.store(member.usage, Ordering::Relaxed);
+        // Release: who reads the flow reads the key that belongs to it.
+        self.flow.store(member.flow, Ordering::Release);
+    }
+}
+
+impl Nodes {
+    /// None yet.
+    fn new(flows: usize) -> Nodes {
+        Nodes { pieces: std::array::from_fn(|_| OnceLock::new()), shift: flows.max(64).ilog2() }
+    }
+
+    #[inline]
+    fn get(&self, id: u32) -> Option<&Node> {
+        let piece = self.pieces.get((id >> self.shift) as usize)?.get()?;
+        piece.get(id as usize & ((1 << self.shift) - 1))
+    }
+
+    /// How many there are.
+    fn len(&self) -> usize {
+        self.made().map(|piece| piece.len()).sum()
+    }
+
+    fn made(&self) -> impl Iterator<Item = &[Node]> {
+        self.pieces.iter().map_while(|piece| piece.get().map(|piece| &**piece))
     }
 }
 
 impl Connections {
-    /// Room for this many connections.
-    pub fn new(connections: usize) -> Connections {
-        let connections = connections.clamp(64, NONE as usize - 1);
-        let heads = connections.next_power_of_two().clamp(64, 1 << 18);
-        let nodes: Box<[Node]> = (0..connections).map(|_| Node::default()).collect();
-        for (i, node) in nodes.iter().enumerate() {
-            let next = if i + 1 < connections { i as u32 + 1 } else { NONE };
-            node.next.store(next, Ordering::Relaxed);
-        }
+    /// No room yet, in a table of so many flows.
+    pub fn new(flows: usize) -> Connections {
+        let heads = flows.next_power_of_two().clamp(64, 1 << 18);
+        let empty = || (0..heads).map(|_| AtomicU32::new(NONE)).collect();
         Connections {
-            heads: (0..heads).map(|_| AtomicU32::new(NONE)).collect(),
+            heads: empty(),
             flags: (0..FLAGS).map(|_| Flag::default()).collect(),
-            nodes,
-            free: AtomicU32::new(0),
+            nodes: Nodes::new(flows),
+            found: empty(),
+            free: AtomicU32::new(NONE),
+            hung: AtomicU32::new(0),
             free_flag: Flag::default(),
             sweep: AtomicU32::new(0),
             stamps: AtomicU32::new(1),
         }
     }
 
+    /// Makes room for this many connections, as far as it is not there.
+    pub fn make_room(&self, connections: usize) {
+        let size = 1 << self.nodes.shift;
+        let wanted = connections.div_ceil(size).clamp(1, PIECES.min(NONE as usize / size));
+        for (at, piece) in self.nodes.pieces.iter().enumerate().take(wanted) {
+            piece.get_or_init(|| {
+                let first = (at * size) as u32;
+                let nodes: Box<[Node]> = (0..size).map(|_| Node::default()).collect();
+                for (node, next) in nodes.iter().zip(first + 1..) {
+                    node.next.store(next, Ordering::Relaxed);
+                }
+                nodes
+            });
+            let last = ((at + 1) * size - 1) as u32;
+            // The chain of a new piece ends in the number behind it; one that is in use has been hung in already.
+            let _held = self.free_flag.hold();
+            if self.hung.load(Ordering::Relaxed) as usize == at {
+                if let Some(node) = self.nodes.get(last) {
+                    node.next.store(self.free.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+                self.free.store((at * size) as u32, Ordering::Relaxed);
+                self.hung.store(at as u32 + 1, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Bytes that it takes.
     pub fn memory(&self) -> usize {
-        size_of_val(&*self.heads) + size_of_val(&*self.flags) + size_of_val(&*self.nodes)
+        2 * size_of_val(&*self.heads) + size_of_val(&*self.flags) + self.nodes.len() * size_of::<Node>()
     }
 
     /// The stamp of the rule that owns a cell.
@@ -130,67 +201,102 @@ impl Connections {
     fn take(&self) -> Option<u32> {
         let _held = self.free_flag.hold();
         let id = self.free.load(Ordering::Relaxed);
-        let node = self.nodes.get(id as usize)?;
+        let node = self.nodes.get(id)?;
         self.free.store(node.next.load(Ordering::Relaxed), Ordering::Relaxed);
         Some(id)
     }
 
     fn put_back(&self, id: u32) {
+        let Some(node) = self.nodes.get(id) else { return };
+        // Nobody finds it any more.
+        node.flow.store(NONE, Ordering::Relaxed);
         let _held = self.free_flag.hold();
-        self.nodes[id as usize].next.store(self.free.load(Ordering::Relaxed), Ordering::Relaxed);
+        node.next.store(self.free.load(Ordering::Relaxed), Ordering::Relaxed);
         self.free.store(id, Ordering::Relaxed);
     }
 
-    /// Throws out what is gone of a bucket, but for `own`; how many stand under the key, and whether `own` is among them.
-    /// The bucket's flag is held.
-    fn look_through(&self, bucket: usize, table: &Conntrack, now: u32, key: &Key, own: Option<Member>) -> (u32, bool) {
-        let (mut count, mut is_in) = (0, false);
-        let mut link = &self.heads[bucket];
+    /// Throws out what is gone of a bucket, but for `own`, which comes to its front; how many stand under the key, and the node
+    /// of `own` if it is among them. The bucket's flag is held.
+    fn look_through(
+        &self,
+        bucket: usize,
+        table: &Conntrack,
+        now: u32,
+        key: &Key,
+        own: Option<Member>,
+    ) -> (u32, Option<u32>) {
+        let (mut count, mut own_node) = (0, None);
+        let head = &self.heads[bucket];
+        let mut link = head;
         loop {
             let at = link.load(Ordering::Relaxed);
-            let Some(node) = self.nodes.get(at as usize) else { return (count, is_in) };
+            let Some(node) = self.nodes.get(at) else { break };
             let (under, member) = (node.key(), node.member());
-            let is_own = under == *key && own == Some(member);
-            if !is_own && !table.counts_as_connection(member, now) {
+            if under == *key && own == Some(member) {
+                count += 1;
+                own_node = Some((at, node));
+                link.store(node.next.load(Ordering::Relaxed), Ordering::Relaxed);
+            } else if table.counts_as_connection(member, now) {
+                count += u32::from(under == *key);
+                link = &node.next;
+            } else {
                 link.store(node.next.load(Ordering::Relaxed), Ordering::Relaxed);
                 self.put_back(at);
-                continue;
             }
-            count += u32::from(under == *key);
-            is_in |= is_own;
-            link = &node.next;
         }
+        let Some((id, node)) = own_node else { return (count, None) };
+        node.next.store(head.load(Ordering::Relaxed), Ordering::Relaxed);
+        head.store(id, Ordering::Relaxed);
+        node.looked.store(now, Ordering::Relaxed);
+        node.seen.store(count, Ordering::Relaxed);
+        (count, Some(id))
     }
 
     /// The connections under a key, the packet's own included, which is added where it has a flow. None: no room.
     fn count(&self, table: &Conntrack, now: u32, key: &Key, own: Option<Member>) -> Option<u32> {
         self.clear_one(table, now, key);
-        let words = [key.addr[0], key.addr[1], u64::from(key.stamp), u64::from(key.place), 0];
-        let bucket = table.hasher.hash(&words) as usize & (self.heads.len() - 1);
+        let hash = |member: u64| {
+            table.hasher.hash(&[key.addr[0], key.addr[1], u64::from(key.stamp), u64::from(key.place), member]) as usize
+        };
+        let bucket = hash(0) & (self.heads.len() - 1);
+        let found = own.map(|own| &self.found[hash(u64::from(own.flow) + 1) & (self.found.len() - 1)]);
         let _held = self.flags[bucket % FLAGS].hold();
         let head = &self.heads[bucket];
-        let newest = self.nodes.get(head.load(Ordering::Relaxed) as usize).filter(|node| node.key() == *key);
+        let is_found = found.zip(own).is_some_and(|(found, own)| self.is_at(found.load(Ordering::Relaxed), key, own));
         // Who is in the table already may stand under the key anywhere.
         let is_newcomer = own.is_none_or(|own| table.entry(own.flow).word().life() == Life::Unconfirmed);
-        let recent = newest.filter(|node| {
-            is_newcomer
-                && node.looked.load(Ordering::Relaxed) == now
-                && node.seen.load(Ordering::Relaxed) >= MANY
-                && Some(node.member()) != own
-        });
-        let (others, is_in) = match recent {
-            Some(node) => (node.seen.load(Ordering::Relaxed), false),
-            None => self.look_through(bucket, table, now, key, own),
+        let newest = self.nodes.get(head.load(Ordering::Relaxed)).filter(|node| node.key() == *key);
+        let looked = newest.filter(|_| is_found || is_newcomer).and_then(|node| node.still_holds(now));
+        let (looked, others, is_in) = match looked {
+            Some((looked, seen)) => (looked, seen, is_found),
+            None => {
+                let (others, own_node) = self.look_through(bucket, table, now, key, own);
+                if let (Some(found), Some(id)) = (found, own_node) {
+                    found.store(id, Ordering::Relaxed);
+                }
+                (now, others, own_node.is_some())
+            }
         };
         let Some(own) = own.filter(|_| !is_in) else { return Some(others + u32::from(!is_in)) };
         let id = self.take()?;
-        let node = &self.nodes[id as usize];
+        let node = self.nodes.get(id)?;
         node.write(key, own);
-        node.looked.store(now, Ordering::Relaxed);
+        node.looked.store(looked, Ordering::Relaxed);
         node.seen.store(others + 1, Ordering::Relaxed);
         node.next.store(head.load(Ordering::Relaxed), Ordering::Relaxed);
         head.store(id, Ordering::Relaxed);
+        if let Some(found) = found {
+            found.store(id, Ordering::Relaxed);
+        }
         Some(others + 1)
+    }
+
+    /// Whether the node of this number is the connection's under the key. The bucket's flag is held, so a node with this key
+    /// stays what it is; of others the flow is read first, and theirs is never written before their key.
+    fn is_at(&self, id: u32, key: &Key, own: Member) -> bool {
+        self.nodes.get(id).is_some_and(|node| {
+            node.flow.load(Ordering::Acquire) == own.flow && node.key() == *key && node.member() == own
+        })
     }
 
     /// Clears the bucket whose turn it is.
@@ -204,18 +310,18 @@ impl Connections {
 
     #[cfg(test)]
     fn nodes_in_use(&self) -> usize {
-        let free = std::iter::successors(Some(self.free.load(Ordering::Relaxed)), |id| {
-            self.nodes.get(*id as usize).map(|node| node.next.load(Ordering::Relaxed))
-        });
+        let next = |id: &u32| self.nodes.get(*id).map(|node| node.next.load(Ordering::Relaxed));
+        let free = std::iter::successors(Some(self.free.load(Ordering::Relaxed)), next);
         self.nodes.len() - (free.count() - 1)
     }
 }
 
 impl Conntrack {
-    /// Makes room for counted connections, for rulesets that have a `connlimit`: as many as there may be flows. Once made
+    /// Makes room for counted connections, for rulesets in which a flow can meet so many rules with a `connlimit`. Once made
     /// it stays.
-    pub fn count_connections(&self) {
-        self.connections.get_or_init(|| Connections::new(self.max_flows as usize));
+    pub fn count_connections(&self, rules: usize) {
+        let flows = self.max_flows as usize;
+        self.connections.get_or_init(|| Connections::new(flows)).make_room(flows.saturating_mul(rules));
     }
 
     /// The connections under a key of the rule that owns `cell`, the packet's own included. None where they cannot be
@@ -296,7 +402,7 @@ mod tests {
     impl Rig {
         fn new(flows: u32) -> Rig {
             let shared = Arc::new(Conntrack::new(flows, 1, 42));
-            shared.count_connections();
+            shared.count_connections(1);
             Rig { tracker: Tracker::new(shared.clone(), 0), shared, cell: Cell::new(0), now: 1000 * MS }
         }
 
@@ -411,9 +517,50 @@ mod tests {
     }
 
     #[test]
+    fn the_more_there_are_the_less_often_they_are_looked_through() {
+        let mut rig = Rig::new(8192);
+        for port in 0..3000 {
+            assert_eq!(rig.pass(udp(A, port, B, 9), true), Some(u32::from(port) + 1));
+        }
+        rig.now += 10 * MS;
+        assert_eq!(rig.pass(udp(A, 3000, B, 9), true), Some(3001));
+        rig.shared.flush(rig.now);
+        assert_eq!(rig.pass(udp(A, 5000, B, 9), true), Some(3002), "they were looked through a millisecond ago");
+        assert_eq!(rig.pass(udp(A, 5000, B, 9), true), Some(3002), "and who is in is known");
+        rig.now += 2 * MS;
+        assert_eq!(rig.pass(udp(A, 5001, B, 9), true), Some(2));
+        assert_eq!(rig.shared.connections.get().expect("made").nodes_in_use(), 2);
+    }
+
+    #[test]
+    fn room_grows_with_the_rules_that_count() {
+        let mut rig = Rig::new(100);
+        let rules = [Cell::new(0), Cell::new(0)];
+        let pass = |rig: &mut Rig| -> u32 {
+            let counted = |rig: &mut Rig, port| {
+                let mut p = udp(A, port, B, 9);
+                let ct = rig.tracker.track(&mut p.facts, &p.l3, rig.now, &Sysctl::default()).expect("room");
+                let count = |cell| rig.shared.connections(cell, &KEY, ct, &p.facts, &p.l3, rig.now);
+                let counts = rules.each_ref().map(count);
+                rig.tracker.confirm(ct, &mut p.facts, rig.now).expect("room");
+                rig.tracker.quiescent(rig.now);
+                counts.iter().flatten().count() as u32
+            };
+            (0..100).map(|port| counted(rig, port)).sum()
+        };
+        assert_eq!(pass(&mut rig), 128, "two pieces of 64");
+        let before = rig.shared.connections.get().expect("made").memory();
+        rig.shared.count_connections(2);
+        assert_eq!(pass(&mut rig), 200);
+        assert!(rig.shared.connections.get().expect("made").memory() > before);
+        rig.shared.count_connections(1);
+        assert_eq!(rig.shared.connections.get().expect("made").nodes_in_use(), 200);
+    }
+
+    #[test]
     fn several_workers_count_each_flow_once() {
         let shared = Arc::new(Conntrack::new(4096, 3, 42));
-        shared.count_connections();
+        shared.count_connections(1);
         let cell = Cell::new(0);
         std::thread::scope(|scope| {
             for worker in 0..3u16 {

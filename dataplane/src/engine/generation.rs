@@ -194,6 +194,15 @@ pub(super) fn has(ruleset: &Ruleset, is: impl Fn(&Match) -> bool) -> bool {
     rules(ruleset).flat_map(|rule| &rule.conds).any(|cond| is(&cond.test))
 }
 
+/// How many such conditions there are in the family that has more of them.
+pub(super) fn count(ruleset: &Ruleset, is: impl Fn(&Match) -> bool) -> usize {
+    let rules = |family| {
+        let chains = ruleset.of(family).tables.iter().flat_map(|table| &table.chains);
+        chains.flat_map(|chain| &chain.rules).flat_map(|rule| &rule.conds).filter(|cond| is(&cond.test)).count()
+    };
+    Family::ALL.into_iter().map(rules).max().unwrap_or(0)
+}
+
 /// Whether some rule has such a target.
 pub(super) fn does(ruleset: &Ruleset, is: impl Fn(&Target) -> bool) -> bool {
     rules(ruleset).filter_map(|rule| rule.target.as_ref()).any(is)

@@ -191,8 +191,9 @@ impl Router {
         for cell in fresh {
             self.cells[cell as usize].store(0, Ordering::Relaxed);
         }
-        if generation::has(&next.policy.ruleset, |test| matches!(test, Match::Connlimit(_))) {
-            self.conntrack.count_connections();
+        let counting = generation::count(&next.policy.ruleset, |test| matches!(test, Match::Connlimit(_)));
+        if counting > 0 {
+            self.conntrack.count_connections(counting);
         }
         if generation::does(&next.policy.ruleset, |target| matches!(target, Target::ConnSecMark(_))) {
             self.conntrack.keep_contexts();

@@ -18,6 +18,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("-j SYNPROXY", "cookies are chance; tests/synproxy_scripts.rs knows them"),
     ("-m rateest", "time, and an estimator has to be there"),
     ("-m connlimit", "time; the kernel counts a flow anew for each of its packets in a tick"),
+    ("-m hashlimit", "time; tests/memory_scripts.rs has rates that a case does not notice"),
     ("-m limit", "time; the makers have rates that a case does not notice"),
     ("-j SNPT", "damages checksums; the makers know with which prefixes both do so alike"),
     ("-j DNPT", "damages checksums; the makers know with which prefixes both do so alike"),
