@@ -75,6 +75,23 @@ fn apply_runs_another_file_until_the_watched_one_changes() {
 }
 
 #[test]
+fn text_of_iptables_becomes_toml_or_nothing_and_all_its_mistakes() {
+    let place = Place::new();
+    let rules = place.path("rules.v4");
+    fs::write(&rules, "iptables -A INPUT -i tun0 -j ACCEPT\nip6tables -P FORWARD DROP\n").unwrap();
+    let toml = "[foreign]\ninterfaces = [\"tun0\"]\n\n[ipv4.filter.INPUT]\nrules = [\n  \"-i tun0 -j ACCEPT\",\n]\n\n\
+        [ipv6.filter.FORWARD]\npolicy = \"DROP\"\n";
+    let fine = place.sumun(&["import", "iptables", arg(&rules)]);
+    assert_eq!((fine.code, fine.out.as_str(), fine.err.as_str()), (Some(0), toml, ""));
+    fs::write(&rules, "iptables -A INPUT -i $LAN -j ACCEPT\niptables -A INPUT -j ACEPT\n").unwrap();
+    let bad = place.sumun(&["import", "iptables", arg(&rules)]);
+    assert_eq!((bad.code, bad.out.as_str()), (Some(2), ""));
+    for part in ["rules.v4:1:22", "$LAN", "rules.v4:2:22", "ACCEPT"] {
+        assert!(bad.err.contains(part), "{part} is not in\n{}", bad.err);
+    }
+}
+
+#[test]
 fn apply_of_the_watched_file_says_nothing_of_an_end() {
     let (place, _dataplane, _control) = both();
     let ran = place.sumun(&["apply", arg(&place.config())]);
