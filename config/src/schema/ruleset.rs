@@ -12,7 +12,8 @@ use crate::diag::{Diagnostic, Source};
 use crate::link::{ChainSource, link};
 use crate::model::Names;
 use crate::rule::option::Complaint;
-use crate::rule::{ParsedRule, Policy, Reach, Site, parse_fields, parse_text};
+use crate::rule::targets::verdict::Verdict;
+use crate::rule::{ParsedRule, Policy, Reach, Site, Target, parse_fields, parse_text};
 use crate::ruleset::Ruleset;
 use std::collections::HashSet;
 use std::ops::Range;
@@ -29,7 +30,10 @@ pub(super) fn read(chains: Vec<Chain>, ports: &[String], names: Names, source: &
             let line = source.line(field.at().start);
             let site = Site { families: chain.families, table: chain.table, reach, ports, names, base: 0, line };
             match rule(field, site, source, &mut places, sink) {
-                Some(Ok(rule)) => rules.push(rule),
+                Some(Ok(rule)) => {
+                    unheard(&rule, &places, sink);
+                    rules.push(rule);
+                }
                 Some(Err(complaints)) => {
                     for complaint in complaints {
                         sink.push(places.diagnostic(complaint));
@@ -71,6 +75,23 @@ fn unused(sources: &[ChainSource], sink: &mut Sink) {
             sink.warning(at.clone(), format!("no rule of table {} goes to the chain {name}", table.name()))
                 .help(format!("a rule such as \"-j {name}\""));
         }
+    }
+}
+
+/// Warns of a rule that asks a program, since none can listen.
+fn unheard(rule: &ParsedRule, places: &Places, sink: &mut Sink) {
+    let targets = rule.bodies.iter().filter_map(|body| body.rule.target.as_ref());
+    let bypasses = targets.filter_map(|target| match target {
+        Target::Queue(queue) => Some(queue.bypass),
+        Target::Verdict(Verdict::Queue) => Some(false),
+        _ => None,
+    });
+    let Some(bypasses) = bypasses.max() else { return };
+    let end = if bypasses { "the packet passes the table" } else { "the packet is dropped" };
+    let complaint =
+        sink.warning(places.resolve(rule.at.clone()), format!("no program can listen to a queue here: {end}"));
+    if !bypasses {
+        complaint.help("-j NFQUEUE with --queue-bypass lets it pass the table");
     }
 }
 

@@ -15,7 +15,7 @@ use super::generation::Generation;
 use super::judge::Passed;
 use super::order::Stage;
 use super::packet::{Hop, Packet};
-use crate::conntrack::{Ct, Invalid, Template};
+use crate::conntrack::{Ct, Invalid, Template, Tracker};
 use crate::defrag::User;
 use crate::fib::{Fib, Key, Route, is_forwardable_source, is_link_local};
 use crate::icmp::Error;
@@ -213,6 +213,10 @@ impl Engine {
             self.tracker.map(flow, manip, range.as_ref(), &p.facts, random)?;
             if nat.is_some_and(|nat| nat.kind == Kind::Masquerade) {
                 self.tracker.set_masqueraded(flow, p.facts.oif);
+            }
+        } else if !is_error && Tracker::asks_in_vain(&p.facts, manip) {
+            if self.judge(g, hook, Table::Nat, p)? == Passed::Bypassing {
+                return Ok(());
             }
         } else if !is_error && hook == Hook::Postrouting {
             self.tracker.stay_masqueraded(flow, p.facts.ct_status, p.facts.oif)?;

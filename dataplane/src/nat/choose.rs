@@ -8,7 +8,7 @@ use super::{Manip, NatRange, spread};
 use crate::conntrack::{Flow, Life, Tracker, Tuple};
 use crate::packet::view::icmp_has_id;
 use crate::reason::DropReason;
-use sumun_config::facts::{Dir, Facts, proto, status};
+use sumun_config::facts::{CtState, Dir, Facts, proto, status};
 
 /// Most ports that one round of the search tries (`NF_NAT_MAX_ATTEMPTS`).
 const ATTEMPTS: u32 = 128;
@@ -23,6 +23,13 @@ impl Tracker {
     pub fn is_unmapped(&self, flow: Flow, manip: Manip) -> bool {
         let word = self.shared.entry(flow.id).word();
         word.life() == Life::Unconfirmed && word.status() & manip.done() == 0
+    }
+
+    /// Whether the packet's flow was confirmed without a mapping of this end, as behind a queue, and has not been answered: then
+    /// table nat is asked again, and in vain (`nf_nat_inet_fn`, `nf_nat_setup_info`).
+    #[inline]
+    pub fn asks_in_vain(facts: &Facts, manip: Manip) -> bool {
+        facts.ct_status & manip.done() == 0 && matches!(facts.ct_state, CtState::New | CtState::Related)
     }
 
     /// Chooses the mapping of one end of a new flow (`nf_nat_setup_info`). Without a range nothing changes but what must:

@@ -1,0 +1,250 @@
+//! What targets do to packets, as the kernel does it: every script runs through the kernel and through the engine, in both
+//! families, and at the end the counters of all rules are equal too.
+
+use anyhow::Result;
+use std::fmt::Write;
+use sumun_config::facts::{Family, proto};
+use sumun_testbed::differential::kernel::Kernel;
+use sumun_testbed::differential::net::of;
+use sumun_testbed::differential::script::{
+    ACK, Datagram, FIN, Icmp, PSH, Raw, SYN, Script, Step, Talk, Upper, arrives, expect_none, segment,
+};
+use sumun_testbed::differential::traffic::own;
+use sumun_testbed::differential::wire;
+
+const ECE: u8 = 0x40;
+const CWR: u8 = 0x80;
+
+fn run(tag: &str, scripts: impl Fn(Family) -> Vec<Script>) -> Result<()> {
+    let mut kernel = Kernel::new(&format!("{}-{tag}", std::process::id()))?;
+    let all: Vec<Script> = Family::ALL.into_iter().flat_map(scripts).map(Script::counted).collect();
+    expect_none(&mut kernel, &all)
+}
+
+/// A ruleset of one table.
+fn table(name: &str, rules: &str) -> String {
+    format!("*{name}\n{rules}\nCOMMIT\n")
+}
+
+/// Rules that show marks from 0 to 63: each becomes the packet's code point.
+fn shown_marks() -> String {
+    (0..64).fold(String::new(), |mut rules, mark| {
+        let _ = writeln!(rules, "-A POSTROUTING -m mark --mark {mark} -j DSCP --set-dscp {mark}");
+        rules
+    })
+}
+
+fn ping(family: Family) -> Icmp<'static> {
+    Icmp(of(family, 8, 128), 0, 0x0102_0003, b"ping")
+}
+
+/// Packets of many kinds, both ways.
+fn everything(talk: &Talk) -> Vec<Step> {
+    let family = talk.family;
+    let spi = [&0x1122_3344u32.to_be_bytes()[..], &[0; 20]].concat();
+    let ah = [&[proto::UDP, 4, 0, 0][..], &0x1122_3344u32.to_be_bytes(), &[0; 24]].concat();
+    let mut quoted = talk.reversed().packet(&Datagram(b"of an error"));
+    wire::fix(&mut quoted);
+    [
+        both(talk, &segment(SYN)),
+        both(talk, &Datagram(b"data")),
+        both(talk, &ping(family)),
+        both(talk, &Raw(proto::ESP, &spi)),
+        both(talk, &Raw(proto::AH, &ah)),
+        both(talk, &Raw(proto::GRE, &[0, 0, 8, 0, 1, 2, 3, 4])),
+        both(talk, &Raw(proto::TCP, &[0x13, 0x88])),
+        both(talk, &Icmp(of(family, 3, 1), 1, 0, &quoted)),
+        both(talk, &Raw(99, b"unknown")),
+    ]
+    .concat()
+}
+
+/// The client sends it, then the server.
+fn both(talk: &Talk, upper: &impl Upper) -> [Step; 2] {
+    [talk.there(upper), talk.back(upper)]
+}
+
+#[test]
+fn marks_by_hash() -> Result<()> {
+    let hashes = [
+        "--hmark-tuple src,dst,sport,dport,proto --hmark-mod 64 --hmark-rnd 0xfeedcafe",
+        "--hmark-tuple src,dst --hmark-mod 10 --hmark-offset 20 --hmark-rnd 7",
+        "--hmark-src-prefix 24 --hmark-dst-prefix 9 --hmark-mod 64 --hmark-rnd 1",
+        "--hmark-sport-mask 0xff00 --hmark-dport-mask 0xff --hmark-proto-mask 0x3f --hmark-mod 64 --hmark-rnd 2",
+        "--hmark-sport-mask 0xff --hmark-sport 0x1200 --hmark-dport 7 --hmark-mod 64 --hmark-rnd 3",
+        "--hmark-tuple spi,src --hmark-mod 64 --hmark-rnd 4",
+        "--hmark-spi 0x500 --hmark-sport-mask 0xf0 --hmark-dst-prefix 32 --hmark-mod 64 --hmark-rnd 5",
+        "--hmark-tuple ct,src,dst,sport,dport,proto --hmark-mod 64 --hmark-rnd 6",
+        "--hmark-tuple ct,proto --hmark-src-prefix 16 --hmark-mod 64 --hmark-rnd 8",
+    ];
+    run("hmark", |family| {
+        let talk = Talk::new(family);
+        let script = |hash: &str| {
+            let rules = table("mangle", &format!("-A PREROUTING -j HMARK {hash}\n{}", shown_marks()));
+            Script::new(hash, family, &rules).steps(everything(&talk)).steps(everything(&talk.from(41_000)))
+        };
+        hashes.iter().map(|hash| script(hash)).collect()
+    })
+}
+
+#[test]
+fn bits_of_ecn_and_options_of_tcp() -> Result<()> {
+    run("tcpbits", |family| {
+        let talk = Talk::new(family);
+        let syn = [2, 4, 5, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7];
+        let odd = [1, 3, 3, 7, 30, 3, 9, 2, 4, 5, 0xb4, 0, 8, 0, 5, 40];
+        let segments = [
+            segment(SYN | ECE | CWR).seq(1000).options(&syn),
+            segment(SYN).seq(1000).options(&odd),
+            segment(SYN | CWR).seq(1000).options(&[255, 2, 254, 6, 1, 2, 3, 4]),
+        ];
+        let steps: Vec<Step> = segments.iter().map(|s| talk.there(s)).collect();
+        let data = [
+            talk.back(&segment(SYN | ACK | ECE).seq(5000).ack(1001).options(&syn)),
+            talk.there(&segment(ACK | PSH | CWR).seq(1001).ack(5001).data(11)),
+            talk.there(&Raw(proto::TCP, &[0x13, 0x88, 0, 80, 0, 0, 0, 1, 0, 0])),
+            talk.there(&segment(FIN | ACK | ECE | CWR).seq(1012).ack(5001)),
+        ];
+        let mut rules = vec![
+            "-A FORWARD -p tcp -j TCPOPTSTRIP --strip-options timestamp,sack-permitted,wscale",
+            "-A PREROUTING -p tcp -j TCPOPTSTRIP --strip-options 2,254,255,30",
+            "-A POSTROUTING -p tcp -j TCPOPTSTRIP --strip-options 3,5,8,30",
+            "-A FORWARD -p tcp -j TCPOPTSTRIP",
+        ];
+        if family == Family::V4 {
+            rules.extend([
+                "-A FORWARD -p tcp -j ECN --ecn-tcp-remove",
+                "-A FORWARD -p tcp -j ECN --ecn-tcp-ece 1 --ecn-tcp-cwr 0",
+                "-A PREROUTING -p tcp -j ECN --ecn-tcp-cwr 1",
+                "-A PREROUTING -j ECN --ecn-ip-ect 2",
+                "-A POSTROUTING -p tcp -j ECN --ecn-tcp-ece 0 --ecn-ip-ect 3",
+            ]);
+        }
+        let script =
+            |rule: &&str| Script::new(rule, family, &table("mangle", rule)).steps(steps.clone()).steps(data.clone());
+        rules.iter().map(script).collect()
+    })
+}
+
+#[test]
+fn copies_to_another_host() -> Result<()> {
+    run("tee", |family| {
+        let talk = Talk::new(family);
+        let [lan, wan, far] = of(
+            family,
+            ["192.168.1.13", "203.0.113.10", "198.51.100.7"],
+            ["fd00:1::13", "2001:db8:2::10", "2001:db8:77::7"],
+        );
+        // What becomes of a copy that OUTPUT sends another way than the first is seen where that is not the router itself.
+        let tell =
+            "-A POSTROUTING -m conntrack --ctstate UNTRACKED -j MARK --set-mark 5\n-A POSTROUTING -m mark --mark 5";
+        let reroute = format!(
+            "-A OUTPUT -p udp -m conntrack --ctstate UNTRACKED -d {} -j TOS --set-tos 0x20/0xff",
+            of(family, "203.0.113.0/24", "2001:db8:2::/64")
+        );
+        let hop = of(family, "-j TTL --ttl-dec 3", "-j HL --hl-dec 3");
+        let mut to_router = talk;
+        to_router.server.address = own(family)[0];
+        let steps = [
+            talk.there(&Datagram(b"question")),
+            talk.back(&Datagram(b"answer")),
+            to_router.there(&ping(family)),
+            to_router.there(&Datagram(b"nobody listens")),
+            talk.there(&Datagram(&[7; 1250])),
+        ];
+        let scripts = [
+            format!("-A PREROUTING -j TEE --gateway {lan}\n{tell}"),
+            format!("-A PREROUTING -j TEE --gateway {lan}\n{reroute}"),
+            format!("-A INPUT -j TEE --gateway {wan}\n{tell}"),
+            format!("-A FORWARD -j TEE --gateway {wan}\n-A POSTROUTING {hop}"),
+            format!("-A POSTROUTING -j TEE --gateway {lan}"),
+            format!("-A OUTPUT -j TEE --gateway {lan}\n-A OUTPUT {hop}"),
+            format!("-A FORWARD -j TEE --gateway {far}\n-A OUTPUT -j ACCEPT"),
+            format!("-A FORWARD -j TEE --gateway {wan} --oif wan0"),
+            format!("-A FORWARD -j TEE --gateway {lan}\n-A FORWARD -j TEE --gateway {wan}\n-A OUTPUT -j DROP"),
+            format!(
+                "-A FORWARD -p udp -g u\n-A u -j TEE --gateway {lan}\n-A u -j RETURN\n-A OUTPUT -j v\n-A v -j v2\n-A v2"
+            ),
+        ];
+        let chains = |rules: &str| if rules.contains("-A u ") { ":u - [0:0]\n:v - [0:0]\n:v2 - [0:0]\n" } else { "" };
+        let script = |rules: &String| {
+            Script::new(rules, family, &table("mangle", &format!("{}{rules}", chains(rules)))).steps(steps.clone())
+        };
+        scripts.iter().map(script).collect()
+    })
+}
+
+#[test]
+fn queues_that_nobody_listens_to() -> Result<()> {
+    run("queue", |family| {
+        let talk = Talk::new(family);
+        let spare = of(family, "203.0.113.77", "2001:db8:2::77");
+        let rules = [
+            table("filter", "-A FORWARD -p udp -j NFQUEUE --queue-num 3\n-A FORWARD -p tcp -j QUEUE\n-A FORWARD"),
+            table(
+                "filter",
+                ":FORWARD DROP [0:0]\n-A FORWARD -p udp -j NFQUEUE --queue-balance 0:3 --queue-bypass\n-A FORWARD",
+            ),
+            table(
+                "mangle",
+                "-A PREROUTING -p udp -j NFQUEUE --queue-balance 1:2 --queue-cpu-fanout --queue-bypass\n-A PREROUTING -j NFQUEUE",
+            ),
+            table(
+                "nat",
+                &format!("-A POSTROUTING -p udp -j NFQUEUE --queue-bypass\n-A POSTROUTING -j SNAT --to-source {spare}"),
+            ),
+            table("nat", &format!("-A PREROUTING -p udp -j NFQUEUE\n-A POSTROUTING -j SNAT --to-source {spare}")),
+        ];
+        let script = |rules: &String| {
+            Script::new(rules, family, rules)
+                .step(talk.there(&Datagram(b"one")))
+                .step(talk.there(&Datagram(b"two")))
+                .step(talk.back(&Datagram(b"answer")))
+                .step(talk.there(&Datagram(b"three")))
+                .step(talk.there(&segment(SYN).seq(1000)))
+                .step(talk.there(&ping(family)))
+        };
+        rules.iter().map(script).collect()
+    })
+}
+
+#[test]
+fn targets_that_only_note_something_and_go_on() -> Result<()> {
+    run("notes", |family| {
+        let talk = Talk::new(family);
+        let rules = [
+            table("raw", "-A PREROUTING -p udp -j TRACE\n-A PREROUTING -p udp\n-A OUTPUT -j TRACE\n-A OUTPUT"),
+            table(
+                "mangle",
+                "-A FORWARD -j CLASSIFY --set-class 1:10\n-A POSTROUTING -j CHECKSUM --checksum-fill\n-A POSTROUTING",
+            ),
+            table(
+                "filter",
+                "-A FORWARD -j AUDIT --type drop\n-A FORWARD -j NFLOG --nflog-group 5 --nflog-prefix x\n-A FORWARD",
+            ),
+            table("mangle", "-A FORWARD -j CONNSECMARK --save\n-A FORWARD -j CONNSECMARK --restore\n-A FORWARD"),
+        ];
+        rules.iter().map(|rules| Script::new(rules, family, rules).steps(everything(&talk))).collect()
+    })
+}
+
+#[test]
+fn marks_of_flows_move_on_their_way() -> Result<()> {
+    run("shifts", |family| {
+        let talk = Talk::new(family);
+        let rules = [
+            "-A PREROUTING -j CONNMARK --set-mark 0x3 --left-shift-mark 2\n-A PREROUTING -j CONNMARK --restore-mark",
+            "-A PREROUTING -j MARK --set-mark 0xf0\n-A PREROUTING -j CONNMARK --save-mark --right-shift-mark 4 --ctmask 0xff\n\
+             -A PREROUTING -j CONNMARK --restore-mark --left-shift-mark 1 --nfmask 0xff",
+            "-A PREROUTING -j CONNMARK --set-xmark 0x1/0x0 --left-shift-mark 1\n-A PREROUTING -j CONNMARK --restore-mark --mask 0x3f",
+        ];
+        let script = |rules: &&str| {
+            Script::new(rules, family, &table("mangle", &format!("{rules}\n{}", shown_marks())))
+                .step(talk.there(&Datagram(b"one")))
+                .step(talk.back(&Datagram(b"two")))
+                .step(talk.there(&Datagram(b"three")))
+                .step(arrives(talk.client.port, &talk.from(6000).packet(&ping(family))))
+        };
+        rules.iter().map(script).collect()
+    })
+}
