@@ -165,8 +165,8 @@ fn forwarded_packets_leave_with_the_macs_and_times_of_the_recording() {
 
 #[test]
 fn json_trace_is_a_line_for_each_packet_with_all_that_was_asked() {
-    // Table nat is asked where it has a rule, on whichever hook.
-    let rules = "[nat.OUTPUT]\nrules = [\"-j ACCEPT\"]\n[filter.FORWARD]\nrules = [\"-p udp --dport 53 -j dns\", \"-j DROP\"]\n";
+    // Table nat is asked where some rule maps, on whichever hook.
+    let rules = "[nat.OUTPUT]\nrules = [\"-j REDIRECT\"]\n[filter.FORWARD]\nrules = [\"-p udp --dport 53 -j dns\", \"-j DROP\"]\n";
     let place = place(&format!("{rules}[filter.dns]\nrules = [\"-i lan0\", \"-i lan0 -j ACCEPT\"]\n"));
     let input =
         record(&place, &[("lan0", 0, udp(CLIENT, SERVER, (1000, 53))), ("lan0", 1, udp(CLIENT, SERVER, (1000, 54)))]);

@@ -52,7 +52,8 @@ pub const fn stages(hook: Hook) -> &'static [Stage] {
 }
 
 /// Which stages beside tables a family's rules need. As in the kernel, nothing is tracked unless some rule asks for it
-/// (`nf_ct_netns_get`): a match on flows, CONNMARK, CT, SYNPROXY, or table nat. NOTRACK alone asks for nothing.
+/// (`nf_ct_netns_get`): a match on flows, a mapping, CONNMARK, CONNSECMARK, CT, SYNPROXY. NOTRACK alone asks for nothing, nor do
+/// other rules of table nat: its chains see no packet until somebody asks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Needs {
     /// Flows are tracked.
@@ -71,15 +72,17 @@ impl Needs {
         let nat = &tables.tables[Table::Nat as usize].chains;
         let says_anything = nat.len() > Table::Nat.hooks().len()
             || nat.iter().any(|chain| !chain.rules.is_empty() || chain.policy == Some(Policy::Drop));
-        let nat = before.nat || says_anything;
         let rules = || tables.tables.iter().flat_map(|table| &table.chains).flat_map(|chain| &chain.rules);
         let has = |is: fn(&Match) -> bool| rules().any(|rule| rule.conds.iter().any(|cond| is(&cond.test)));
         let asks = rules().any(|rule| {
-            matches!(&rule.target, Some(Target::ConnMark(_) | Target::ConnSecMark(_) | Target::Synproxy(_)))
-                || matches!(&rule.target, Some(Target::Ct(ct)) if !ct.notrack)
+            matches!(
+                &rule.target,
+                Some(Target::Nat(_) | Target::ConnMark(_) | Target::ConnSecMark(_) | Target::Synproxy(_))
+            ) || matches!(&rule.target, Some(Target::Ct(ct)) if !ct.notrack)
                 || rule.conds.iter().any(|c| asks_for_flows(&c.test))
         });
-        let tracking = nat || asks;
+        let tracking = before.nat || asks;
+        let nat = before.nat || (says_anything && tracking);
         // As in the kernel, who looks for sockets wants whole packets (`socket_mt_enable_defrag`).
         let defrag = tracking || has(|test| matches!(test, Match::Socket(_)));
         Needs { tracking, defrag, cluster: has(|test| matches!(test, Match::Cluster(_))), nat }
