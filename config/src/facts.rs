@@ -7,11 +7,14 @@
 //! Addresses of both families are one `u128`: an IPv4 address stands in the low 32 bits, so one code path serves both.
 
 use crate::helper::Helper;
+use crate::rule::matches::nfacct::Standing;
+use crate::rule::matches::osf::Fingerprint;
 use crate::rule::matches::rateest::Rate;
 use crate::rule::matches::recent::{Ask, Sighting};
 use crate::set::SkbInfo;
 use crate::set::ask::{Asked, Change, Named};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Protocol numbers of the IP header (IANA) that the engine knows by name.
@@ -422,6 +425,16 @@ pub trait Surroundings {
     /// Whether the reverse-path filter of `rpfilter` lets the packet pass.
     fn has_way_back(&self, _facts: &Facts, _wanted: WayBack) -> bool {
         true
+    }
+    /// Fingerprints of operating systems.
+    fn fingerprints(&self) -> &[Fingerprint] {
+        &[]
+    }
+    /// Logs the packet, with this text before its line.
+    fn note(&self, _facts: &Facts, _l3: &[u8], _text: fmt::Arguments) {}
+    /// Counts a packet for an account, by its number, and says how the account's quota stands then.
+    fn account(&self, _number: u32, _len: u16) -> Standing {
+        Standing::NoQuota
     }
     /// Who sent the packet.
     fn socket(&self) -> Socket<'_> {

@@ -7,6 +7,8 @@
 use crate::facts::{Family, PortId};
 use crate::rule::matches::connlabel::LABELS;
 use crate::rule::matches::interface::MAX_PORTS;
+use crate::rule::matches::nfacct::Account;
+use crate::rule::matches::osf::{Fingerprint, MAX_FINGERPRINTS};
 use crate::rule::matches::recent::Sizes as RecentSizes;
 use crate::rule::targets::ct::Ct;
 use crate::rule::word::integer;
@@ -149,6 +151,10 @@ pub struct Policy {
     pub labels: Vec<Label>,
     /// Sets that rules ask and change.
     pub sets: Vec<Declaration>,
+    /// Fingerprints of operating systems, for `osf`.
+    pub fingerprints: Vec<Fingerprint>,
+    /// Accounts that rules may count for, for `nfacct`.
+    pub accounts: Vec<Account>,
     /// The compiled ruleset.
     pub ruleset: Ruleset,
 }
@@ -205,6 +211,11 @@ impl Policy {
             return Err(format!("the label {:?} of bit {}", label.name, label.bit));
         }
         self.verify_sets()?;
+        if self.fingerprints.len() > MAX_FINGERPRINTS {
+            return Err(format!("{} fingerprints are more than {MAX_FINGERPRINTS}", self.fingerprints.len()));
+        }
+        self.fingerprints.iter().try_for_each(Fingerprint::verify)?;
+        self.accounts.iter().try_for_each(Account::verify)?;
         crate::schema::sysctl::verify(&self.sysctl)
     }
 
@@ -258,7 +269,8 @@ impl Policy {
     /// The names that its rules may use.
     pub fn names(&self) -> Names<'_> {
         let recent = RecentSizes::of(&self.sysctl);
-        Names { timeouts: &self.timeouts, labels: &self.labels, sets: &self.sets, mistaken: &[], foreign: &[], recent }
+        let Policy { timeouts, labels, sets, accounts, .. } = self;
+        Names { timeouts, labels, sets, accounts, mistaken: &[], foreign: &[], recent }
     }
 }
 
@@ -291,6 +303,8 @@ pub struct Names<'a> {
     pub labels: &'a [Label],
     /// Sets.
     pub sets: &'a [Declaration],
+    /// Accounts with their quotas.
+    pub accounts: &'a [Account],
     /// Those of any whose definition has a mistake, which has been told: a rule with such a name has none.
     pub mistaken: &'a [String],
     /// Sizes of the lists of `recent`.
@@ -301,8 +315,15 @@ pub struct Names<'a> {
 
 impl Names<'_> {
     /// None at all.
-    pub const NONE: Names<'static> =
-        Names { timeouts: &[], labels: &[], sets: &[], mistaken: &[], foreign: &[], recent: RecentSizes::DEFAULT };
+    pub const NONE: Names<'static> = Names {
+        timeouts: &[],
+        labels: &[],
+        sets: &[],
+        accounts: &[],
+        mistaken: &[],
+        foreign: &[],
+        recent: RecentSizes::DEFAULT,
+    };
 }
 
 /// Least MTU of IPv4 (RFC 791).
@@ -658,6 +679,8 @@ mod tests {
             timeouts: Vec::new(),
             labels: Vec::new(),
             sets: Vec::new(),
+            fingerprints: Vec::new(),
+            accounts: Vec::new(),
             ruleset: Ruleset::empty(rule::Policy::Accept),
         }
     }

@@ -128,6 +128,8 @@ kinds! {
     Estimator(crate::rule::targets::rateest::Estimator) = "estimator",
     /// A timer of IDLETIMER.
     Timer(crate::rule::targets::idletimer::Timer) = "timer",
+    /// What rules of `nfacct` count together.
+    Account(crate::rule::matches::nfacct::Limits) = "account",
 }
 
 /// Most bytes of a name.

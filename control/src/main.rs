@@ -103,6 +103,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What rules with `-m nfacct` counted, as nfacct(8) lists it
+    Accounts {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Neighbours (ARP and NDP) as ip-neighbour(8) prints them
     Neighbours {
         /// For programs
@@ -251,6 +257,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Hashlimit(what) => objects::ask(what.request(), &run_dir, &mut out)?,
         Command::Timers { json } => match Control::connect(&run_dir)?.dataplane(protocol::Request::Timers)? {
             protocol::Response::Timers(rows) => show::timers::print(&mut out, &rows, json)?,
+            other => bail!(astray(&other)),
+        },
+        Command::Accounts { json } => match Control::connect(&run_dir)?.dataplane(protocol::Request::Accounts)? {
+            protocol::Response::Accounts(rows) => show::accounts::print(&mut out, &rows, json)?,
             other => bail!(astray(&other)),
         },
         Command::Neighbours { json } => match Control::connect(&run_dir)?.dataplane(protocol::Request::Neighbours)? {

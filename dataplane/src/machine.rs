@@ -9,6 +9,7 @@ use crate::log::writer::Writer;
 use crate::log::{self, LogRing, PacketEvent};
 use crate::port::af_xdp::{self, Mode, Plan, Sending};
 use crate::process::Machine;
+use crate::protocol::AccountRow;
 use crate::protocol::{
     ConntrackStats, Counter, Counters, EventKind, EventRow, FlowFilter, FlowKey, FlowRow, FlowTuple,
 };
@@ -286,6 +287,10 @@ impl Service for Answers {
             helper: there.helper.name().to_string(),
         };
         self.router.conntrack.expectations(worker::now()).iter().map(row).collect()
+    }
+
+    fn accounts(&self) -> Vec<AccountRow> {
+        self.router.accounts()
     }
 
     fn conntrack_stats(&self) -> ConntrackStats {

@@ -21,6 +21,7 @@ use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use sumun_config::facts::Family;
 use sumun_config::model::Appliance;
+use sumun_config::rule::matches::nfacct::Quota;
 
 mod flow;
 mod set;
@@ -266,6 +267,8 @@ pub enum Request {
     Sets(SetRequest),
     /// Timers of IDLETIMER. Answered by [`Response::Timers`].
     Timers,
+    /// What rules of `nfacct` counted. Answered by [`Response::Accounts`].
+    Accounts,
     /// Something of what rules share by name. Answered by [`Response::Lines`].
     Object(ObjectRequest),
 }
@@ -362,6 +365,8 @@ pub enum Response {
     Lines(Vec<String>),
     /// To [`Request::Timers`].
     Timers(Vec<TimerRow>),
+    /// To [`Request::Accounts`].
+    Accounts(Vec<AccountRow>),
 }
 
 /// Who the dataplane is and what it runs.
@@ -542,6 +547,21 @@ pub struct NeighbourRow {
     pub state: String,
 }
 
+/// An account of `nfacct`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AccountRow {
+    /// Its name.
+    pub name: String,
+    /// Packets counted.
+    pub packets: u64,
+    /// Bytes of IP.
+    pub bytes: u64,
+    /// Its quota, where it has one.
+    pub quota: Option<Quota>,
+    /// More was counted than that.
+    pub beyond: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -589,6 +609,7 @@ mod tests {
             Request::Object(ObjectRequest::Recent { name: "ssh".into(), what: RecentRequest::Add(source) }),
             Request::Object(ObjectRequest::Hashlimit { name: "flood".into(), family: Family::V6 }),
             Request::Timers,
+            Request::Accounts,
         ]
     }
 
@@ -660,6 +681,8 @@ mod tests {
                 timeouts: Vec::new(),
                 labels: Vec::new(),
                 sets: Vec::new(),
+                fingerprints: Vec::new(),
+                accounts: Vec::new(),
                 ruleset: sumun_config::ruleset::Ruleset::empty(Default::default()),
             };
             let mut bytes = encode(&policy).unwrap();

@@ -16,6 +16,7 @@ const DIFFERENT: &[(Family, &str, Real, &str)] = {
     use Real::{Refuses, Takes};
     const EMPTY: &str = "a range from high to low holds for nothing";
     const WRAPPED: &str = "iptables cuts what is too large down to another value without a word";
+    const BORN: &str = "the kernel wants to be told of an account beforehand";
     const NAMELESS: &str = "it is printed so that it cannot be read";
     const NO_LSM: &str = "the kernel has no security module that knows the context";
     const IGNORED: &str = "iptables leaves out a part of what was written";
@@ -83,6 +84,10 @@ const DIFFERENT: &[(Family, &str, Real, &str)] = {
         (V4, "-m hashlimit --hashlimit-upto 10KB/s --hashlimit-name a", Takes, "iptables takes it for ten packets"),
         (V4, "-m hashlimit --hashlimit-upto 5/s --hashlimit-rate-interval 10 --hashlimit-name a", Takes, IGNORED),
         (V4, "-m limit --limit 1/day --limit-burst 10000", Refuses, "the kernel's 32 bits overflow, Sumun's do not"),
+        (V4, "-m nfacct --nfacct-name web", Refuses, BORN),
+        (V6, "-m nfacct --nfacct-name \"two words\"", Refuses, BORN),
+        (V4, "-p tcp -m osf --genre \"Mac OS\"", Takes, NAMELESS),
+        (V4, "-p tcp -m osf --genre abcdefghijklmnopqrstuvwxyz012345", Takes, WRAPPED),
         (V4, "-m statistic --mode nth --every 3", Refuses, "without --packet it is 0, as iptables' manual has it"),
     ]
 };

@@ -98,8 +98,13 @@
 //! counters = true
 //! elements = ["192.0.2.0/24", "192.0.2.1 nomatch", "198.51.100.0-198.51.100.9 timeout 0"]   # as behind ipset add
 //!
-//! [sets.worse]
-//! from = "worse.ipset"                 # what ipset save wrote; or, beside `type`, a file with one element a line
+//! # [sets.worse]
+//! # from = "worse.ipset"                 what ipset save wrote; or, beside `type`, a file with one element a line
+//! [accounts.web]                       # a quota of what rules with `nfacct` count together; others have none
+//! quota-bytes = 1000000000             # or `quota-packets`
+//!
+//! # [osf]
+//! # fingerprints = "/usr/share/xtables/pf.os"   of operating systems, as nfnl_osf(8) reads them
 //!
 //! [filter.FORWARD]                     # TABLE.CHAIN for both families; ipv4.TABLE.CHAIN and ipv6.TABLE.CHAIN for one
 //! policy = "DROP"                      # built-in chains only; default: "ACCEPT"
@@ -123,6 +128,7 @@ use crate::model::{Appliance, Config, Names, Policy};
 use crate::rule::matches::recent::Sizes;
 use toml::de::DeTable;
 
+mod accounts;
 mod appliance;
 mod chains;
 mod conntrack;
@@ -163,6 +169,8 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     let settings = section("sysctl", sink);
     let flows = section("conntrack", sink);
     let foreign = section("foreign", sink);
+    let quotas = section("accounts", sink);
+    let osf = section("osf", sink);
     let dataplane = appliance::read(dataplane, sink);
     let interfaces = interfaces::read(top.take("interfaces"), dataplane.frame_size, sink);
     let mut sections = |key: &'static str, sink: &mut Sink| -> Vec<Fields<'a>> {
@@ -174,6 +182,8 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     let sysctl = sysctl::read(settings, sink);
     let conntrack = conntrack::read(flows, sink);
     let sets = sets::read(top.take("sets"), source, sink);
+    let accounts = accounts::read(quotas, sink);
+    let fingerprints = accounts::fingerprints(osf, sink);
     let ports = interfaces.names();
     let foreign = foreign::read(foreign, &ports, sink);
     let chains = chains::read(&mut top, sink);
@@ -182,6 +192,7 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
         timeouts: &conntrack.timeouts,
         labels: &conntrack.labels,
         sets: &sets.sets,
+        accounts: &accounts,
         mistaken: &mistaken,
         recent: Sizes::of(&sysctl),
         foreign: &foreign,
@@ -212,6 +223,8 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
             timeouts: conntrack.timeouts,
             labels: conntrack.labels,
             sets: sets.sets,
+            fingerprints,
+            accounts,
             ruleset,
         },
     }

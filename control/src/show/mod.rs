@@ -3,6 +3,7 @@
 use crate::candidate::Checked;
 use sumun_config::facts::Family;
 
+pub mod accounts;
 pub mod drops;
 pub mod neighbours;
 pub mod rules;

@@ -13,6 +13,7 @@ use sumun_config::diag::Source;
 use sumun_config::facts::Family;
 use sumun_config::model::{Appliance, Policy};
 use sumun_config::schema;
+use sumun_dataplane::protocol::AccountRow;
 use sumun_dataplane::protocol::{ChainCounters, ConntrackStats, Counter, Counters, FlowFilter, FlowKey, FlowRow};
 use sumun_dataplane::protocol::{
     EventKind, EventRow, ExpectationRow, FlowTuple, InvalidCount, NeighbourRow, ObjectRequest, PacketRow, PortStatus,
@@ -231,6 +232,9 @@ impl Service for Memory {
 
     fn timers(&self) -> Vec<TimerRow> {
         vec![TimerRow { label: "lan".to_string(), left: Some(7), alarm: false }]
+    }
+    fn accounts(&self) -> Vec<AccountRow> {
+        Vec::new()
     }
     fn neighbours(&self) -> Vec<NeighbourRow> {
         vec![NeighbourRow {

@@ -5,11 +5,15 @@ use super::generation::Generation;
 use super::packet::Packet;
 use crate::conntrack::{Ct, Flow, Tuple};
 use crate::fib::{Key, Route};
+use crate::log::LogEvent;
 use std::cell::Cell;
+use std::fmt;
 use sumun_config::facts::{
     AddrType, ConnectionKey, Context, Dir, Ends, Facts, Family, FlowFacts, PortId, Socket, Surroundings, WayBack,
 };
 use sumun_config::helper::Helper;
+use sumun_config::rule::matches::nfacct::Standing;
+use sumun_config::rule::matches::osf::Fingerprint;
 use sumun_config::rule::matches::rateest::Rate;
 use sumun_config::rule::matches::recent::{Ask, Sighting};
 use sumun_config::set::SkbInfo;
@@ -78,6 +82,19 @@ impl Surroundings for Around<'_> {
 
     fn has_way_back(&self, facts: &Facts, wanted: WayBack) -> bool {
         self.g.fib.has_way_back(facts, wanted)
+    }
+
+    fn fingerprints(&self) -> &[Fingerprint] {
+        &self.g.policy.fingerprints
+    }
+
+    fn note(&self, facts: &Facts, l3: &[u8], text: fmt::Arguments) {
+        let wall = self.engine.now.wrapping_add(self.engine.wall_offset);
+        self.engine.router.log.push(LogEvent::note(text, facts, l3, wall));
+    }
+
+    fn account(&self, number: u32, len: u16) -> Standing {
+        self.g.objects.account(number).map_or(Standing::NoQuota, |account| account.count(len))
     }
 
     fn socket(&self) -> Socket<'_> {

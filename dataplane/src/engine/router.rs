@@ -13,7 +13,7 @@ use crate::conntrack::Conntrack;
 use crate::log::{LogRing, PacketRing};
 use crate::neigh::Neighbours;
 use crate::port::Link;
-use crate::protocol::{ChainCounters, Counter, Counters, SetAnswer, SetRequest};
+use crate::protocol::{AccountRow, ChainCounters, Counter, Counters, SetAnswer, SetRequest};
 use crate::reason::DropReason;
 use crate::set::packet::Ifaces;
 use crate::set::{Plan, Sets};
@@ -24,6 +24,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sumun_config::facts::{Family, PortId};
 use sumun_config::model::{Appliance, Policy, PortSettings, RoutingRule, Sysctl};
+use sumun_config::object::Object;
+use sumun_config::rule::matches::nfacct::Limits;
 use sumun_config::rule::{self, Match, Target};
 use sumun_config::ruleset::Ruleset;
 
@@ -322,6 +324,18 @@ impl Router {
         Counters { families }
     }
 
+    /// What was counted for each account of the newest generation.
+    pub fn accounts(&self) -> Vec<AccountRow> {
+        let generation = self.current();
+        let row = |(number, object): (usize, &Object)| {
+            let account = generation.objects.account(number as u32)?;
+            let (packets, bytes) = account.counted();
+            let quota = object.kind.get::<Limits>().and_then(|limits| limits.quota);
+            Some(AccountRow { name: object.name.clone(), packets, bytes, quota, beyond: account.is_beyond() })
+        };
+        generation.policy.ruleset.objects.iter().enumerate().filter_map(row).collect()
+    }
+
     /// Packets dropped, by reason, summed over workers.
     pub fn drops(&self) -> Vec<(DropReason, u64)> {
         let sum = |r: DropReason| self.stats.iter().map(|s| s.drops[r as usize].get()).sum();
@@ -376,6 +390,8 @@ fn nothing(appliance: &Appliance, links: &[Link]) -> Policy {
         timeouts: Vec::new(),
         labels: Vec::new(),
         sets: Vec::new(),
+        fingerprints: Vec::new(),
+        accounts: Vec::new(),
         ruleset: Ruleset::empty(appliance.initial_policy),
     }
 }

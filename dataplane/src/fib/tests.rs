@@ -70,6 +70,8 @@ fn policy() -> Policy {
         timeouts: Vec::new(),
         labels: Vec::new(),
         sets: Vec::new(),
+        fingerprints: Vec::new(),
+        accounts: Vec::new(),
         ruleset: Ruleset::empty(Verdict::Accept),
     }
 }

@@ -20,9 +20,9 @@ use sumun_config::rule::targets::log::Log;
 
 /// Bytes of a packet that an event keeps, from the IP header on: all headers of an ICMP error and of the packet it quotes.
 pub const KEPT: usize = 256;
-/// Longest prefix: of a rule (29 bytes), of an INVALID packet with its protocol and the name of a reason, or of a traced one
-/// with its table, its chain (28 bytes) and the number of a rule.
-pub const PREFIX: usize = 64;
+/// Longest prefix, as in the kernel (`NF_LOG_PREFIXLEN`): of a rule (29 bytes), of an INVALID packet with its protocol and the
+/// name of a reason, of a traced one with its table, its chain (28 bytes) and the number of a rule, or what `osf` has found.
+pub const PREFIX: usize = 127;
 
 /// What a LOG rule saw: everything that its line needs, on no heap.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +74,11 @@ impl LogEvent {
     /// `TABLE:CHAIN:KIND:NUMBER`.
     pub fn trace(place: fmt::Arguments, facts: &Facts, l3: &[u8], wall: u64) -> LogEvent {
         LogEvent { level: 4, ..LogEvent::bare(format_args!("TRACE: {place} "), facts, l3, wall) }
+    }
+
+    /// The event of a match that tells what it has found.
+    pub fn note(text: fmt::Arguments, facts: &Facts, l3: &[u8], wall: u64) -> LogEvent {
+        LogEvent::bare(text, facts, l3, wall)
     }
 
     /// The audit record of that number of a packet (`audit_tg`).

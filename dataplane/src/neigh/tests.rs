@@ -40,6 +40,8 @@ pub fn fib() -> Fib {
         timeouts: Vec::new(),
         labels: Vec::new(),
         sets: Vec::new(),
+        fingerprints: Vec::new(),
+        accounts: Vec::new(),
         ruleset: Ruleset::empty(sumun_config::rule::Policy::Accept),
     };
     let link = |(i, name): (u8, &str)| Link { name: name.into(), mac: [2, 0, 0, 0, 0, i], mtu: 1500 };

@@ -1,6 +1,7 @@
 //! The life of the process with a machine that only counts.
 
 use super::*;
+use crate::protocol::AccountRow;
 use crate::protocol::{
     self, ConntrackStats, Counters, FlowFilter, FlowKey, FlowRow, Kind, NeighbourRow, ObjectRequest, PortStatus,
 };
@@ -80,6 +81,9 @@ impl Service for Still {
 
     fn timers(&self) -> Vec<TimerRow> {
         vec![TimerRow { label: "lan".to_string(), left: Some(7), alarm: false }]
+    }
+    fn accounts(&self) -> Vec<AccountRow> {
+        Vec::new()
     }
     fn neighbours(&self) -> Vec<NeighbourRow> {
         Vec::new()

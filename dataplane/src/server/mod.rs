@@ -5,6 +5,7 @@
 //! and then given to the [`Service`]; whatever cannot be decoded is answered with [`Response::Refused`] and leaves the
 //! router as it was. Memory is bounded: at most [`MOST_CONNECTIONS`] peers, small requests, and one policy at a time.
 
+use crate::protocol::AccountRow;
 use crate::protocol::{
     self, ConntrackStats, Counters, Digest, Drops, FlowFilter, FlowKey, FlowRow, FrameError, Header,
 };
@@ -88,6 +89,8 @@ pub trait Service: Send + Sync {
     fn object(&self, ask: &ObjectRequest) -> Result<Vec<String>, String>;
     /// All timers of IDLETIMER.
     fn timers(&self) -> Vec<TimerRow>;
+    /// What rules of `nfacct` counted.
+    fn accounts(&self) -> Vec<AccountRow>;
 }
 
 /// A server that runs. Stops, closes its connections and removes its socket when dropped.
@@ -339,6 +342,7 @@ impl Shared {
             },
             Request::Object(ask) => service.object(&ask).map_or_else(|why| refused(&why), Response::Lines),
             Request::Timers => Response::Timers(service.timers()),
+            Request::Accounts => Response::Accounts(service.accounts()),
         }
     }
 

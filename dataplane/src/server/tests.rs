@@ -3,7 +3,8 @@
 use super::events::{Hub, WAITING};
 use super::*;
 use crate::protocol::{
-    ChainCounters, Counter, EventKind, EventRow, ExpectationRow, FlowTuple, HEADER_LEN, PacketRow, TupleFilter,
+    AccountRow, ChainCounters, Counter, EventKind, EventRow, ExpectationRow, FlowTuple, HEADER_LEN, PacketRow,
+    TupleFilter,
 };
 use crate::protocol::{SetAnswer, SetRequest};
 use proptest::prelude::*;
@@ -105,6 +106,9 @@ impl Service for Memory {
     fn timers(&self) -> Vec<TimerRow> {
         vec![TimerRow { label: "lan".to_string(), left: Some(7), alarm: false }]
     }
+    fn accounts(&self) -> Vec<AccountRow> {
+        Vec::new()
+    }
     fn neighbours(&self) -> Vec<NeighbourRow> {
         let mac = Some([2, 0, 0, 0, 0, 1]);
         let state = "REACHABLE".to_string();
@@ -151,6 +155,8 @@ fn policy(ports: &[&str]) -> Policy {
         timeouts: Vec::new(),
         labels: Vec::new(),
         sets: Vec::new(),
+        fingerprints: Vec::new(),
+        accounts: Vec::new(),
         ruleset: Ruleset::empty(ChainPolicy::Accept),
     }
 }

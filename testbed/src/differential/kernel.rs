@@ -4,7 +4,7 @@
 //! follows each frame, an ARP request, which no rule sees: what came out before its answer belongs to the frame. That holds
 //! because the queue that veth devices share on a CPU is first in, first out; so the sender stays on one CPU.
 
-use super::net::{ADDRESSES, HOST, MARKER, MTU, NEIGHBOURS, PORTS, ROUTER, ROUTES, SYSCTLS, mac_text};
+use super::net::{ADDRESSES, GROUPS, HOST, MARKER, MTU, NEIGHBOURS, PORTS, REALMS, ROUTER, ROUTES, SYSCTLS, mac_text};
 use super::wire::arp_request;
 use crate::Host;
 use crate::craft::packet_socket;
@@ -58,7 +58,7 @@ impl Kernel {
                 ])?;
                 host.ip(&format!("link set {device} arp {} up", if device == *port { "on" } else { "off" }))?;
             }
-            router.ip(&format!("link set {port} mtu {} allmulticast on", MTU[i]))?;
+            router.ip(&format!("link set {port} mtu {} allmulticast on group {}", MTU[i], GROUPS[i]))?;
         }
         let mut kernel = Kernel {
             sockets: outside.inside(|| Ok([packet_socket("out0")?.0, packet_socket("out1")?.0]))?,
@@ -85,7 +85,9 @@ impl Kernel {
         for (to, kind, via) in ROUTES {
             let via = if via.is_empty() { String::new() } else { format!("via {via}") };
             let flag = if to.contains(':') { "-6" } else { "-4" };
-            self.router.ip(&format!("{flag} route add {kind} {to} {via}"))?;
+            let realm =
+                REALMS.iter().find(|realm| realm.0 == to).map_or(String::new(), |realm| format!("realm {}", realm.1));
+            self.router.ip(&format!("{flag} route add {kind} {to} {via} {realm}"))?;
         }
         // Conntrack watches a namespace from the first rule that asks it; the security table is nobody else's here.
         for program in ["iptables-legacy", "ip6tables-legacy"] {

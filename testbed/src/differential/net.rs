@@ -85,7 +85,7 @@ pub const NEIGHBOURS: [(usize, &str); 19] = [
 ];
 
 /// Routes as `ip route` takes them, and as `[[routes]]` does: destination, type, gateway.
-pub const ROUTES: [(&str, &str, &str); 8] = [
+pub const ROUTES: [(&str, &str, &str); 10] = [
     ("0.0.0.0/0", "unicast", "203.0.113.1"),
     ("::/0", "unicast", "2001:db8:2::1"),
     ("10.66.0.0/16", "unreachable", ""),
@@ -94,7 +94,15 @@ pub const ROUTES: [(&str, &str, &str); 8] = [
     ("fd66::/32", "unreachable", ""),
     ("fd67::/32", "blackhole", ""),
     ("fd68::/32", "prohibit", ""),
+    ("10.77.0.0/16", "unicast", "192.168.1.12"),
+    ("fd77::/32", "unicast", "fd00:1::12"),
 ];
+
+/// Realms of routes, by their destination.
+pub const REALMS: [(&str, &str); 2] = [("0.0.0.0/0", "10"), ("10.77.0.0/16", "5/20")];
+
+/// Groups of the ports.
+pub const GROUPS: [u32; 2] = [1, 0x12];
 
 /// A MAC as text.
 pub fn mac_text(mac: [u8; 6]) -> String {

@@ -59,6 +59,8 @@ pub struct Script {
     rules: Rules,
     settings: Vec<(String, String)>,
     sets: String,
+    /// Further sections of Sumun's file.
+    sections: String,
     /// With the note that was made last before.
     steps: Vec<(String, Step)>,
     /// Numbers of steps after which the flow table is not compared.
@@ -76,6 +78,7 @@ impl Script {
             rules,
             settings: Vec::new(),
             sets: String::new(),
+            sections: String::new(),
             steps: Vec::new(),
             leads: BTreeSet::new(),
             note: String::new(),
@@ -98,6 +101,12 @@ impl Script {
     /// With these sets on both sides, in the text of `ipset save`. At the end they are compared, and the counters of rules.
     pub fn sets(mut self, text: &str) -> Script {
         self.sets = text.into();
+        self
+    }
+
+    /// With another section of Sumun's file, for what the kernel is told in a way of its own.
+    pub fn section(mut self, text: &str) -> Script {
+        self.sections.push_str(text);
         self
     }
 
@@ -174,7 +183,7 @@ impl Script {
         }
         let settings: String = self.settings.iter().map(|(name, value)| format!("{name} = {value}\n")).collect();
         let folder = tempfile::tempdir()?;
-        let rules = self.rules.toml() + &sections(&self.sets, folder.path())?;
+        let rules = self.rules.toml() + &sections(&self.sets, folder.path())? + &self.sections;
         let mut subject =
             Subject::with(&rules, &settings).map_err(|why| anyhow::anyhow!("Sumun refuses them: {why}"))?;
         let run = RUN.fetch_add(1, Ordering::Relaxed);

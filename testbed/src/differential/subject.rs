@@ -1,10 +1,10 @@
 //! Sumun's engine over memory frames, in the same network.
 
-use super::net::{ADDRESSES, HOST, MTU, NEIGHBOURS, PORTS, ROUTER, ROUTES, SETTINGS, mac_text};
+use super::net::{ADDRESSES, GROUPS, HOST, MTU, NEIGHBOURS, PORTS, REALMS, ROUTER, ROUTES, SETTINGS, mac_text};
 use anyhow::{Result, ensure};
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use sumun_config::diag::{Source, render};
 use sumun_config::facts::{Family, PortId};
 use sumun_config::rule::Table;
@@ -50,6 +50,8 @@ impl Subject {
         let engine = router.engine(0, Pool::fresh(FRAMES, 2048));
         router.publish_at(START, config.policy)?;
         let mut subject = Subject { router, engine, began: Instant::now() };
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
+        subject.engine.set_wall_clock(wall.wrapping_sub(subject.now()));
         subject.engine.tick(subject.now());
         Ok(subject)
     }
@@ -154,9 +156,10 @@ fn base() -> String {
         let own: Vec<_> = ADDRESSES.iter().filter(|a| a.0 == i).map(|a| format!("\"{}\"", a.1)).collect();
         let _ = writeln!(
             text,
-            "[interfaces.{port}]\naddresses = [{}]\nmtu = {}\nrp-filter = \"off\"",
+            "[interfaces.{port}]\naddresses = [{}]\nmtu = {}\nrp-filter = \"off\"\ngroup = {}",
             own.join(","),
-            MTU[i]
+            MTU[i],
+            GROUPS[i]
         );
     }
     for (port, address) in NEIGHBOURS {
@@ -165,7 +168,9 @@ fn base() -> String {
     }
     for (to, kind, via) in ROUTES {
         let how = if via.is_empty() { format!("type = \"{kind}\"") } else { format!("via = \"{via}\"") };
-        let _ = writeln!(text, "[[routes]]\nto = \"{to}\"\n{how}");
+        let realm = REALMS.iter().find(|realm| realm.0 == to);
+        let realm = realm.map_or(String::new(), |realm| format!("realm = \"{}\"", realm.1));
+        let _ = writeln!(text, "[[routes]]\nto = \"{to}\"\n{how}\n{realm}");
     }
     text + WATCH + "[sysctl]\n" + SETTINGS
 }

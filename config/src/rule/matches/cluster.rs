@@ -1,7 +1,7 @@
 //! `-m cluster`: whether the packet is this router's share of what a cluster of routers sees together (`xt_cluster.c`).
 //!
-//! The source of the flow's first packet is hashed (Jenkins' hash with the seed, the kernel's `jhash`), and the hash is scaled
-//! to the nodes: all packets of a flow, answers included, belong to one node, on the kernel and here alike. Packets without a
+//! The source of the flow's first packet (of an IPv6 one its first 32 bits, as in the kernel) is hashed (Jenkins' hash with
+//! the seed, the kernel's `jhash`), and the hash is scaled to the nodes: all packets of a flow, answers included, belong to one node, on the kernel and here alike. Packets without a
 //! flow never match, negated or not. A frame to a group's MAC counts as sent to the router where its IP address is no group
 //! and the rules of its family have a `cluster`: that is how the nodes see the same packets.
 //!
@@ -72,8 +72,8 @@ pub static EXTENSION: MatchExtension = MatchExtension {
         ),
         Case::Prints(
             Family::V4,
-            "-m cluster --cluster-total-nodes 32 --cluster-local-node 32 --cluster-hash-seed 0",
-            "-m cluster --cluster-local-nodemask 0x80000000 --cluster-total-nodes 32 --cluster-hash-seed 0x00000000",
+            "-m cluster --cluster-total-nodes 32 --cluster-local-node 6 --cluster-hash-seed 0",
+            "-m cluster --cluster-local-nodemask 0x00000020 --cluster-total-nodes 32 --cluster-hash-seed 0x00000000",
         ),
         Case::Prints(
             Family::V6,
@@ -131,12 +131,13 @@ fn all(nodes: u32) -> u32 {
 impl Cluster {
     /// The node, from 0, of flows that this address began.
     fn node(&self, family: Family, addr: u128) -> u32 {
-        // The kernel hashes the address as it stands in memory.
-        let word = |i: u32| u32::from_ne_bytes(((addr >> (96 - 32 * i)) as u32).to_be_bytes());
-        let hash = match family {
-            Family::V4 => jhash(&[word(3)], self.seed),
-            Family::V6 => jhash(&[word(0), word(1), word(2), word(3)], self.seed),
+        // The kernel means to hash all of an IPv6 address, but gives its length in the wrong unit (`xt_cluster_hash_ipv6`).
+        let hashed = match family {
+            Family::V4 => addr as u32,
+            Family::V6 => (addr >> 96) as u32,
         };
+        // As it stands in memory.
+        let hash = jhash(&[u32::from_ne_bytes(hashed.to_be_bytes())], self.seed);
         // `reciprocal_scale`
         ((u64::from(hash) * u64::from(self.nodes)) >> 32) as u32
     }
@@ -183,7 +184,7 @@ mod tests {
     #[test]
     fn every_flow_belongs_to_one_node_and_nothing_without_a_flow_to_any() {
         for family in Family::ALL {
-            for source in [1, 0x0a00_0001, 0xc0a8_0107, 0xffff_ffff] {
+            for source in [1, 0x0a00_0001, 0xc0a8_0107 << 96, 0xffff_ffff] {
                 let hits = (1..=5).filter(|node| {
                     let text = "-m cluster --cluster-total-nodes 5 --cluster-hash-seed 7 --cluster-local-node";
                     let mut judge = Judge::new(family, &format!("{text} {node}"));

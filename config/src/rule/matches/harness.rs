@@ -1,5 +1,7 @@
 //! For tests of matches: rule text to conditions, and a judge that asks them about packets.
 
+use super::nfacct::Standing;
+use super::osf::Fingerprint;
 use super::rateest::Rate;
 use super::{EXTENSIONS, Match};
 use crate::facts::{
@@ -11,7 +13,7 @@ use crate::rule::{self, Cond, Families, Outcome, Reach, Rule, Site, Table, parse
 use crate::set::ask::{Asked, Named};
 use crate::set::{SkbInfo, samples};
 use proptest::prelude::any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::atomic::AtomicU64;
 
 /// The conditions of a rule in a user chain of `mangle` that these hooks lead to.
@@ -70,6 +72,12 @@ pub struct Judge {
     pub socket: Socket<'static>,
     /// Whether packets are in any set, and what they are given there.
     pub in_set: Cell<Option<SkbInfo>>,
+    /// Of operating systems.
+    pub fingerprints: Vec<Fingerprint>,
+    /// What was logged.
+    pub notes: RefCell<String>,
+    /// How the quota of any account stands.
+    pub standing: Standing,
 }
 
 /// A flow that is as the test says.
@@ -136,6 +144,9 @@ impl Judge {
             rates: [Rate::default(); 2],
             socket: Socket::None,
             in_set: Cell::new(None),
+            fingerprints: Vec::new(),
+            notes: RefCell::default(),
+            standing: Standing::NoQuota,
         }
     }
 
@@ -189,6 +200,15 @@ impl Surroundings for Judge {
     }
     fn in_set(&self, _: &Named, _: &Asked, _: &Facts) -> Option<SkbInfo> {
         self.in_set.get()
+    }
+    fn fingerprints(&self) -> &[Fingerprint] {
+        &self.fingerprints
+    }
+    fn note(&self, _: &Facts, _: &[u8], text: std::fmt::Arguments) {
+        self.notes.borrow_mut().push_str(&text.to_string());
+    }
+    fn account(&self, _: u32, _: u16) -> Standing {
+        self.standing
     }
     fn connections(&self, _: &ConnectionKey, _: &Facts, _: &[u8]) -> Option<u32> {
         self.connections.get()

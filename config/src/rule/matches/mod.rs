@@ -277,6 +277,10 @@ registry! {
         Cgroup(cgroup::Cgroup),
         /// `-m limit`.
         Limit(limit::Limit),
+        /// `-m osf`.
+        Osf(osf::Osf),
+        /// `-m nfacct`.
+        Nfacct(nfacct::Nfacct),
         /// `-m quota`.
         Quota(quota::Quota),
         /// `-m statistic`.

@@ -1,6 +1,7 @@
 //! `-m owner`: whose socket sent the packet (`xt_owner.c`). OUTPUT and POSTROUTING only.
 //!
-//! What the router forwards has no socket: everything says no of it, and yes where it is negated. What it says itself (ICMP,
+//! What the router forwards has no socket: everything says no of it, and yes where it is negated; a rule with `--suppl-groups`
+//! never matches it, as in the kernel. What it says itself (ICMP,
 //! neighbour discovery, resets of IPv4 connections that nobody takes) comes from sockets of its own, which exist but belong to
 //! nobody; resets of REJECT and of IPv6 come from none. A range is of numbers, names are those of the machine that reads the
 //! rule.
@@ -141,6 +142,8 @@ impl Condition for Owner {
         let socket = cx.around.socket();
         yes(match (*self, socket) {
             (Owner::SocketExists, socket) => socket != Socket::None,
+            // The kernel takes the bit of the option for another question, whose answer is no (`owner_mt`).
+            (Owner::Group { others: true, .. }, Socket::None) => return Outcome::Never,
             (_, Socket::None | Socket::Kernel) => false,
             (Owner::User(first, last), Socket::Of { uid, .. }) => (first..=last).contains(&uid),
             (Owner::Group { first, last, others }, Socket::Of { gid, groups, .. }) => {
@@ -179,7 +182,7 @@ impl Condition for Owner {
 mod tests {
     use super::super::harness::{Judge, parse_at};
     use super::*;
-    use Outcome::{No, Yes};
+    use Outcome::{Never, No, Yes};
 
     #[test]
     fn without_a_socket_everything_is_no_and_its_owner_is_known_where_a_process_has_it() {
@@ -193,8 +196,8 @@ mod tests {
             ("! --uid-owner 900-1100", [Yes, Yes, No]),
             ("--gid-owner 5", [No, No, Yes]),
             ("--gid-owner 8-9", [No, No, No]),
-            ("--gid-owner 8-9 --suppl-groups", [No, No, Yes]),
-            ("! --gid-owner 7 --suppl-groups", [Yes, Yes, No]),
+            ("--gid-owner 8-9 --suppl-groups", [Never, No, Yes]),
+            ("! --gid-owner 7 --suppl-groups", [Never, Yes, No]),
             ("--uid-owner 1000 --gid-owner 6", [No, No, No]),
             ("--socket-exists ! --uid-owner 0", [No, Yes, Yes]),
         ] {

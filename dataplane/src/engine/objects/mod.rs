@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use sumun_config::facts::{self, Family};
 use sumun_config::object::{Kind, Object};
 
+pub mod account;
 pub mod estimator;
 pub mod hashlimit;
 pub mod recent;
@@ -63,6 +64,8 @@ states! {
     Estimator(estimator::Estimator) estimator,
     /// A timer of IDLETIMER.
     Timer(timer::Timer) timer,
+    /// An account of `nfacct`.
+    Account(account::Account) account,
 }
 
 /// The objects of a generation, by number.
