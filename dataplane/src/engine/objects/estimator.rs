@@ -97,7 +97,8 @@ fn faded(mut average: u64, log: u8, intervals: u64) -> u64 {
     }
     match intervals.saturating_sub(STEPS) {
         0 => average,
-        more => (average as f64 * (1.0 - 0.5f64.powi(log.into())).powf(more as f64)) as u64,
+        // What is less than its weight does not fade any more: no step takes a whole unit from it.
+        more => ((average as f64 * (1.0 - 0.5f64.powi(log.into())).powf(more as f64)) as u64).max((1 << log) - 1),
     }
 }
 
