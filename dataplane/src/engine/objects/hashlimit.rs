@@ -8,7 +8,8 @@
 use super::in_full;
 use crate::conntrack::Flag;
 use crate::conntrack::tuple::Hasher;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 use sumun_config::facts::{Facts, Family, proto};
 use sumun_config::rule::matches::hashlimit::{self, BYTE_CREDITS, CREDITS, DSTIP, DSTPORT, HZ, SRCIP, SRCPORT};
 
@@ -34,8 +35,9 @@ pub struct Table {
     free_flag: Flag,
     /// The bucket to be cleared next, counted on and on.
     sweep: AtomicU64,
-    /// The collection up to which all buckets are cleared, and where that began.
-    swept: AtomicU64,
+    /// Jiffy of the last collection that anybody met, and the bucket up to which `sweep` goes for it.
+    met: AtomicU64,
+    lap: AtomicU64,
 }
 
 /// What packets are told apart by, as far as the table does; the rest is zero.
@@ -179,7 +181,8 @@ impl Table {
             free: AtomicU32::new(0),
             free_flag: Flag::default(),
             sweep: AtomicU64::new(0),
-            swept: AtomicU64::new(0),
+            met: AtomicU64::new(0),
+            lap: AtomicU64::new(0),
         }
     }
 
@@ -190,8 +193,8 @@ impl Table {
         let now = now / NS_PER_JIFFY;
         let bucket = self.bucket(&key);
         let mut is_below = self.ask_bucket(bucket, &key, facts.len, now);
-        if is_below.is_none() {
-            (0..SLICES_WHEN_FULL).for_each(|_| self.clear_slice(now));
+        // Who floods a full table finds it looked through already.
+        if is_below.is_none() && (0..SLICES_WHEN_FULL).filter(|_| self.clear_due(now)).count() > 0 {
             is_below = self.ask_bucket(bucket, &key, facts.len, now);
         }
         is_below
@@ -287,15 +290,23 @@ impl Table {
 
     /// Clears some buckets of what a collection would have taken. Now and then; it does nothing where all are clear.
     pub fn sweep(&self, now: u64) {
-        let now = now / NS_PER_JIFFY;
+        self.clear_due(now / NS_PER_JIFFY);
+    }
+
+    /// Clears a slice, if there is one that was not cleared since the last collection; whether there was. Until the next
+    /// collection nothing more goes.
+    fn clear_due(&self, now: u64) -> bool {
         let collection = self.collected(now);
-        if self.swept.load(Relaxed) < collection {
-            let (at, buckets) = (self.sweep.load(Relaxed), self.heads.len() as u64);
-            self.clear_slice(now);
-            if at / buckets != (at + u64::from(SLICE)) / buckets {
-                self.swept.store(collection, Relaxed);
-            }
+        if self.met.load(Acquire) < collection {
+            // The lap first: who sees that the collection was met sees how far it goes.
+            self.lap.fetch_max(self.sweep.load(Relaxed) + self.heads.len() as u64, Relaxed);
+            self.met.fetch_max(collection, Release);
         }
+        let is_due = self.sweep.load(Relaxed) < self.lap.load(Relaxed);
+        if is_due {
+            self.clear_slice(now);
+        }
+        is_due
     }
 
     fn clear_slice(&self, now: u64) {
@@ -327,18 +338,24 @@ impl Table {
         }
     }
 
-    /// All entries, with the credit that they would have now.
-    pub fn rows(&self, now: u64) -> Vec<Row> {
+    /// All entries, with the credit that they would have now; none where they are more than `most`.
+    pub fn rows(&self, now: u64, most: usize) -> Option<Vec<Row>> {
         let now = now / NS_PER_JIFFY;
-        let mut rows = Vec::new();
+        // What is long grows without a flag, so that no worker waits for it.
+        let (mut rows, mut chain) = (Vec::new(), Vec::new());
         for bucket in 0..self.heads.len() as u32 {
-            let _held = self.flags[(bucket % self.flags.len() as u32) as usize].hold();
+            let held = self.flags[(bucket % self.flags.len() as u32) as usize].hold();
             self.each(bucket, now, |entry| {
                 entry.refill(&self.like, now);
-                rows.push(self.row(entry, now));
+                chain.push(self.row(entry, now));
             });
+            drop(held);
+            rows.append(&mut chain);
+            if rows.len() > most {
+                return None;
+            }
         }
-        rows
+        Some(rows)
     }
 
     fn row(&self, entry: &Entry, now: u64) -> Row {
@@ -412,6 +429,10 @@ mod tests {
     }
 
     impl Table {
+        fn all(&self, now: u64) -> Vec<Row> {
+            self.rows(now, usize::MAX).expect("any number")
+        }
+
         fn used(&self) -> usize {
             let next = |id: &u32| self.entries.get(*id as usize).map(|entry| entry.next.load(Relaxed));
             self.entries.len() + 1 - std::iter::successors(Some(self.free.load(Relaxed)), next).count()
@@ -516,7 +537,7 @@ mod tests {
                 prop_assert_eq!(table.ask(&facts, &[], now * NS_PER_JIFFY), expected, "{:?}", like);
                 prop_assert!(model.entries.len() <= table.used());
             }
-            let mut keys: Vec<Key> = table.rows(now * NS_PER_JIFFY).iter().map(|row| row.key).collect();
+            let mut keys: Vec<Key> = table.all(now * NS_PER_JIFFY).iter().map(|row| row.key).collect();
             keys.sort_by_key(|key| (key.src, key.dst));
             let mut expected: Vec<Key> = model.entries.keys().copied().collect();
             expected.sort_by_key(|key| (key.src, key.dst));
@@ -541,8 +562,8 @@ mod tests {
         let table = table(hashlimit::Table { expire: 1500, gc_interval: 4000, ..LIKE });
         let ask = |at| table.ask(&from(1), &[], at);
         assert_eq!([SECOND; 6].map(ask), [true, true, true, true, true, false].map(Some));
-        assert_eq!(table.rows(3_900_000_000).len(), 1, "it is not used any more, but nobody has collected it");
-        assert_eq!(table.rows(4_000_000_000), []);
+        assert_eq!(table.all(3_900_000_000).len(), 1, "it is not used any more, but nobody has collected it");
+        assert_eq!(table.all(4_000_000_000), []);
         assert_eq!([4_000_000_000; 6].map(ask), [true, true, true, true, true, false].map(Some));
     }
 
@@ -555,7 +576,7 @@ mod tests {
         assert_eq!(table.ask(&from(8), &[], 5 * SECOND), None);
         assert_eq!(table.ask(&from(3), &[], 5 * SECOND), Some(true), "who is in goes on");
         assert_eq!(table.ask(&from(8), &[], 11 * SECOND), Some(true), "seven are collected");
-        assert_eq!((table.rows(11 * SECOND).len(), table.used()), (2, 2));
+        assert_eq!((table.all(11 * SECOND).len(), table.used()), (2, 2));
     }
 
     #[test]
@@ -569,6 +590,28 @@ mod tests {
         let swept = table.sweep.load(Relaxed);
         (0..16).for_each(|_| table.sweep(11 * SECOND));
         assert_eq!(table.sweep.load(Relaxed), swept, "there is nothing to do before the next collection");
+    }
+
+    #[test]
+    fn a_full_table_is_looked_through_once_for_each_collection() {
+        let table = table(hashlimit::Table { size: 1000, max: 1000, ..LIKE });
+        (0..1000).for_each(|src| assert_eq!(table.ask(&from(src), &[], SECOND), Some(true)));
+        for (collection, at) in [(1, 2 * SECOND), (2, 3 * SECOND)] {
+            (0..50).for_each(|src| assert_eq!(table.ask(&from(1000 + src), &[], at), None));
+            assert_eq!(
+                table.sweep.load(Relaxed),
+                collection * 1024,
+                "sixteen slices of buckets, not four for each packet"
+            );
+        }
+        (0..50).for_each(|src| assert_eq!(table.ask(&from(1000 + src), &[], 11 * SECOND), Some(true)));
+    }
+
+    #[test]
+    fn more_entries_than_are_wanted_are_not_told() {
+        let table = table(LIKE);
+        (0..4).for_each(|src| assert_eq!(table.ask(&from(src), &[], SECOND), Some(true)));
+        assert_eq!((table.rows(SECOND, 3), table.rows(SECOND, 4).map(|rows| rows.len())), (None, Some(4)));
     }
 
     #[test]
@@ -603,11 +646,11 @@ mod tests {
         let key = Key { src: 7, ..Key::default() };
         let cost = 137_438_953_000_000;
         let row = Row { key, left: 10, credit: 4 * cost, most: 5 * cost, cost };
-        assert_eq!(table.rows(SECOND), [row]);
+        assert_eq!(table.all(SECOND), [row]);
         let line = "10 0.0.0.7:0->0.0.0.0:0 549755812000000 687194765000000 137438953000000";
         assert_eq!(row.line(Family::V4), line);
         let later = Row { left: 9, credit: 4 * cost + 10 * CREDITS, ..row };
-        assert_eq!(table.rows(SECOND + 40_000_000), [later]);
+        assert_eq!(table.all(SECOND + 40_000_000), [later]);
     }
 
     /// Of each source exactly the burst passes, whoever sees its packets.
@@ -644,7 +687,7 @@ mod tests {
                 });
             }
         });
-        table.rows(3600 * SECOND);
+        table.all(3600 * SECOND);
         assert_eq!(table.used(), 0);
         let asked: Vec<_> = (0..9).map(|src| table.ask(&from(src), &[], 3600 * SECOND)).collect();
         assert_eq!(asked, [vec![Some(true); 8], vec![None]].concat());

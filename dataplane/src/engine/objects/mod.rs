@@ -24,6 +24,11 @@ pub mod hashlimit;
 pub mod recent;
 pub mod timer;
 
+/// Times of a list of `recent` and entries of a table of `hashlimit` that are told at most: lines of more would take the
+/// memory of the machine that routes.
+const MOST_TIMES: usize = 1 << 22;
+const MOST_ENTRIES: usize = 1 << 20;
+
 /// Lists the states by the kinds that they are of, with the name of the question for them.
 macro_rules! states {
     ($($(#[$doc:meta])* $kind:ident($type:path) $ask:ident,)*) => {
@@ -111,7 +116,12 @@ impl Objects {
             ObjectRequest::Recent { name, what } => {
                 let list = self.named(name, None, "list of recent", |number| self.recent(number))?;
                 match what {
-                    RecentRequest::List => return Ok(list.rows().iter().map(recent::Row::to_string).collect()),
+                    RecentRequest::List => {
+                        let rows = list.rows(MOST_TIMES);
+                        let rows =
+                            rows.ok_or_else(|| format!("more than {MOST_TIMES} times are too many to be told"))?;
+                        return Ok(rows.iter().map(recent::Row::to_string).collect());
+                    }
                     RecentRequest::Flush => drop(list.flush()),
                     RecentRequest::Add(address) => {
                         let (family, addr) = facts::number(*address);
@@ -128,7 +138,9 @@ impl Objects {
             }
             ObjectRequest::Hashlimit { name, family } => {
                 let table = self.named(name, Some(*family), "table of hashlimit", |number| self.hashlimit(number))?;
-                Ok(table.rows(now).iter().map(|row| row.line(*family)).collect())
+                let rows = table.rows(now, MOST_ENTRIES);
+                let rows = rows.ok_or_else(|| format!("more than {MOST_ENTRIES} entries are too many to be told"))?;
+                Ok(rows.iter().map(|row| row.line(*family)).collect())
             }
             ObjectRequest::Names => Ok(self.held.iter().map(|held| held.object.to_string()).collect()),
         }

@@ -15,8 +15,9 @@ use sumun_config::rule::matches::recent::{self, Ask, Sighting, What};
 const HZ: u64 = 250;
 const NS_PER_JIFFY: u64 = 1_000_000_000 / HZ;
 
-/// Entries that are listed at once.
+/// Entries that are listed at once, and times: what is copied while workers wait.
 const SLICE: usize = 64;
+const SLICE_STAMPS: usize = 4096;
 /// No entry.
 const NONE: u32 = u32::MAX;
 
@@ -214,35 +215,38 @@ impl List {
 
     /// Forgets all addresses; how many there were.
     pub fn flush(&self) -> u32 {
-        let mut gone = 0;
-        // One at a time, so that no worker waits for long.
-        loop {
+        // One at a time, so that no worker waits for long; and no more than there can be, since they add others meanwhile.
+        let is_gone = |_: &u32| {
             let mut table = self.table.take();
-            let oldest = table.oldest;
-            if oldest == NONE {
-                return gone;
-            }
-            self.remove(&mut table, oldest);
-            gone += 1;
-        }
+            let oldest = Some(table.oldest).filter(|oldest| *oldest != NONE);
+            oldest.inspect(|oldest| self.remove(&mut table, *oldest)).is_some()
+        };
+        (0..self.like.addresses).take_while(is_gone).count() as u32
     }
 
-    /// What is remembered, the address seen longest ago first.
-    pub fn rows(&self) -> Vec<Row> {
-        let mut rows = Vec::new();
+    /// What is remembered, the address seen longest ago first; none where it is more than `most` times.
+    pub fn rows(&self, most: usize) -> Option<Vec<Row>> {
+        let (mut rows, mut times) = (Vec::new(), 0);
         let addresses = self.like.addresses;
         // In slices, so that no worker waits for long.
-        for from in (0..addresses).step_by(SLICE) {
+        let slice = (SLICE_STAMPS / self.like.packets as usize).clamp(1, SLICE);
+        for from in (0..addresses).step_by(slice) {
+            rows.reserve(slice);
             let table = self.table.take();
-            for id in (from..addresses).take(SLICE) {
+            for id in (from..addresses).take(slice) {
                 let Entry { family, addr, ttl, index, count, turn, .. } = table.entries[id as usize];
                 if count > 0 {
                     rows.push((turn, Row { family, addr, ttl, index, stamps: table.ring(id).to_vec() }));
+                    times += count as usize;
                 }
+            }
+            drop(table);
+            if times > most {
+                return None;
             }
         }
         rows.sort_by_key(|(turn, _)| *turn);
-        rows.into_iter().map(|(_, row)| row).collect()
+        Some(rows.into_iter().map(|(_, row)| row).collect())
     }
 }
 
@@ -337,6 +341,12 @@ mod tests {
         List::new(&recent::List { addresses, packets, mask: u128::MAX }, Hasher::new(5))
     }
 
+    impl List {
+        fn all(&self) -> Vec<Row> {
+            self.rows(usize::MAX).expect("any number")
+        }
+    }
+
     fn from(addr: u128) -> Sighting {
         Sighting { family: Family::V4, addr, ttl: 64 }
     }
@@ -415,7 +425,7 @@ mod tests {
                 let seen = Sighting { family: if v6 { Family::V6 } else { Family::V4 }, addr, ttl };
                 let expected = model.ask(&ask, &seen, now);
                 prop_assert_eq!(list.ask(&ask, &seen, now * NS_PER_JIFFY), expected, "{:?}", ask);
-                prop_assert_eq!(list.rows(), model.seen.clone());
+                prop_assert_eq!(list.all(), model.seen.clone());
                 let present: u32 = list.present.iter().map(|count| count.load(Ordering::Relaxed)).sum();
                 prop_assert_eq!(present as usize, model.seen.len());
             }
@@ -442,7 +452,7 @@ mod tests {
         let v6 = |addr| Sighting { family: Family::V6, addr, ttl: 64 };
         assert!(list.ask(&SET, &v6(0x2001_0db8 << 96 | 5), SECOND));
         assert!(list.ask(&CHECK, &v6(0x2001_0dff << 96), SECOND));
-        let addresses: Vec<u128> = list.rows().iter().map(|row| row.addr).collect();
+        let addresses: Vec<u128> = list.all().iter().map(|row| row.addr).collect();
         assert_eq!(addresses, [0x0a01_0200, 0x2001_0d00 << 96]);
     }
 
@@ -453,7 +463,7 @@ mod tests {
         for second in 3..6 {
             list.ask(&SET, &Sighting { family: Family::V6, addr: 0x2001_0db8 << 96 | 0x12, ttl: 63 }, second * SECOND);
         }
-        let lines: Vec<String> = list.rows().iter().map(Row::to_string).collect();
+        let lines: Vec<String> = list.all().iter().map(Row::to_string).collect();
         let expected = [
             "src=10.0.0.1 ttl: 0 last_seen: 500 oldest_pkt: 1 500",
             "src=2001:0db8:0000:0000:0000:0000:0000:0012 ttl: 63 last_seen: 1250 oldest_pkt: 1 1250, 1000",
@@ -467,14 +477,48 @@ mod tests {
         list.put(Family::V4, 7, SECOND);
         list.put(Family::V4, 7, 2 * SECOND);
         list.put(Family::V4, 8, 2 * SECOND);
-        assert_eq!(list.rows()[0].stamps, [250, 500]);
+        assert_eq!(list.all()[0].stamps, [250, 500]);
         assert!(list.ask(&Ask { ttl: true, ..CHECK }, &from(7), 2 * SECOND));
         assert!(list.forget(Family::V4, 7));
         assert!(!list.forget(Family::V4, 7));
         assert!(!list.ask(&CHECK, &from(7), 2 * SECOND));
         list.put(Family::V6, 8, 2 * SECOND);
         assert_eq!((list.flush(), list.flush()), (2, 0));
-        assert_eq!(list.rows(), []);
+        assert_eq!(list.all(), []);
+    }
+
+    #[test]
+    fn more_times_than_are_wanted_are_not_told() {
+        let list = list(200, 4);
+        (0..150).for_each(|addr| assert!(list.ask(&SET, &from(addr), SECOND)));
+        assert!(list.ask(&SET, &from(7), SECOND));
+        assert_eq!((list.rows(150), list.rows(151).map(|rows| rows.len())), (None, Some(150)));
+        let long = self::list(3, 65536);
+        (0..3).for_each(|addr| assert!(long.ask(&SET, &from(addr), SECOND)));
+        assert_eq!(long.all().len(), 3, "one at a time");
+    }
+
+    /// Workers that go on while the operator flushes do not keep him for ever.
+    #[test]
+    fn a_flush_ends_although_workers_add_addresses() {
+        let list = list(64, 1);
+        let is_done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for worker in 0..2u128 {
+                let (list, is_done) = (&list, &is_done);
+                scope.spawn(move || {
+                    let mut addr = worker << 64;
+                    while !is_done.load(Ordering::Relaxed) {
+                        addr += 1;
+                        list.ask(&SET, &from(addr), SECOND);
+                    }
+                });
+            }
+            (0..20).for_each(|_| assert!(list.flush() <= 64));
+            is_done.store(true, Ordering::Relaxed);
+        });
+        list.flush();
+        assert_eq!(list.all(), []);
     }
 
     /// Every packet is remembered once, whoever sees it, and no address is lost or there twice.
@@ -495,7 +539,7 @@ mod tests {
                 });
             }
         });
-        let mut rows = list.rows();
+        let mut rows = list.all();
         rows.sort_by_key(|row| row.addr);
         let counts: Vec<(u128, u64)> = rows.iter().map(|row| (row.addr, row.stamps.len() as u64)).collect();
         assert_eq!(counts, (0..8).map(|addr| (addr, WORKERS * ROUNDS / 8)).collect::<Vec<_>>());
@@ -522,11 +566,11 @@ mod tests {
                 });
             }
         });
-        let rows = list.rows();
+        let rows = list.all();
         assert!(rows.len() <= 3);
         let present: u32 = list.present.iter().map(|count| count.load(Ordering::Relaxed)).sum();
         assert_eq!(present as usize, rows.len());
         (10..13).for_each(|addr| assert!(list.ask(&SET, &from(addr), SECOND)));
-        assert_eq!(list.rows().iter().map(|row| row.addr).collect::<Vec<_>>(), [10, 11, 12]);
+        assert_eq!(list.all().iter().map(|row| row.addr).collect::<Vec<_>>(), [10, 11, 12]);
     }
 }
