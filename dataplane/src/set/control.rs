@@ -3,8 +3,9 @@
 use super::content::Content;
 use super::extras::Carried;
 use super::list::List;
-use super::{Beside, Place, Set, Sets, State};
+use super::{Beside, Place, Set, Sets, State, names};
 use crate::protocol::{SetAnswer, SetRequest, SetRow};
+use std::collections::HashMap;
 use std::sync::Arc;
 use sumun_config::set::{Element, Header, Kind, MAX_SETS, entry, is_name};
 
@@ -154,6 +155,7 @@ impl Sets {
             None => state.places.iter().filter(|(_, p)| p.declared.is_none()).map(|(name, _)| name.clone()).collect(),
         };
         let mut slots = state.view.slots.clone();
+        let lists = state.lists_with();
         for name in &names {
             let (slot, _) = state.find(name)?;
             if state.places.get(name).is_some_and(|place| place.declared.is_some()) {
@@ -161,12 +163,14 @@ impl Sets {
                     "the set {name} is declared in the configuration: it goes when it is taken out there"
                 ));
             }
-            if references(slot) + state.lists_with(slot) > 0 {
+            if references(slot) > 0 || lists.contains_key(&slot) {
                 return Err(format!("the set {name} cannot be destroyed: it is in use"));
             }
             slots[slot as usize] = None;
         }
-        state.places.retain(|name, _| !names.contains(name));
+        for name in &names {
+            state.places.remove(name);
+        }
         self.publish(state, slots);
         Ok(())
     }
@@ -191,17 +195,22 @@ impl State {
         Ok((slot, extra.beside.as_ref().map(|(before, name)| (*before, slot_of(name)))))
     }
 
-    /// Lists that have the set of a slot.
-    fn lists_with(&self, slot: u32) -> u32 {
-        let has =
-            |set: &&Arc<Set>| matches!(&***set, Set::List(list) if list.members.iter().any(|(of, _)| *of == slot));
-        self.view.slots.iter().flatten().filter(has).count() as u32
+    /// How many lists have a set, by its slot.
+    fn lists_with(&self) -> HashMap<u32, u32> {
+        let mut lists = HashMap::new();
+        for set in self.view.slots.iter().flatten() {
+            if let Set::List(list) = &**set {
+                list.members.iter().for_each(|(slot, _)| *lists.entry(*slot).or_insert(0) += 1);
+            }
+        }
+        lists
     }
 
     fn rows(&self, name: Option<&str>, references: &dyn Fn(u32) -> u32) -> Result<Vec<SetRow>, String> {
         if let Some(name) = name {
             self.find(name)?;
         }
+        let lists = self.lists_with();
         let wanted = self.places.iter().filter(|(of, _)| name.is_none_or(|name| name == of.as_str()));
         let row = |(name, place): (&String, &Place)| {
             let set = self.view.slots.get(place.slot as usize)?.as_ref()?;
@@ -213,7 +222,7 @@ impl State {
                 name: name.clone(),
                 header: set.header().clone(),
                 memory: memory as u64,
-                references: references(place.slot) + self.lists_with(place.slot),
+                references: references(place.slot) + lists.get(&place.slot).copied().unwrap_or(0),
                 entries,
                 declared: place.declared.is_some(),
             })
@@ -226,9 +235,9 @@ impl State {
         let (elements, next) = match &*set {
             Set::Content(content) => content.list(from as usize, PAGE, now),
             Set::List(list) => {
-                let name = |slot: u32| self.places.iter().find(|(_, place)| place.slot == slot).map(|(name, _)| name);
+                let names = names(&self.places);
                 let alive = (0..list.members.len()).filter(|i| !list.members[*i].1.is_expired(now));
-                let element = |i: usize| Some(list.element(i, name(list.members[i].0)?.clone(), now));
+                let element = |i: usize| Some(list.element(i, names.get(&list.members[i].0)?.to_string(), now));
                 (alive.filter_map(element).collect(), None)
             }
         };

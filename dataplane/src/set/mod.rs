@@ -159,6 +159,8 @@ pub struct Sets {
 struct State {
     places: BTreeMap<String, Place>,
     view: Arc<View>,
+    /// Views before it that some worker may still have: who gives one up must not be the one that frees its sets.
+    outdated: Vec<Arc<View>>,
     /// Slots that nobody needs once all workers run this generation.
     retired: Vec<(u64, Vec<u32>)>,
 }
@@ -180,7 +182,7 @@ impl Plan {
 impl Sets {
     /// None.
     pub fn new(seed: u64) -> Sets {
-        let state = State { places: BTreeMap::new(), view: Arc::default(), retired: Vec::new() };
+        let state = State { places: BTreeMap::new(), view: Arc::default(), outdated: Vec::new(), retired: Vec::new() };
         Sets { state: Mutex::new(state), shared: Mutex::default(), newest: AtomicU64::new(0), seed }
     }
 
@@ -202,7 +204,8 @@ impl Sets {
 
     fn publish(&self, state: &mut State, slots: Vec<Option<Arc<Set>>>) {
         let number = state.view.number + 1;
-        state.view = Arc::new(View { number, slots });
+        let before = std::mem::replace(&mut state.view, Arc::new(View { number, slots }));
+        state.outdated.push(before);
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = state.view.clone();
         self.newest.store(number, Ordering::Release);
     }
@@ -246,17 +249,18 @@ impl Sets {
             };
             plan.places.insert(set.header.name.clone(), place);
         }
+        let before_names = names(&state.places);
         for set in declared.iter().filter(|set| set.header.kind == Kind::ListSet) {
             let digest = digest(set)?;
             let before = state.places.get(&set.header.name).filter(|place| place.declared.is_some()).copied();
             let kept = before.filter(|place| place.declared == Some(digest));
             // Where its sets are in other slots now, the list is another one too, with the same members.
             let list = match kept.and_then(|place| state.view.set(place.slot)) {
-                Some(Set::List(list)) => moved(list, &state.places, &plan.places),
+                Some(Set::List(list)) => moved(list, &before_names, &plan.places),
                 _ => listed(set, &plan.places, now)?,
             };
             let same = |place: &Place| match state.view.set(place.slot) {
-                Some(Set::List(old)) => old.members.iter().map(|m| m.0).eq(list.members.iter().map(|m| m.0)),
+                Some(Set::List(old)) => list.has_slots_of(old),
                 _ => false,
             };
             let place = match kept.filter(same) {
@@ -269,6 +273,18 @@ impl Sets {
                 }
             };
             plan.places.insert(set.header.name.clone(), place);
+        }
+        // The lists of control too: a slot that is given up may be another set's soon.
+        for (name, before) in state.places.iter().filter(|(_, place)| place.declared.is_none()) {
+            let Some(Set::List(old)) = state.view.set(before.slot) else { continue };
+            let list = moved(old, &before_names, &plan.places);
+            if plan.places.get(name) != Some(before) || list.has_slots_of(old) {
+                continue;
+            }
+            let slot = free_slot();
+            plan.gone.push(before.slot);
+            plan.fresh.push((slot, Arc::new(Set::List(list))));
+            plan.places.insert(name.clone(), Place { slot, declared: None });
         }
         match plan.places.len() > MAX_SETS {
             true => Err(format!("more than {MAX_SETS} sets")),
@@ -312,8 +328,12 @@ impl Sets {
             }
             self.publish(&mut state, slots);
         }
+        // Nobody can get one of them any more, so that one is the last.
+        let is_free = |view: &mut Arc<View>| Arc::strong_count(view) == 1;
+        let free: Vec<Arc<View>> = state.outdated.extract_if(.., is_free).collect();
         let view = state.view.clone();
         drop(state);
+        drop(free);
         for set in view.slots.iter().flatten() {
             if let Set::Content(content) = &**set {
                 content.sweep(SWEEP, now);
@@ -359,12 +379,14 @@ fn listed(set: &Declaration, places: &BTreeMap<String, Place>, now: u64) -> Resu
     Ok(list)
 }
 
+/// The names of sets by their slots.
+fn names(places: &BTreeMap<String, Place>) -> HashMap<u32, &str> {
+    places.iter().map(|(name, place)| (place.slot, name.as_str())).collect()
+}
+
 /// A list whose sets may lie elsewhere now; those that are gone are left out.
-fn moved(list: &List, before: &BTreeMap<String, Place>, after: &BTreeMap<String, Place>) -> List {
-    let slot = |slot: u32| {
-        let name = before.iter().find(|(_, place)| place.slot == slot).map(|(name, _)| name)?;
-        after.get(name).map(|place| place.slot)
-    };
+fn moved(list: &List, before: &HashMap<u32, &str>, after: &BTreeMap<String, Place>) -> List {
+    let slot = |slot: u32| before.get(&slot).and_then(|name| after.get(*name)).map(|place| place.slot);
     let members = list.members.iter().filter_map(|(old, member)| Some((slot(*old)?, member.clone()))).collect();
     List { header: list.header.clone(), members }
 }
@@ -400,6 +422,11 @@ impl List {
             None => self.members.insert(place, (slot, member)),
         }
         Ok(())
+    }
+
+    /// Whether the members of another list are kept where those of this one are.
+    fn has_slots_of(&self, other: &List) -> bool {
+        self.members.iter().map(|(slot, _)| slot).eq(other.members.iter().map(|(slot, _)| slot))
     }
 
     /// Where a set stands, if it stands beside the other one where that is asked.

@@ -4,6 +4,7 @@ use super::content::{Content, Found, Refused};
 use super::extras::Carried;
 use super::packet::Ifaces;
 use super::*;
+use crate::protocol::{SetAnswer, SetRequest};
 use proptest::prelude::*;
 use sumun_config::facts::{Family, PortId};
 use sumun_config::set::{Key, Part, iface_mask, iface_number, mac_number};
@@ -391,4 +392,58 @@ fn who_looks_up_finds_what_stays_while_others_add_and_delete() {
     });
     let counted: u64 = list(&content, 0).iter().filter(|(key, ..)| key.a >> 64 < 500).map(|row| row.3).sum();
     assert_eq!(counted, looked);
+}
+
+/// What no rule refers to.
+fn ask(sets: &Sets, request: SetRequest) -> SetAnswer {
+    sets.answer(request, &|_| 0, 0).unwrap()
+}
+
+/// Puts a declared set `hosts` with one address in force, and all workers have taken it up.
+fn apply(sets: &Sets, generation: u64, address: u128) {
+    let element = Element { key: Key { a: address, ..Key::default() }, ..Element::default() };
+    let hosts = Declaration { header: Header::new("hosts", Kind::HashIp), elements: vec![element] };
+    sets.commit(sets.prepare(&[hosts], 0).unwrap(), generation);
+    sets.settle(generation, 0);
+}
+
+#[test]
+fn a_list_that_control_created_keeps_its_sets_where_they_are_declared_anew() {
+    let sets = Sets::new(1);
+    apply(&sets, 1, 5);
+    let create = |name, kind| SetRequest::Create { header: Header::new(name, kind), exist: false };
+    ask(&sets, create("staged", Kind::ListSet));
+    let extra = Extra { set: "hosts".into(), ..Extra::default() };
+    let member = Element { extra: Some(Box::new(extra)), ..Element::default() };
+    ask(&sets, SetRequest::Add { name: "staged".into(), elements: vec![member], exist: false });
+    apply(&sets, 2, 6);
+    ask(&sets, create("other", Kind::HashIp));
+    let SetAnswer::Sets(rows) = ask(&sets, SetRequest::List { name: None }) else { panic!("no sets") };
+    let rows: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.entries, row.references)).collect();
+    assert_eq!(rows, [("hosts", 1, 1), ("other", 0, 0), ("staged", 1, 0)]);
+    let asked = SetRequest::Elements { name: "staged".into(), from: 0 };
+    let SetAnswer::Elements { elements, .. } = ask(&sets, asked) else { panic!("no elements") };
+    let names: Vec<_> = elements.iter().map(|element| element.extra.as_ref().unwrap().set.as_str()).collect();
+    assert_eq!(names, ["hosts"]);
+    let slot = sets.unchanged().slot("staged").unwrap();
+    let facts = |src| Facts { src, ..Facts::blank(Family::V4) };
+    let is_in = |src| sets.view().test(slot, ends(1), &Asked::PLAIN, &facts(src), &ifaces(), 0).is_some();
+    assert_eq!([5, 6].map(is_in), [false, true]);
+    let destroy = |name: &str| sets.answer(SetRequest::Destroy { name: Some(name.into()) }, &|_| 0, 0).is_ok();
+    assert_eq!(["other", "staged", "hosts"].map(destroy), [true, true, false], "hosts is declared");
+}
+
+#[test]
+fn a_set_is_freed_by_housekeeping_and_not_by_the_worker_that_sees_it_last() {
+    let sets = Sets::new(1);
+    ask(&sets, SetRequest::Create { header: Header::new("hosts", Kind::HashIp), exist: false });
+    let worker = sets.view();
+    let set = Arc::downgrade(worker.slots[0].as_ref().unwrap());
+    ask(&sets, SetRequest::Destroy { name: None });
+    sets.settle(0, 0);
+    assert!(worker.set(0).is_some(), "its packets meet it yet");
+    drop(worker);
+    assert!(set.upgrade().is_some(), "that was nothing");
+    sets.settle(0, 0);
+    assert!(set.upgrade().is_none());
 }
