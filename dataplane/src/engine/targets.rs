@@ -14,6 +14,7 @@ use crate::packet::tcp_bits;
 use crate::reason::DropReason;
 use sumun_config::facts::{CtState, Dir, Facts, Family, PortId, Surroundings, status};
 use sumun_config::rule::targets::connsecmark::ConnSecMark;
+use sumun_config::rule::targets::nflog::Nflog;
 use sumun_config::rule::targets::npt::{End, Npt};
 use sumun_config::rule::targets::tcpmss::Mss;
 use sumun_config::rule::targets::tee::Tee;
@@ -71,9 +72,7 @@ impl Engine {
             }
             Effect::Nflog(nflog) => {
                 if self.router.packets.is_wanted() {
-                    let mut event = PacketEvent::new(nflog, hook, &p.facts, p.l3(), self.wall());
-                    (event.priority, event.context) = (p.priority, p.secmark);
-                    self.router.packets.push(event);
+                    self.hand_on(hook, p, nflog);
                 }
             }
             Effect::SecMark(number) => p.secmark = number,
@@ -103,6 +102,15 @@ impl Engine {
             | Effect::Queue { .. } => {}
         }
         Ok(())
+    }
+
+    /// Tells who listens to NFLOG of a packet. Out of line: its two kilobytes are no part of the frame of every walk.
+    #[cold]
+    #[inline(never)]
+    fn hand_on(&self, hook: Hook, p: &Packet, nflog: &Nflog) {
+        let mut event = PacketEvent::new(nflog, hook, &p.facts, p.l3(), self.wall());
+        (event.priority, event.context) = (p.priority, p.secmark);
+        self.router.packets.push(event);
     }
 
     /// Sends a copy on its way, before the packet itself (`nf_dup_ipv4`, `nf_dup_ipv6`).
