@@ -116,10 +116,14 @@ impl Extras {
         store(&self.bytes, slot, carried.bytes.unwrap_or(0));
         self.comment(slot, carried.comment.as_deref());
         self.describe(slot, carried);
-        let mac = carried.mac;
-        store(&self.macs, slot, mac.map_or(0, |mac| mac | KNOWN));
+        store(&self.macs, slot, carried.mac.map_or(0, |mac| mac | KNOWN));
+        self.begin(slot, carried, now);
+    }
+
+    /// Its time begins; without a MAC address it waits for that (`bitmap_ipmac_add_timeout`).
+    fn begin(&self, slot: usize, carried: &Carried, now: u64) {
         let seconds = carried.timeout.unwrap_or(self.timeout);
-        let waits = self.macs.is_some() && mac.is_none();
+        let waits = self.macs.is_some() && self.mac(slot).is_none();
         store(&self.times, slot, if waits { WAITING | u64::from(seconds) } else { end(seconds, now) });
     }
 
@@ -133,7 +137,7 @@ impl Extras {
         if let (Some(_), Some(mac)) = (&self.macs, carried.mac) {
             store(&self.macs, slot, mac | KNOWN);
         }
-        store(&self.times, slot, end(carried.timeout.unwrap_or(self.timeout), now));
+        self.begin(slot, carried, now);
     }
 
     fn describe(&self, slot: usize, carried: &Carried) {

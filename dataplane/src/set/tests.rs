@@ -135,7 +135,7 @@ impl Model {
             let known = &mut self.elements[at];
             known.packets = carried.packets.unwrap_or(known.packets);
             known.mac = carried.mac.or(known.mac);
-            known.until = until;
+            (known.until, known.seconds) = (until.filter(|_| !station || known.mac.is_some()), seconds);
             (known.element.nomatch, known.element.wildcard) = (carried.nomatch, carried.wildcard);
             return Ok(());
         }
@@ -340,6 +340,24 @@ proptest! {
             prop_assert_eq!(list(&content, now), model.list(now));
         }
     }
+}
+
+#[test]
+fn a_station_that_is_added_again_before_its_mac_is_known_waits_for_it_all_the_same() {
+    let mut header = Header::new("s", Kind::BitmapIpMac);
+    (header.timeout, header.range) = (Some(1), (0x0a00_0000, 0x0a00_ffff));
+    let content = Content::new(header, 1).unwrap();
+    let facts = packet(Family::V4, [1, 0, 0, 0]);
+    let key = Key { a: facts.src, ..Key::default() };
+    for exist in [false, true] {
+        content.add(&key, &Carried::default(), exist, SECOND).unwrap();
+    }
+    let test = |now| content.test(ends(3), &Asked::PLAIN, &facts, &ifaces(), now) == Found::Yes(SkbInfo::default());
+    assert_eq!(
+        [60, 61, 62].map(|second| test(second * SECOND)),
+        [true, true, false],
+        "a second from its first packet on"
+    );
 }
 
 /// So many hosts, one after the other.
