@@ -12,6 +12,7 @@
 
 pub mod diag;
 pub mod facts;
+pub mod firewalld;
 pub mod helper;
 pub mod iptables;
 pub mod jhash;

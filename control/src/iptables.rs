@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use sumun_config::diag::{Diagnostic, Source, render};
 use sumun_config::facts::Family;
+use sumun_config::firewalld;
 use sumun_config::iptables::{self, Import, Surroundings};
 use sumun_config::model::{Names, Policy};
 use sumun_config::rule::Table;
@@ -21,6 +22,8 @@ use sumun_dataplane::protocol::{self, Counter, Counters};
 pub enum ImportFrom {
     /// What iptables-save or ip6tables-save printed, or a script of iptables commands
     Iptables(ImportArgs),
+    /// firewalld's permanent configuration
+    Firewalld(FirewalldArgs),
     /// What `ipset save` printed
     Ipset {
         /// The text; `-` is standard input
@@ -38,6 +41,18 @@ pub struct ImportArgs {
     config: Option<PathBuf>,
     /// The text; `-` is standard input
     file: PathBuf,
+}
+
+#[derive(Args)]
+pub struct FirewalldArgs {
+    /// The configuration that the rules are for: its ports, and the names that it defines
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the services and zones are that come with firewalld
+    #[arg(long, value_name = "DIR", default_value = "/usr/lib/firewalld")]
+    system: PathBuf,
+    /// The folder of the configuration, such as /etc/firewalld
+    dir: PathBuf,
 }
 
 /// The rules for another firewall
@@ -83,15 +98,10 @@ pub fn understand(name: &str, bytes: Vec<u8>, around: Surroundings) -> Result<Im
 pub fn import(from: &ImportFrom, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let ImportArgs { ipv6, config, file } = match from {
         ImportFrom::Iptables(args) => args,
+        ImportFrom::Firewalld(args) => return firewalld(args, out),
         ImportFrom::Ipset { file } => return crate::set::import(file, out),
     };
-    let policy: Option<Policy> = match config {
-        Some(config) => match super::check(config)? {
-            Some(checked) => Some(checked.config.policy),
-            None => return Ok(ExitCode::from(2)),
-        },
-        None => None,
-    };
+    let Some(policy) = policy(config.as_deref())? else { return Ok(ExitCode::from(2)) };
     let around = Surroundings {
         family: ipv6.then_some(Family::V6),
         ports: policy.as_ref().map_or(&[], |policy| &policy.ports),
@@ -104,6 +114,31 @@ pub fn import(from: &ImportFrom, out: &mut impl Write) -> anyhow::Result<ExitCod
         }
         Err((source, found)) => {
             eprint!("{}", render(&source, &found, super::color()));
+            Ok(ExitCode::from(2))
+        }
+    }
+}
+
+/// What the configuration says that rules are for; none where it has mistakes.
+fn policy(config: Option<&Path>) -> anyhow::Result<Option<Option<Policy>>> {
+    let Some(config) = config else { return Ok(Some(None)) };
+    Ok(super::check(config)?.map(|checked| Some(checked.config.policy)))
+}
+
+/// `sumun import firewalld`
+fn firewalld(args: &FirewalldArgs, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let Some(policy) = policy(args.config.as_deref())? else { return Ok(ExitCode::from(2)) };
+    let files = firewalld::Files::open(&args.dir, &args.system).map_err(anyhow::Error::msg)?;
+    let ports = policy.as_ref().map_or(&[][..], |policy| &policy.ports);
+    match firewalld::toml(files, ports, policy.as_ref().map_or(Names::NONE, Policy::names)) {
+        Ok(toml) => {
+            out.write_all(toml.as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(mistaken) => {
+            for (source, found) in mistaken {
+                eprint!("{}", render(&source, &found, super::color()));
+            }
             Ok(ExitCode::from(2))
         }
     }
