@@ -8,7 +8,7 @@
 //! asked of where it goes for the zones of POSTROUTING and for the egress zones of policies (`TO_policy`).
 
 use super::files::Config;
-use super::rich::{Rich, What};
+use super::rich::{Act, Rich, What};
 use super::rules::{Writer, end, icmp, prohibited};
 use super::script::{Script, quoted};
 use super::xml::{Mistakes, Place, Value};
@@ -84,17 +84,12 @@ impl Chains<'_> {
     /// What a policy between these zones cannot do.
     fn check(&mut self, policy: &Policy, rich: &Rich) {
         let (ingress, egress) = (&policy.ingress, &policy.egress);
-        let default = &self.config.settings.default_zone.text;
-        let by_interface = |zone: &&Value| {
-            zone.text == *default
-                || self.config.zones.iter().any(|z| z.body.name == zone.text && !z.interfaces.is_empty())
-        };
         match &rich.what {
             Some(What::Masquerade) if names(egress, "HOST") || names(ingress, "HOST") => {
                 self.mistakes.add(&rich.at, "HOST cannot be masqueraded", "zones or ANY at both ends");
             }
             Some(What::Masquerade) => {
-                if let Some(zone) = ingress.iter().find(by_interface) {
+                if let Some(zone) = ingress.iter().find(|zone| self.has_interfaces(zone)) {
                     let what =
                         format!("the ingress zone `{}` has interfaces, which masquerading does not see", zone.text);
                     self.mistakes.add(&rich.at, what, "ANY, or zones of sources alone");
@@ -110,6 +105,14 @@ impl Chains<'_> {
                 self.mistakes.add(&to.at, "`to-addr` leads away from HOST", "`to-port` alone, or another egress zone");
             }
             _ => {}
+        }
+        let marks = rich.action.as_ref().is_some_and(|action| matches!(action.act, Act::Mark(_)));
+        if !marks && !matches!(rich.what, Some(What::Forward { .. })) {
+            return;
+        }
+        if let Some(zone) = egress.iter().find(|zone| self.has_interfaces(zone)) {
+            let what = format!("the egress zone `{}` has interfaces, which are not known before routing", zone.text);
+            self.mistakes.add(&rich.at, what, "ANY, HOST, or zones of sources alone");
         }
     }
 
@@ -165,7 +168,7 @@ impl Chains<'_> {
                 continue;
             }
             for family in Family::ALL.into_iter().filter(|f| self.script.has(*f, table, &chain)).collect::<Vec<_>>() {
-                for from in self.senders(policy, family, way) {
+                for from in self.known_ends(policy, family, table, way) {
                     let rule = format!("{from} -j {}", quoted(&chain));
                     let into = format!("{way}_{name}");
                     self.script.rule(family, table.name(), &into, rule.trim_start(), &policy.body.at);
@@ -174,13 +177,22 @@ impl Chains<'_> {
         }
     }
 
-    /// In POSTROUTING, where interfaces of packets that came are not known, the sources of a policy's ingress zones.
-    fn senders(&self, policy: &Policy, family: Family, way: &str) -> Vec<String> {
-        if way != "POST" || names(&policy.ingress, "ANY") {
+    /// What of a policy's zones can be asked: in POSTROUTING sources of those that packets are from, in PREROUTING of those
+    /// that they go to. Helpers are given to all, where their way is not known yet.
+    fn known_ends(&self, policy: &Policy, family: Family, table: Table, way: &str) -> Vec<String> {
+        let (side, flag) = if way == "POST" { (&policy.ingress, "-s") } else { (&policy.egress, "-d") };
+        let open = names(side, "ANY") || names(side, "HOST");
+        if open || table == Table::Raw && side.iter().any(|zone| self.has_interfaces(zone)) {
             return vec![String::new()];
         }
-        let zones = self.config.zones.iter().filter(|zone| names(&policy.ingress, &zone.body.name));
-        zones.flat_map(|zone| &zone.sources).filter_map(|source| end(self.config, source, family, "-s")).collect()
+        let zones = self.config.zones.iter().filter(|zone| names(side, &zone.body.name));
+        zones.flat_map(|zone| &zone.sources).filter_map(|source| end(self.config, source, family, flag)).collect()
+    }
+
+    /// Whether packets are in the zone by their interface.
+    fn has_interfaces(&self, zone: &Value) -> bool {
+        let named = |z: &Zone| z.body.name == zone.text && !z.interfaces.is_empty();
+        zone.text == self.config.settings.default_zone.text || self.config.zones.iter().any(named)
     }
 
     /// Zones in the order in which packets are looked for: each question, and the zone.
@@ -342,7 +354,7 @@ impl Chains<'_> {
             "-p ipv6-icmp -m icmp6 --icmpv6-type neighbour-solicitation -j ACCEPT".to_string(),
         ];
         let matches = format!("-m rpfilter --invert --validmark{words}");
-        rules.extend(self.config.log_denied("rpfilter_DROP").map(|log| format!("{matches} {log}")));
+        rules.extend(self.config.log_any("rpfilter_DROP").map(|log| format!("{matches} {log}")));
         rules.push(format!("{matches} -j DROP"));
         for rule in rules {
             self.script.rule(family, "mangle", "PREROUTING", &rule, at);
@@ -373,7 +385,7 @@ impl Chains<'_> {
         if !self.script.has(family, Table::Filter, "RFC3964_IPv4") {
             for network in EMBEDDED {
                 let refusal = "-j REJECT --reject-with icmp6-addr-unreachable".to_string();
-                for rule in self.config.log_denied("RFC3964_IPv4_REJECT").into_iter().chain([refusal]) {
+                for rule in self.config.log_any("RFC3964_IPv4_REJECT").into_iter().chain([refusal]) {
                     self.script.rule(family, "filter", "RFC3964_IPv4", &format!("-d {network} {rule}"), at);
                 }
             }

@@ -406,6 +406,11 @@ impl Config {
         }
     }
 
+    /// The words that log what is refused, whatever kind of packets is wanted.
+    pub fn log_any(&self, prefix: &str) -> Option<String> {
+        (self.settings.log_denied != Denied::Off).then(|| format!("-j LOG --log-prefix '{prefix}: '"))
+    }
+
     /// The words that log what is refused, if that is wanted.
     pub fn log_denied(&self, prefix: &str) -> Option<String> {
         let which = match self.settings.log_denied {

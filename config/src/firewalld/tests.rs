@@ -233,3 +233,35 @@ fn mistakes_are_told_all_at_once_with_their_places() {
     ];
     assert_eq!(mistakes("mistakes", &files), expected);
 }
+
+#[test]
+fn policies_that_ask_what_is_not_known_yet_are_refused() {
+    let policy = r#"<policy target="CONTINUE"><ingress-zone name="public"/><egress-zone name="lan"/>
+<masquerade/>
+<rule><port port="9" protocol="tcp"/><mark set="1"/></rule></policy>"#;
+    let files = [
+        QUIET,
+        ("zones/public.xml", "<zone/>"),
+        ("zones/lan.xml", r#"<zone><interface name="lan0"/></zone>"#),
+        ("policies/mark.xml", policy),
+    ];
+    let expected = [
+        "policies/mark.xml:2:2: error: the ingress zone `public` has interfaces, which masquerading does not see; ANY, or zones of sources alone",
+        "policies/mark.xml:3:2: error: the egress zone `lan` has interfaces, which are not known before routing; ANY, HOST, or zones of sources alone",
+    ];
+    assert_eq!(mistakes("unknown", &files), expected);
+}
+
+#[test]
+fn every_service_that_comes_with_firewalld_is_read() {
+    let made = Folder::new("made", &[SSH, FTP]);
+    let debian = Path::new("/usr/lib/firewalld");
+    let system = if debian.join("services").is_dir() { debian } else { made.0.as_path() };
+    let names = fs::read_dir(system.join("services")).unwrap().map(|entry| entry.unwrap().path());
+    let services: String =
+        names.map(|path| format!("<service name=\"{}\"/>", path.file_stem().unwrap().to_str().unwrap())).collect();
+    let own = Folder::new("all", &[("zones/public.xml", &format!("<zone>{services}</zone>"))]);
+    let text = toml(Files::open(&own.0, system).unwrap(), &[], Names::NONE).unwrap();
+    assert!(text.contains("-p tcp -m tcp --dport 22 -j ACCEPT"), "{text}");
+    assert!(text.contains("-j CT --helper ftp"), "{text}");
+}
