@@ -20,6 +20,9 @@ pub struct Options {
     /// Rules, in one chain.
     #[arg(long, default_value_t = 100_000)]
     rules: u32,
+    /// Elements of a set that some of the rules ask.
+    #[arg(long, default_value_t = 100_000)]
+    elements: u32,
     /// Rounds; the median counts.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -32,6 +35,7 @@ pub struct Options {
 #[derive(Serialize, Default)]
 struct Figures {
     rules: u32,
+    elements: u32,
     text_bytes: usize,
     compile_ms: f64,
     encode_ms: f64,
@@ -42,19 +46,25 @@ struct Figures {
     held_bytes: usize,
 }
 
-/// Rules of the kinds that long rulesets have: addresses with ports, states, MACs, lists of ports.
-fn text(rules: u32) -> String {
-    let mut text = "[ipv4.filter.FORWARD]\npolicy = \"DROP\"\nrules = [\n".to_string();
+/// Rules of the kinds that long rulesets have: addresses with ports, states, MACs, lists of ports, and a set.
+fn text(rules: u32, elements: u32) -> String {
+    let mut text = format!("[sets.many]\ntype = \"hash:net\"\nmaxelem = {}\nelements = [\n", elements.max(1));
+    for n in 0..elements {
+        let [_, a, b, c] = (n.wrapping_mul(2_654_435_761) >> 4).to_be_bytes();
+        let _ = writeln!(text, "'100.{a}.{b}.{c}/{}',", 32 - n % 8);
+    }
+    text += "]\n[ipv4.filter.FORWARD]\npolicy = \"DROP\"\nrules = [\n";
     for n in 0..rules {
         let [_, a, b, c] = n.wrapping_mul(2_654_435_761).to_be_bytes();
         let port = n % 60_000 + 1;
-        let _ = match n % 4 {
+        let _ = match n % 5 {
             0 => writeln!(text, "'-s 10.{a}.{b}.{c}/32 -p tcp -m tcp --dport {port} -j ACCEPT',"),
             1 => writeln!(text, "'-d 10.{a}.{b}.0/24 -i lan0 -p udp -m multiport --dports 53,{port} -j DROP',"),
             2 => writeln!(
                 text,
                 "'-s 172.{a}.{b}.{c}/32 -m conntrack --ctstate NEW -j REJECT --reject-with icmp-port-unreachable',"
             ),
+            3 => writeln!(text, "'-d 10.{a}.{b}.{c}/32 -m set --match-set many src -j DROP',"),
             _ => {
                 writeln!(text, "'-s 10.{a}.{b}.{c}/32 -m mac --mac-source 02:00:00:{a:02x}:{b:02x}:{c:02x} -j ACCEPT',")
             }
@@ -66,9 +76,10 @@ fn text(rules: u32) -> String {
 /// Measures and prints.
 pub fn run(options: &Options) -> Result<()> {
     ensure!(options.rounds > 0, "at least one round");
-    let text = text(options.rules);
+    let text = text(options.rules, options.elements);
     let mut times: [Vec<f64>; 5] = Default::default();
-    let mut figures = Figures { rules: options.rules, text_bytes: text.len(), ..Figures::default() };
+    let mut figures =
+        Figures { rules: options.rules, elements: options.elements, text_bytes: text.len(), ..Figures::default() };
     for _ in 0..options.rounds {
         let start = Instant::now();
         let config = config(&text, 1 << 16)?;
@@ -114,7 +125,7 @@ pub fn run(options: &Options) -> Result<()> {
 
 fn print(f: &Figures) {
     let mb = |bytes: f64| bytes / 1e6;
-    println!("{} rules, {:.1} MB of text", f.rules, mb(f.text_bytes as f64));
+    println!("{} rules, {} elements of a set, {:.1} MB of text", f.rules, f.elements, mb(f.text_bytes as f64));
     for (step, ms) in [
         ("read, check, compile", f.compile_ms),
         ("encode", f.encode_ms),
