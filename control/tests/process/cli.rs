@@ -44,7 +44,7 @@ fn the_reference_is_what_the_program_writes() {
 fn the_reference_of_a_name_is_a_part_of_it_and_unknown_names_are_told() {
     let place = Place::new();
     let entry = place.sumun(&["reference", "reject"]);
-    assert!(entry.code == Some(0) && entry.out.starts_with("### REJECT\n"), "{entry:?}");
+    assert!(entry.code == Some(0) && entry.out.starts_with("### REJECT (IPv4)\n"), "{entry:?}");
     let unknown = place.sumun(&["reference", "nonesuch"]);
     assert_eq!((unknown.code, unknown.out.as_str()), (Some(1), ""));
     assert!(unknown.err.contains("no match or target nonesuch; there are ACCEPT, "), "{unknown:?}");
