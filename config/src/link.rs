@@ -248,12 +248,12 @@ impl Linker<'_> {
             return Ok(if jump.goto { Verdict::Goto(chain) } else { Verdict::Jump(chain) });
         }
         if let Some(absent) = absent::find(name, absent::FORGOTTEN).filter(|_| !jump.goto) {
-            return Err(complain(absent.refusal(), Some(absent.instead.to_string())));
+            return Err(complain(absent.refusal("target"), Some(absent.instead.to_string())));
         }
         let chains = index.keys().copied().filter(|name| builtin(name).is_none());
         let targets =
             rule::targets::EXTENSIONS.iter().filter(|t| !jump.goto && t.families.has(self.family)).map(|t| t.name);
-        let near = rule::word::nearest(name, chains.chain(targets)).map(|near| format!("did you mean `{near}`?"));
+        let near = rule::word::nearest(name, targets.chain(chains)).map(|near| format!("did you mean `{near}`?"));
         let what = match jump.goto {
             true => format!("table {} has no chain `{name}`", self.table.name()),
             false => format!("`{name}` is neither a target nor a chain of table {}", self.table.name()),

@@ -6,6 +6,7 @@ use crate::link::{ChainSource, bad_chain_name};
 use crate::rule::option::{Complaint, Word};
 use crate::rule::word::{either, integer, nearest};
 use crate::rule::{Command, Draft, Families, Hook, Line, ParsedRule, Policy, Reach, Site, Table, Unfit, Verb};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 /// Why a command changed nothing.
@@ -26,7 +27,49 @@ impl From<Complaint> for Notice {
 pub(super) struct Tables<'a> {
     family: Family,
     around: Surroundings<'a>,
-    tables: [Vec<Chain>; 5],
+    tables: [Chains; 5],
+}
+
+/// The chains of a table: built-in ones first, the others in any order.
+struct Chains {
+    chains: Vec<Chain>,
+    /// Where each is: lines ask for chains by name, and there may be tens of thousands of both.
+    places: HashMap<String, usize>,
+}
+
+impl Chains {
+    fn new(chains: Vec<Chain>) -> Chains {
+        let places = chains.iter().enumerate().map(|(i, chain)| (chain.name.clone(), i)).collect();
+        Chains { chains, places }
+    }
+
+    fn push(&mut self, chain: Chain) {
+        self.places.insert(chain.name.clone(), self.chains.len());
+        self.chains.push(chain);
+    }
+
+    /// Takes a chain away; the last one takes its place.
+    fn remove(&mut self, index: usize) {
+        let gone = self.chains.swap_remove(index);
+        self.places.remove(&gone.name);
+        if let Some(moved) = self.chains.get(index) {
+            self.places.insert(moved.name.clone(), index);
+        }
+    }
+
+    fn rename(&mut self, index: usize, new: &Word) {
+        let chain = &mut self.chains[index];
+        self.places.remove(&chain.name);
+        self.places.insert(new.text.clone(), index);
+        chain.name = new.text.clone();
+        chain.at = new.at.clone();
+    }
+
+    /// Names of the chains that rules go to.
+    fn aims(&self) -> impl Iterator<Item = &str> {
+        let bodies = self.chains.iter().flat_map(|chain| &chain.rules).flat_map(|entry| &entry.rule.bodies);
+        bodies.filter_map(|body| body.jump.as_ref()).map(|to| to.chain.text.as_str())
+    }
 }
 
 /// A chain as it is now.
@@ -51,7 +94,7 @@ struct Spot {
 
 impl Spot {
     fn of<'t>(self, tables: &'t mut Tables) -> &'t mut Chain {
-        &mut tables.tables[self.table as usize][self.index]
+        &mut tables.tables[self.table as usize].chains[self.index]
     }
 }
 
@@ -77,13 +120,14 @@ fn builtin(table: Table) -> Vec<Chain> {
 impl<'a> Tables<'a> {
     /// All empty.
     pub fn new(family: Family, around: Surroundings<'a>) -> Tables<'a> {
-        Tables { family, around, tables: Table::ALL.map(builtin) }
+        Tables { family, around, tables: Table::ALL.map(|table| Chains::new(builtin(table))) }
     }
 
     /// As iptables-restore begins a table: policies stay.
     pub fn clear(&mut self, table: Table) {
-        let chains = &mut self.tables[table as usize];
-        chains.retain(|chain| chain.hook.is_some());
+        let Chains { chains, places } = &mut self.tables[table as usize];
+        chains.truncate(table.hooks().len());
+        places.retain(|_, place| *place < chains.len());
         for chain in chains {
             chain.rules.clear();
             chain.doubtful = false;
@@ -132,7 +176,7 @@ impl<'a> Tables<'a> {
         let Some(command) = line.command else { return Ok(()) };
         let Some(chain) = &command.chain else {
             match command.verb {
-                Verb::Flush => self.tables[table as usize].iter_mut().for_each(|chain| chain.rules.clear()),
+                Verb::Flush => self.tables[table as usize].chains.iter_mut().for_each(|chain| chain.rules.clear()),
                 Verb::Remove => return self.remove_all(table, &command.word),
                 _ => {}
             }
@@ -186,13 +230,13 @@ impl<'a> Tables<'a> {
     }
 
     fn seek(&self, table: Table, name: &str) -> Option<Spot> {
-        let index = self.tables[table as usize].iter().position(|chain| chain.name == name);
-        index.map(|index| Spot { table, index })
+        let index = self.tables[table as usize].places.get(name);
+        index.map(|&index| Spot { table, index })
     }
 
     fn find(&self, table: Table, name: &Word) -> Result<Spot, Complaint> {
         self.seek(table, &name.text).ok_or_else(|| {
-            let known = self.tables[table as usize].iter().map(|chain| chain.name.as_str());
+            let known = self.tables[table as usize].chains.iter().map(|chain| chain.name.as_str());
             let accepts = match nearest(&name.text, known) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("{}, or `-N {}` before this line", builtin_names(table), name.text),
@@ -224,22 +268,22 @@ impl<'a> Tables<'a> {
     }
 
     fn chain(&self, spot: Spot) -> &Chain {
-        &self.tables[spot.table as usize][spot.index]
-    }
-
-    fn refers(&self, table: Table, name: &str) -> bool {
-        let rules = self.tables[table as usize].iter().flat_map(|chain| &chain.rules);
-        rules.flat_map(|entry| &entry.rule.bodies).filter_map(|body| body.jump.as_ref()).any(|to| to.chain.text == name)
+        &self.tables[spot.table as usize].chains[spot.index]
     }
 
     fn remove(&mut self, table: Table, name: &Word) -> Result<(), Notice> {
+        let is_aim = self.tables[table as usize].aims().any(|aim| aim == name.text);
+        self.remove_unless(is_aim, table, name)
+    }
+
+    fn remove_unless(&mut self, is_aim: bool, table: Table, name: &Word) -> Result<(), Notice> {
         let spot = self.find(table, name)?;
         let chain = self.chain(spot);
         let what = if chain.hook.is_some() {
             format!("the built-in chain {} cannot be removed", name.text)
         } else if chain.doubtful {
             return Ok(());
-        } else if self.refers(table, &name.text) {
+        } else if is_aim {
             format!("rules go to the chain `{}`", name.text)
         } else if !chain.rules.is_empty() {
             format!("the chain `{}` has rules", name.text)
@@ -252,11 +296,13 @@ impl<'a> Tables<'a> {
 
     /// `-X`: those that can be, up to the first that cannot.
     fn remove_all(&mut self, table: Table, word: &Word) -> Result<(), Notice> {
-        let chains = self.tables[table as usize].iter().filter(|chain| chain.hook.is_none());
+        // What is removed has no rules, so that these stay.
+        let aims: HashSet<String> = self.tables[table as usize].aims().map(str::to_string).collect();
+        let chains = self.tables[table as usize].chains.iter().filter(|chain| chain.hook.is_none());
         let mut names: Vec<String> = chains.map(|chain| chain.name.clone()).collect();
         names.sort();
         for name in names {
-            self.remove(table, &Word { text: name, at: word.at.clone() })?;
+            self.remove_unless(aims.contains(&name), table, &Word { text: name, at: word.at.clone() })?;
         }
         Ok(())
     }
@@ -275,10 +321,9 @@ impl<'a> Tables<'a> {
         if let Some(what) = bad_chain_name(&new.text) {
             return Err(Notice::Wrong(vec![new.complain(what, "another name")]));
         }
-        let chain = spot.of(self);
-        chain.name = new.text.clone();
-        chain.at = new.at.clone();
-        let entries = self.tables[table as usize].iter_mut().flat_map(|chain| &mut chain.rules);
+        let chains = &mut self.tables[table as usize];
+        chains.rename(spot.index, new);
+        let entries = chains.chains.iter_mut().flat_map(|chain| &mut chain.rules);
         entries.for_each(|entry| entry.rule.rename_jumps(&old.text, &new.text));
         Ok(())
     }
@@ -338,9 +383,9 @@ impl<'a> Tables<'a> {
     }
 
     fn no_target(&self, table: Table, goto: bool, name: &Word) -> Complaint {
-        let user = self.tables[table as usize].iter().filter(|chain| chain.hook.is_none());
+        let user = self.tables[table as usize].chains.iter().filter(|chain| chain.hook.is_none());
         let targets = crate::rule::targets::EXTENSIONS.iter().filter(|t| !goto && t.families.has(self.family));
-        let known = user.map(|chain| chain.name.as_str()).chain(targets.map(|target| target.name));
+        let known = targets.map(|target| target.name).chain(user.map(|chain| chain.name.as_str()));
         let accepts = match nearest(&name.text, known) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("`-N {}` or `:{} -` before this line", name.text, name.text),
@@ -429,7 +474,7 @@ impl<'a> Tables<'a> {
     pub fn into_sources(self, family: Family) -> (Vec<ChainSource>, Notes) {
         let mut sources = Vec::new();
         let mut notes = Notes::new();
-        for (table, mut chains) in Table::ALL.into_iter().zip(self.tables) {
+        for (table, Chains { mut chains, .. }) in Table::ALL.into_iter().zip(self.tables) {
             chains[table.hooks().len()..].sort_by(|a, b| a.name.cmp(&b.name));
             for chain in chains {
                 let (rules, comments): (Vec<ParsedRule>, Vec<Vec<String>>) =

@@ -73,6 +73,12 @@ pub(super) fn shell(text: &str, start: usize) -> Result<Simple, (Complaint, usiz
                 shell.at += 1;
                 return Ok(shell.done(None));
             }
+            ';' => {
+                let at = shell.at..shell.at + 2;
+                let what = "`;;` of the shell is not carried out here".to_string();
+                let accepts = Some("iptables commands one after the other".to_string());
+                return Err((Complaint { at, what, accepts }, shell.line_end()));
+            }
             '&' if shell.rest().starts_with("&&") => {
                 shell.at += 2;
                 return Ok(shell.done(None));

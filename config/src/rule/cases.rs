@@ -289,6 +289,7 @@ fn all_mistakes_of_a_text_are_told_with_their_places() {
         ("! -p tcp -m tcp --dport 1", &[("tcp", "protocol tcp only")]),
         ("stray", &[("stray", "not expected")]),
         ("-6 -j ACCEPT", &[("-6", "ipv6 only")]),
+        ("-m ipvs --ipvs -j ACCEPT", &[("ipvs", "a load balancer of the kernel's")]),
         ("-j LED --led-trigger-id x --led-delay 5", &[("LED", "a LED of the kernel's")]),
         ("-j ULOG --ulog-nlgroup 1", &[("ULOG", "left the kernel")]),
         ("-j CLUSTERIP --new --hashmode sourceip", &[("CLUSTERIP", "left the kernel")]),

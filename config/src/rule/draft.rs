@@ -176,12 +176,14 @@ fn other(family: Family) -> Family {
 /// The target of that name, or a jump to the chain of that name.
 pub(super) fn aim(family: Family, name: Word, goto: bool) -> Result<Aim, Complaint> {
     if let Some(absent) = absent::find(&name.text, absent::ABSENT).filter(|_| !goto) {
-        return Err(name.complain(absent.refusal(), absent.instead));
+        return Err(name.complain(absent.refusal("target"), absent.instead));
     }
     match find_target(family, &name.text).filter(|_| !goto) {
         Some(extension) => Ok(Aim::Target(Loaded::new(extension, name))),
         None if !goto && find_target(other(family), &name.text).is_some() => {
-            Err(complain(&name.at, format!("there is no target `{}` for {}", name.text, family.name())))
+            let known = targets::EXTENSIONS.iter().filter(|t| t.families.has(family)).map(|t| t.name);
+            let what = format!("there is no target `{}` for {}", name.text, family.name());
+            Err(Complaint { at: name.at.clone(), what, accepts: suggest(&name.text, known) })
         }
         None => Ok(Aim::Chain(JumpTo { chain: name, goto })),
     }
@@ -189,6 +191,9 @@ pub(super) fn aim(family: Family, name: Word, goto: bool) -> Result<Aim, Complai
 
 /// A complaint about the name of a match.
 pub(super) fn unknown_match(name: &Word, family: Family) -> Complaint {
+    if let Some(absent) = absent::find(&name.text, absent::MATCHES) {
+        return name.complain(absent.refusal("match"), absent.instead);
+    }
     let known = matches::EXTENSIONS.iter().filter(|m| m.families.has(family)).map(|m| m.name);
     let what = match find_match(other(family), &name.text).is_some() {
         true => format!("there is no match `{}` for {}", name.text, family.name()),

@@ -191,8 +191,13 @@ pub fn either<'a>(names: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
+/// Most names that a word is compared with.
+const MOST_COMPARED: usize = 1000;
+
 /// The name that was probably meant: the nearest by edits, or else one that begins like what was written.
 pub fn nearest<'a>(text: &str, names: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    // Among tens of thousands of names one is told apart by so little that it says nothing, and takes long to find.
+    let names = names.take(MOST_COMPARED);
     let text = text.to_ascii_lowercase();
     let edits = names
         .clone()

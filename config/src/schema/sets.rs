@@ -29,6 +29,7 @@ pub(super) struct Sets {
 pub(super) fn read(field: Option<Field>, source: &Source, sink: &mut Sink) -> Sets {
     let mut found = Sets::default();
     let Some(field) = field else { return found };
+    let mut places = Vec::new();
     let sections = field.table("[sets]", "sections [sets.NAME]", sink);
     for section in sections.map(|mut sections| sections.rest()).unwrap_or_default() {
         let name = section.name;
@@ -38,20 +39,24 @@ pub(super) fn read(field: Option<Field>, source: &Source, sink: &mut Sink) -> Se
         }
         let table = section.table(format!("[sets.{name}]"), "a section with `type`", sink);
         match table.and_then(|table| set(name, section.key(), table, source, sink)) {
-            Some(set) if is_name(name) => found.sets.push(set),
+            Some(set) if is_name(name) => {
+                found.sets.push(set);
+                places.push(section.key());
+            }
             _ => found.mistaken.push(name.to_string()),
         }
     }
     if found.sets.len() > MAX_SETS {
         sink.error(field.key(), format!("more than {MAX_SETS} sets"));
     }
-    names_of_members(&found, field.key(), sink);
+    names_of_members(&found, &places, sink);
     found
 }
 
 /// What a list:set holds must be there, and no list itself.
-fn names_of_members(found: &Sets, at: Range<usize>, sink: &mut Sink) {
-    for Declaration { header, elements } in found.sets.iter().filter(|set| set.header.kind == Kind::ListSet) {
+fn names_of_members(found: &Sets, places: &[Range<usize>], sink: &mut Sink) {
+    let lists = found.sets.iter().zip(places).filter(|(set, _)| set.header.kind == Kind::ListSet);
+    for (Declaration { header, elements }, at) in lists {
         for name in elements.iter().filter_map(|element| element.extra.as_ref()).map(|extra| &extra.set) {
             let member = found.sets.iter().find(|set| set.header.name == *name);
             let what = match member {

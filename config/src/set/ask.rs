@@ -50,7 +50,7 @@ impl Ends {
     /// Whether the part of that number is taken from the source.
     #[inline]
     pub fn is_src(self, part: usize) -> bool {
-        self.src >> part & 1 != 0
+        u32::from(self.src).checked_shr(part as u32).unwrap_or(0) & 1 != 0
     }
 
     /// Writes the list.

@@ -425,8 +425,10 @@ impl Entry<'_> {
             Some(name) => (true, name),
             None => (false, word.text.as_str()),
         };
-        if name.is_empty() || name.len() > 15 || name.contains('/') {
-            return Err(word.complain(format!("`{name}` cannot be the name of an interface"), "1 to 15 characters"));
+        let odd = |c: char| c == '/' || c == '"' || c.is_control();
+        if name.is_empty() || name.len() > 15 || name.contains(odd) {
+            let what = format!("`{}` cannot be the name of an interface", name.escape_debug());
+            return Err(word.complain(what, "1 to 15 characters"));
         }
         Ok(key.with_iface(iface_number(name), physdev))
     }

@@ -225,13 +225,9 @@ fn create(name: &str, given: &[String]) -> Result<Header, Vec<Complaint>> {
 
 /// `sumun import ipset`: sections of a configuration from what `ipset save` printed.
 pub fn import(file: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-    let (name, bytes) = (file.display().to_string(), crate::iptables::read(file)?);
-    let source = match Source::decode(name, bytes) {
+    let source = match text_of(file)? {
         Ok(source) => source,
-        Err(mistake) => {
-            let (source, found) = *mistake;
-            return Ok(told(&source, vec![found]));
-        }
+        Err(code) => return Ok(code),
     };
     match save::sets(source.text()) {
         Ok(sets) => {
@@ -240,6 +236,15 @@ pub fn import(file: &Path, out: &mut impl Write) -> anyhow::Result<ExitCode> {
         }
         Err(complaints) => Ok(told(&source, complaints.into_iter().map(diagnostic).collect())),
     }
+}
+
+/// A file of ipset's commands; where it is no text, that is told.
+fn text_of(file: &Path) -> anyhow::Result<Result<Source, ExitCode>> {
+    let (name, bytes) = (file.display().to_string(), crate::iptables::read(file)?);
+    Ok(Source::decode(name, bytes).map_err(|mistake| {
+        let (source, found) = *mistake;
+        told(&source, vec![found.with_help("text in UTF-8, comments too")])
+    }))
 }
 
 fn diagnostic(complaint: Complaint) -> Diagnostic {

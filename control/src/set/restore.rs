@@ -1,11 +1,10 @@
 //! `sumun set restore`: a file of ipset commands, read as a whole before the first of them is done.
 
-use super::{ask, diagnostic, in_pieces, rows, told};
+use super::{ask, diagnostic, in_pieces, rows, text_of, told};
 use crate::ask::Control;
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::ExitCode;
-use sumun_config::diag::Source;
 use sumun_config::rule::option::Complaint;
 use sumun_config::set::Header;
 use sumun_config::set::save::{Line, line};
@@ -13,8 +12,10 @@ use sumun_dataplane::protocol::SetRequest;
 
 /// Reads the file and does what it says.
 pub fn run(control: &mut Control, file: &Path, exist: bool) -> anyhow::Result<ExitCode> {
-    let text = String::from_utf8(crate::iptables::read(file)?)?;
-    let source = Source::new(file.display().to_string(), text);
+    let source = match text_of(file)? {
+        Ok(source) => source,
+        Err(code) => return Ok(code),
+    };
     let known = rows(control, None)?.into_iter().map(|row| (row.name, row.header)).collect();
     let commands = match read(source.text(), known) {
         Ok(commands) => commands,

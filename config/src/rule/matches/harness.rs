@@ -8,8 +8,8 @@ use crate::facts::{
     AddrType, ConnectionKey, Context, Dir, Ends, Facts, Family, FlowFacts, PortId, Socket, Surroundings, WayBack,
 };
 use crate::helper::Helper;
-use crate::rule::option::Complaint;
-use crate::rule::{self, Cond, Families, Outcome, Reach, Rule, Site, Table, parse_text};
+use crate::rule::option::{Case, Complaint};
+use crate::rule::{self, Cond, Families, Hook, Outcome, Reach, Rule, Site, Table, parse_text, targets};
 use crate::set::ask::{Asked, Named};
 use crate::set::{SkbInfo, samples};
 use proptest::prelude::any;
@@ -285,6 +285,97 @@ fn what_a_flow_fixes_is_invariant() {
             "{text}"
         );
     }
+}
+
+/// A rule as the parser makes it, wherever it takes the text first.
+fn somewhere(family: Family, text: &str) -> Option<(Table, Hook, Rule)> {
+    let ports = ["lan0", "lan1", "wan0", "eth0"].map(String::from);
+    let places = Table::ALL.into_iter().flat_map(|table| table.hooks().iter().map(move |&hook| (table, hook)));
+    places.into_iter().find_map(|(table, hook)| {
+        let site = Site {
+            families: Families::Only(family),
+            table,
+            reach: Reach::BuiltIn(hook),
+            ports: &ports,
+            names: samples::names(),
+            base: 0,
+            line: 0,
+        };
+        let rule = parse_text(text, &site).ok()?.bodies.into_iter().next()?.rule;
+        Some((table, hook, rule))
+    })
+}
+
+/// Bytes with one or two of them changed, left out or put in.
+fn damaged(bytes: &[u8], random: &mut impl FnMut() -> usize) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for _ in 0..1 + random() % 2 {
+        let at = random() % bytes.len().max(1);
+        let value = [0, 1, 2, 0x1f, 0x20, 0x3f, 0x7f, 0x80, 0x81, 0xff, random() as u8][random() % 11];
+        match random() % 8 {
+            0 => drop(bytes.drain(at..(at + 1).min(bytes.len()))),
+            1 => bytes.insert(at, value),
+            _ => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte = value),
+        }
+    }
+    bytes
+}
+
+/// Asks the conditions and the target of a rule, whatever they are, about packets of some bytes.
+fn judged(family: Family, mut rule: Rule, random: &mut impl FnMut() -> usize) {
+    let judge = Judge::new(family, "");
+    let cells = [AtomicU64::new(random() as u64)];
+    for cond in &mut rule.conds {
+        cond.test.set_objects(&[0, 1]);
+        cond.test.cells().into_iter().for_each(|cell| *cell = 0);
+    }
+    for _ in 0..4 {
+        let l3: Vec<u8> = (0..random() % 96).map(|_| random() as u8).collect();
+        let facts = Facts {
+            proto: random() as u8,
+            l4_off: (random() % 64) as u16,
+            frag_off: (random() % 2) as u16,
+            has_l4: random() % 2 == 0,
+            has_ct: random() % 2 == 0,
+            has_link: random() % 2 == 0,
+            ..Facts::blank(family)
+        };
+        let cx = Context { l3: &l3, now: random() as u64, wall: random() as u64, around: &judge, cells: &cells };
+        for cond in &rule.conds {
+            let _ = cond.holds(&facts, &cx);
+        }
+        let _ = rule.target.as_ref().map(|target| target.act(&facts, &cx));
+    }
+}
+
+#[test]
+fn what_damage_leaves_of_a_rule_is_refused_or_judged_without_a_panic() {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 16) as usize
+    };
+    let matches = EXTENSIONS.iter().flat_map(|extension| extension.cases);
+    let targets = targets::EXTENSIONS.iter().flat_map(|extension| extension.cases);
+    let mut passed = 0;
+    for case in matches.chain(targets) {
+        let Case::Prints(family, text, _) = *case else { continue };
+        let Some((table, hook, rule)) = somewhere(family, text) else { continue };
+        let bytes = postcard::to_stdvec(&rule).expect("a rule travels");
+        for _ in 0..40 {
+            let Ok(rule) = postcard::from_bytes::<Rule>(&damaged(&bytes, &mut random)) else { continue };
+            let _ = rule::print(&rule, family, |_| "chain");
+            let target = rule.target.as_ref().map(|target| target.verify(family, table, hook.bit(), &rule.conds));
+            let sound = rule.conds.iter().all(|cond| cond.test.verify(family).is_ok());
+            if sound && target.is_none_or(|answer| answer.is_ok()) {
+                passed += 1;
+                judged(family, rule, &mut random);
+            }
+        }
+    }
+    assert!(passed > 1000, "{passed} damaged rules were judged");
 }
 
 proptest::proptest! {

@@ -1,9 +1,9 @@
-//! Targets of iptables that have no meaning outside a kernel, or none any more: refused, and why, and what serves instead.
+//! Targets and matches of iptables that have no meaning outside a kernel, or none any more: refused, and why, and what serves instead.
 
-/// A target that is not here.
+/// A target or match that is not here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Absent {
-    /// As in `-j NAME`.
+    /// As in `-j NAME` and `-m NAME`.
     pub name: &'static str,
     /// Why it is not here.
     pub why: &'static str,
@@ -50,14 +50,27 @@ pub const FORGOTTEN: &[Absent] = &[
     absent("BALANCE", "left the kernel with Linux 2.6", "-j DNAT with a range"),
 ];
 
-/// The target of that name among some.
+/// Matches that are not here.
+pub const MATCHES: &[Absent] = &[
+    absent("ipvs", "asks a load balancer of the kernel's, and the router has none", "-m conntrack, or -m mark"),
+    absent("unclean", "left the kernel with Linux 2.6", "-m conntrack --ctstate INVALID"),
+    absent("geoip", "was never in the kernel", "-m set with a set of the country's networks"),
+    absent("condition", "was never in the kernel", "-m set with a set that changes"),
+    absent("psd", "was never in the kernel", "-m recent or -m hashlimit"),
+    absent("quota2", "was never in the kernel", "-m quota, or -m nfacct for one with a name"),
+    absent("fuzzy", "was never in the kernel", "-m limit or -m hashlimit"),
+    absent("ipp2p", "was never in the kernel", "-m string"),
+    absent("layer7", "was never in the kernel", "-m string"),
+];
+
+/// The one of that name among some.
 pub fn find(name: &str, among: &'static [Absent]) -> Option<&'static Absent> {
     among.iter().find(|absent| absent.name == name)
 }
 
 impl Absent {
     /// Why it is refused, for people.
-    pub fn refusal(&self) -> String {
-        format!("the target {} {}", self.name, self.why)
+    pub fn refusal(&self, kind: &str) -> String {
+        format!("the {kind} {} {}", self.name, self.why)
     }
 }

@@ -147,6 +147,7 @@ fn what_ipset_refuses_is_refused_at_its_place() {
         ("hash:ip,port,ip", "1.2.3.4,80,5.6.7.0/24", "5.6.7.0/24", "not an IPv4 address"),
         ("hash:net,iface", "1.2.3.4,", "1.2.3.4,", "not an element"),
         ("hash:net,iface", "1.2.3.4,thisnameistoolongforit", "thisnameistoolongforit", "name of an interface"),
+        ("hash:net,iface", "1.2.3.4,a\u{1}b", "a\u{1}b", "name of an interface"),
         ("hash:mac", "00:00:00:00:00:00", "00:00:00:00:00:00", "zero MAC"),
         ("hash:ip,mark", "1.2.3.4,0x100000000", "0x100000000", "not a mark"),
         ("bitmap:ip range 10.0.0.0/24", "10.0.1.1", "10.0.1.1", "out of the range"),
