@@ -3,6 +3,7 @@
 use super::net::of;
 use super::rng::Rng;
 use super::rules::Rules;
+use super::traffic::own;
 use std::net::IpAddr;
 use sumun_config::facts::Family;
 
@@ -36,9 +37,13 @@ impl Asked {
             let single = text.strip_suffix("/32").or(text.strip_suffix("/128"))?;
             single.parse().ok().map(|address| sumun_config::facts::number(address).1)
         };
+        // What is from a broadcast address or the router's own the traffic leaves out (`super::compare`).
+        let is_somebody = |address: &u128| {
+            (address >> 32 != 0 || address & 0xff != 0xff) && !Family::ALL.iter().any(|f| own(*f).contains(address))
+        };
         let first = |text: &str| text.split([',', ':']).next().and_then(number);
         let asked = Asked {
-            src: value("-s").and_then(host),
+            src: value("-s").and_then(host).filter(is_somebody),
             dst: value("-d").and_then(host),
             dport: value("--dport").or(value("--dports")).and_then(first),
         };

@@ -318,6 +318,50 @@ fn sections(text: &str) -> BTreeMap<String, Vec<String>> {
     sections
 }
 
+/// What only one of two listings of sets has, of elements as of headers.
+pub fn sets(kernel: &str, engine: &str) -> Vec<String> {
+    let (kernel, engine) = (listed(kernel), listed(engine));
+    only("-", &kernel, &engine).chain(only("+", &engine, &kernel)).collect()
+}
+
+/// Lines that another list does not have, with a sign.
+pub fn only<'a>(sign: &'a str, of: &'a [String], other: &'a [String]) -> impl Iterator<Item = String> + 'a {
+    of.iter().filter(|line| !other.contains(line)).map(move |line| format!("{sign} {line}"))
+}
+
+/// Sets without what differs by nature: the order of elements, the seed of a hash, and the second that has just begun.
+fn listed(sets: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for line in sets.lines() {
+        let mut words = line.split(' ').peekable();
+        let mut kept = Vec::new();
+        while let Some(word) = words.next() {
+            kept.push(word.to_string());
+            let value = |words: &mut std::iter::Peekable<std::str::Split<char>>| words.next().unwrap_or("").to_string();
+            match word {
+                "initval" => {
+                    kept.pop();
+                    value(&mut words);
+                }
+                "timeout" if line.starts_with("add") => {
+                    let running = value(&mut words) != "0";
+                    kept.push(if running { "running" } else { "0" }.to_string());
+                }
+                _ => {}
+            }
+        }
+        lines.push(kept.join(" "));
+    }
+    // Members of lists keep their order.
+    let lists: Vec<String> =
+        lines.iter().filter_map(|l| Some(l.strip_prefix("create ")?.split_once(" list:set")?.0.into())).collect();
+    let of_list = |line: &String| lists.iter().any(|list| line.starts_with(&format!("add {list} ")));
+    let (lists, mut others): (Vec<String>, Vec<String>) = lines.into_iter().partition(of_list);
+    others.sort();
+    let lists = lists.into_iter().enumerate().map(|(at, line)| format!("{at}: {line}"));
+    others.into_iter().chain(lists).collect()
+}
+
 /// Whether a frame tells of a path's MTU.
 pub fn tells_path_mtu(frame: &[u8]) -> bool {
     frame.get(ETHERNET..).is_some_and(|l3| {

@@ -129,7 +129,6 @@ impl Kernel {
     }
 
     /// Replaces the tables that the text has.
-    /// Replaces the tables that the text has.
     fn restore(&self, family: Family, rules: &str) -> Result<Result<(), String>> {
         let mut command = self.router.command(program(family, "restore"));
         let mut child =
@@ -172,8 +171,16 @@ impl Kernel {
         // Lists let go of their sets first.
         self.router.run(&["ipset", "flush"])?;
         self.router.run(&["ipset", "destroy"])?;
-        let mut child =
-            self.router.command("ipset").arg("restore").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        self.restore_sets(&["restore"], text)
+    }
+
+    /// Does commands of ipset; what they make may be there.
+    pub fn fill_sets(&self, commands: &str) -> Result<()> {
+        self.restore_sets(&["-exist", "restore"], commands)
+    }
+
+    fn restore_sets(&self, args: &[&str], text: &str) -> Result<()> {
+        let mut child = self.router.command("ipset").args(args).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         child.stdin.take().context("no standard input")?.write_all(text.as_bytes())?;
         let output = child.wait_with_output()?;
         ensure!(output.status.success(), "ipset: {}", String::from_utf8_lossy(&output.stderr));

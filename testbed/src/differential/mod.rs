@@ -91,7 +91,12 @@ impl Case {
     /// Runs it on both.
     pub fn run(&self, kernel: &mut Kernel) -> Result<Outcome> {
         let family = self.rules.family;
-        let mut subject = match (kernel.load(family, &self.rules.restore())?, Subject::new(&self.rules.toml())) {
+        let sets = self.rules.sets();
+        if let Some(sets) = sets {
+            kernel.fill_sets(&sets.commands)?;
+        }
+        let toml = self.rules.toml() + sets.map_or("", |sets| &sets.sections);
+        let mut subject = match (kernel.load(family, &self.rules.restore())?, Subject::new(&toml)) {
             (Ok(()), Ok(subject)) => subject,
             (Err(_), Err(_)) => return Ok(Outcome::Refused),
             (Err(why), Ok(_)) => return Ok(Outcome::Differs(format!("the kernel refuses the rules: {why}"))),
@@ -124,6 +129,9 @@ impl Case {
         subject.census()?;
         let mut differences = compare::rules(&kernel.rules(family)?, &subject.rules(family));
         differences.extend(choices.flows(&kernel.flows(family)?, &subject.flows()));
+        if sets.is_some() {
+            differences.extend(compare::sets(&kernel.sets()?, &subject.sets()?));
+        }
         Ok(match differences.is_empty() {
             true => Outcome::Same(packets),
             false => Outcome::Differs(format!("at the end:\n    {}\n", differences.join("\n    "))),
@@ -262,7 +270,7 @@ pub fn run(
             Outcome::Differs(why) => {
                 summary.differences += 1;
                 let text = match why.contains("refuses") {
-                    true => why,
+                    true => why + "\n" + &Case { rules: case.rules, steps: Vec::new() }.text(),
                     false => {
                         let (case, why) = case.shrink(kernel, why)?;
                         why + &case.text()

@@ -228,19 +228,12 @@ impl Script {
         }
         subject.census()?;
         if !self.sets.is_empty() {
-            let pairs = [
-                (asking(&kernel.rules(family)?), asking(&subject.rules(family))),
-                (listed(&kernel.sets()?), listed(&subject.sets()?)),
-            ];
-            for (from_kernel, from_engine) in pairs {
-                let only = |of: &[String], other: &[String], who: &str| -> String {
-                    let lines = of.iter().filter(|line| !other.contains(line));
-                    lines.map(|line| format!("    only {who}: {line}\n")).collect()
-                };
-                let found = only(&from_kernel, &from_engine, "kernel") + &only(&from_engine, &from_kernel, "sumun");
-                if !found.is_empty() {
-                    let _ = write!(text, "{}: at the end\n{found}", self.name);
-                }
+            let (asked, ours) = (asking(&kernel.rules(family)?), asking(&subject.rules(family)));
+            let mut found: Vec<String> = compare::only("-", &asked, &ours).collect();
+            found.extend(compare::only("+", &ours, &asked));
+            found.extend(compare::sets(&kernel.sets()?, &subject.sets()?));
+            if !found.is_empty() {
+                let _ = writeln!(text, "{}: at the end\n    {}", self.name, found.join("\n    "));
             }
         }
         Ok(text)
@@ -250,39 +243,6 @@ impl Script {
 /// Rules that ask sets or change them, with their counters.
 fn asking(rules: &str) -> Vec<String> {
     rules.lines().filter(|line| line.contains("-m set") || line.contains("-j SET")).map(str::to_string).collect()
-}
-
-/// Sets without what differs by nature: the order of elements, the seed of a hash, and the second that has just begun.
-fn listed(sets: &str) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for line in sets.lines() {
-        let mut words = line.split(' ').peekable();
-        let mut kept = Vec::new();
-        while let Some(word) = words.next() {
-            kept.push(word.to_string());
-            let value = |words: &mut std::iter::Peekable<std::str::Split<char>>| words.next().unwrap_or("").to_string();
-            match word {
-                "initval" => {
-                    kept.pop();
-                    value(&mut words);
-                }
-                "timeout" if line.starts_with("add") => {
-                    let running = value(&mut words) != "0";
-                    kept.push(if running { "running" } else { "0" }.to_string());
-                }
-                _ => {}
-            }
-        }
-        lines.push(kept.join(" "));
-    }
-    // Members of lists keep their order.
-    let lists: Vec<String> =
-        lines.iter().filter_map(|l| Some(l.strip_prefix("create ")?.split_once(" list:set")?.0.into())).collect();
-    let of_list = |line: &String| lists.iter().any(|list| line.starts_with(&format!("add {list} ")));
-    let (lists, mut others): (Vec<String>, Vec<String>) = lines.into_iter().partition(of_list);
-    others.sort();
-    let lists = lists.into_iter().enumerate().map(|(at, line)| format!("{at}: {line}"));
-    others.into_iter().chain(lists).collect()
 }
 
 /// Sections of the configuration for these sets, which read them from a file in this folder.

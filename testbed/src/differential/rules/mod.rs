@@ -9,6 +9,7 @@
 //! | [`packet`] | what else a packet shows |
 //! | [`tracked`] | what conntrack knows |
 //! | [`stateful`] | what a rule remembers |
+//! | [`sets`] | the sets that cases name |
 //! | [`verdict`] | ends of packets, jumps |
 //! | [`alteration`], [`mapping`] | targets of raw and mangle, and of nat |
 //!
@@ -22,6 +23,7 @@ mod mapping;
 mod packet;
 mod protocol;
 mod registry;
+mod sets;
 mod stateful;
 mod tracked;
 mod verdict;
@@ -33,6 +35,7 @@ use sumun_config::facts::{Family, LOOPBACK};
 use sumun_config::rule::{Hook, Table};
 
 pub use draw::rules;
+pub use sets::Sets;
 
 /// Of the security table: conntrack watches the kernel's router whatever the rules are. Sumun's has the same chain.
 const WATCH: &str = ":watch - [0:0]\n[0:0] -A watch -m conntrack --ctstate NEW\n";
@@ -143,6 +146,11 @@ impl Rules {
     /// The text of all rules, a line each.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.chains.iter().flat_map(|chain| &chain.rules).map(String::as_str)
+    }
+
+    /// The sets that both routers need for these rules.
+    pub fn sets(&self) -> Option<&'static Sets> {
+        sets::of(self.lines())
     }
 
     /// Number of rules.

@@ -7,9 +7,9 @@ use super::super::rng::Rng;
 use super::alteration::harms_sums;
 use super::draw::Place;
 use sumun_config::facts::Family;
-use sumun_config::model::Names;
 use sumun_config::rule::option::{Case, Extension, MatchExtension};
 use sumun_config::rule::{Families, Hook, Reach, Site, Table, matches, parse_text, targets};
+use sumun_config::set::samples;
 
 /// Words of cases that are not drawn, and why.
 const LEFT_OUT: &[(&str, &str)] = &[
@@ -22,6 +22,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("-m connlimit", "time; the kernel counts a flow anew for each of its packets in a tick"),
     ("-m hashlimit", "time; tests/memory_scripts.rs has rates that a case does not notice"),
     ("-m limit", "time; the makers have rates that a case does not notice"),
+    ("-j SECMARK", "the kernel may have no security module that knows a context"),
     ("-j SNPT", "damages checksums; the makers know with which prefixes both do so alike"),
     ("-j DNPT", "damages checksums; the makers know with which prefixes both do so alike"),
 ];
@@ -38,7 +39,7 @@ pub(super) fn takes(rule: &str, place: &Place) -> bool {
         None => Reach::User(place.hooks),
     };
     let families = Families::Only(place.family);
-    let site = Site { families, table: place.table, reach, ports: &ports, names: Names::NONE, base: 0, line: 0 };
+    let site = Site { families, table: place.table, reach, ports: &ports, names: samples::names(), base: 0, line: 0 };
     parse_text(rule, &site).is_ok()
 }
 
