@@ -2,7 +2,7 @@
 //!
 //! A set has a [`Header`] (type, family, limits, which extras its elements carry) and [`Element`]s. An element is a [`Key`]
 //! of fixed size, the same for every type, so that a million of them travel as numbers and never as text. The spelling of
-//! both is ipset's: [`entry`] reads elements, [`header`] reads what stands behind `create`, [`print`] writes them back,
+//! both is ipset's: [`entry`] reads elements, [`header`] reads what stands behind `create`, [`mod@print`] writes them back,
 //! [`save`] reads what `ipset save` wrote. What a set means for a packet is the dataplane's to say; which of a packet's
 //! numbers belong to which type is said here by [`Kind::parts`].
 

@@ -150,7 +150,7 @@ impl Action for Npt {
     fn print(&self, family: Family, out: &mut String) {
         for (option, prefix) in [(" --src-pfx ", self.from), (" --dst-pfx ", self.to)] {
             out.push_str(option);
-            print_network(out, family, prefix.bits, family.mask(prefix.length));
+            print_network(out, family, prefix.bits, family.mask(prefix.length.min(family.bits())));
         }
     }
 

@@ -153,7 +153,7 @@ fn build(given: &Given) -> Result<Target, Complaint> {
 
 /// Whether the time constant can be printed.
 fn fits(interval: u8, log: u8) -> bool {
-    u64::from(QUARTER) << (interval + log) <= u64::from(u32::MAX)
+    u64::from(QUARTER) << interval.saturating_add(log).min(32) <= u64::from(u32::MAX)
 }
 
 /// Microseconds of a time, whose unit they are where it has none.
@@ -267,7 +267,7 @@ impl Action for Rateest {
         let _ = write!(out, " --rateest-name {} --rateest-interval ", self.name);
         print_time(out, QUARTER << interval.min(MAX_INTERVAL));
         out.push_str(" --rateest-ewmalog ");
-        print_time(out, (u64::from(QUARTER) << (interval + log).min(32)) as u32);
+        print_time(out, (u64::from(QUARTER) << interval.saturating_add(log).min(32)) as u32);
     }
 
     fn verify(&self, _: Family) -> Result<(), String> {
