@@ -335,9 +335,9 @@ fn judged(family: Family, mut rule: Rule, random: &mut impl FnMut() -> usize) {
             proto: random() as u8,
             l4_off: (random() % 64) as u16,
             frag_off: (random() % 2) as u16,
-            has_l4: random() % 2 == 0,
-            has_ct: random() % 2 == 0,
-            has_link: random() % 2 == 0,
+            has_l4: random().is_multiple_of(2),
+            has_ct: random().is_multiple_of(2),
+            has_link: random().is_multiple_of(2),
             ..Facts::blank(family)
         };
         let cx = Context { l3: &l3, now: random() as u64, wall: random() as u64, around: &judge, cells: &cells };
