@@ -24,7 +24,6 @@
 //! | large pings to the router whose source INPUT changes | are cut for the way that is first found | for the way that they go |
 //! | neighbour solicitations whose source SNPT changes in INPUT | are answered once that source is resolved | at once |
 //! | SNPT and DNPT of packets with another prefix | damage checksums; who notices depends on what was verified before | damage them too, whoever looks notices |
-//! | NFQUEUE in nat, which nobody listens to | leaves the flow without a mapping, and asks again for its next packet | ACCEPTs |
 //! | connlimit of packets in one tick (4 ms) | counts their flow once for each | counts it once |
 //! | PIM to the router | is swallowed by the kernel's multicast routing | is an unknown protocol |
 //! | TOS, DSCP and HL in PREROUTING and INPUT of IPv6 | makes local sockets take packets for damaged (CHECKSUM_COMPLETE) | does not |
