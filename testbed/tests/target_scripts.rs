@@ -5,7 +5,7 @@ use anyhow::Result;
 use std::fmt::Write;
 use sumun_config::facts::{Family, proto};
 use sumun_testbed::differential::kernel::Kernel;
-use sumun_testbed::differential::net::of;
+use sumun_testbed::differential::net::{LAN, WAN, of};
 use sumun_testbed::differential::script::{
     ACK, Datagram, FIN, Icmp, PSH, Raw, SYN, Script, Step, Talk, Upper, arrives, expect_none, segment,
 };
@@ -171,6 +171,36 @@ fn copies_to_another_host() -> Result<()> {
             Script::new(rules, family, &table("mangle", &format!("{}{rules}", chains(rules)))).steps(steps.clone())
         };
         scripts.iter().map(script).collect()
+    })
+}
+
+#[test]
+fn copies_of_what_came_in_fragments_leave_in_fragments() -> Result<()> {
+    run("tee-pieces", |family| {
+        let gateway = of(family, "203.0.113.10", "2001:db8:2::10");
+        let mut to_router = Talk::new(family).reversed();
+        to_router.server.address = own(family)[1];
+        let mut scripts = Vec::new();
+        for hook in ["PREROUTING", "INPUT", "FORWARD"] {
+            for (talk, port) in [(Talk::new(family), LAN), (to_router, WAN)] {
+                for size in [504, 1000, 1240] {
+                    let rules = format!("-A {hook} -m conntrack --ctstate NEW -j TEE --gateway {gateway}");
+                    let mut steps = Vec::new();
+                    for df in [false, true] {
+                        let mut packet = talk.packet(&Datagram(&[7; 2000]));
+                        if df && family == Family::V4 {
+                            packet[6] |= 0x40;
+                            wire::fix_header(&mut packet);
+                        }
+                        let pieces = wire::fragments(&packet, size, 5 + u32::from(df));
+                        steps.extend(pieces.iter().map(|piece| arrives(port, piece)));
+                    }
+                    scripts
+                        .push(Script::new(&format!("{size} {rules}"), family, &table("mangle", &rules)).steps(steps));
+                }
+            }
+        }
+        scripts
     })
 }
 

@@ -7,7 +7,7 @@ use super::trace::End;
 use crate::conntrack::Ct;
 use crate::defrag::Ticket;
 use crate::neigh::{Hop as Next, NeighId};
-use crate::packet::fragment;
+use crate::packet::{edit, fragment};
 use crate::reason::DropReason;
 use crate::umem::Frame;
 use sumun_config::facts::{Facts, Family, PortId};
@@ -105,8 +105,11 @@ impl Engine {
 
     /// Writes the link header and puts the frame, or its fragments, in line for its port.
     #[inline(always)]
-    pub(super) fn send(&mut self, _: &Generation, p: Packet, mac: [u8; 6]) {
+    pub(super) fn send(&mut self, _: &Generation, mut p: Packet, mac: [u8; 6]) {
         let cut = p.cut_to();
+        if cut.is_some() && p.is_loose {
+            p.edit(edit::clear_dont_fragment);
+        }
         let Packet { mut frame, facts, l3, hop, largest, .. } = p;
         let Some(most) = cut else {
             // What the link padded, and any tag, stays behind.

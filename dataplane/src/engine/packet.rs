@@ -32,6 +32,8 @@ pub struct Packet {
     pub secmark: u32,
     /// TEE has made it: it is not copied again.
     pub is_copy: bool,
+    /// It has Don't Fragment and came in fragments without: those that it leaves in have none either.
+    pub is_loose: bool,
 }
 
 /// Where a packet goes next: the port, the address on its link, and the largest packet for it.
@@ -67,6 +69,7 @@ impl Packet {
             has_socket: false,
             secmark: 0,
             is_copy: false,
+            is_loose: false,
         }
     }
 

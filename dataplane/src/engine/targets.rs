@@ -134,9 +134,17 @@ impl Engine {
             ct_proto: 0,
             ..p.facts
         };
-        let Packet { priority, is_traced, secmark, .. } = *p;
-        let mut copy =
-            Packet { ct: Ct::Untracked, priority, is_traced, secmark, is_copy: true, ..Packet::new(frame, facts, 0) };
+        let Packet { priority, is_traced, secmark, largest, .. } = *p;
+        let mut copy = Packet {
+            ct: Ct::Untracked,
+            priority,
+            is_traced,
+            secmark,
+            largest,
+            is_copy: true,
+            is_loose: largest.is_some() && !p.facts.dont_frag,
+            ..Packet::new(frame, facts, 0)
+        };
         copy.edit(edit::forbid_fragments);
         if matches!(hook, Hook::Prerouting | Hook::Input) {
             copy.edit(|l3, facts| edit::set_ttl(l3, facts, facts.ttl.wrapping_sub(1)));

@@ -196,8 +196,8 @@ fn ipv6_header(ip: &mut [u8], len: usize, protocol: u8, addresses: (u128, u128),
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::{edit, parse};
     use crate::packet::sample::{self, packet, v4, v6};
+    use crate::packet::{edit, parse};
     use crate::umem::Pool;
     use proptest::prelude::*;
 

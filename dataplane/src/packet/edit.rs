@@ -210,6 +210,14 @@ pub fn forbid_fragments(l3: &mut [u8], facts: &mut Facts) {
     }
 }
 
+/// Takes Don't Fragment from an IPv4 packet. Nothing for IPv6.
+pub fn clear_dont_fragment(l3: &mut [u8], facts: &mut Facts) {
+    if let (Family::V4, Some(word)) = (facts.family, read(l3, 6)) {
+        set_ipv4_word(l3, 6, word & !0x4000);
+        facts.dont_frag = false;
+    }
+}
+
 /// Sets the whole TOS byte or traffic class, ECN bits included.
 #[inline]
 pub fn set_tos(l3: &mut [u8], facts: &mut Facts, tos: u8) {

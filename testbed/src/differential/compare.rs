@@ -20,10 +20,12 @@
 //! | subnet-router anycast addresses | answer with errors too | answer only echo |
 //! | `unreachable` and `prohibit` routes of IPv4 | say so at most once a second and host (error_cost) | as often as icmp_ratelimit lets it |
 //! | path MTUs that errors about the router's own packets tell | are learned, TCPMSS asks for them; here they are forgotten at once | are not |
-//! | pings to many of IPv6 whose source INPUT changes | are answered on their link by whatever route it has | only where the best route leads there |
+//! | pings to many of IPv6 whose source INPUT changes, or is not of that link | are answered on their link by whatever route it has | only where the best route leads there |
 //! | large pings to the router whose source INPUT changes | are cut for the way that is first found | for the way that they go |
 //! | neighbour solicitations whose source SNPT changes in INPUT | are answered once that source is resolved | at once |
 //! | SNPT and DNPT of packets with another prefix | damage checksums; who notices depends on what was verified before | damage them too, whoever looks notices |
+//! | copies by TEE of IPv6 packets to many | come in again, as what the router sends to groups that it is in | do not |
+//! | frames to a group's MAC that DNAT leads on, with a rule of `cluster` | are forwarded once the rule has been asked for them | are, whether it was or not |
 //! | connlimit of packets in one tick (4 ms) | counts their flow once for each | counts it once |
 //! | PIM to the router | is swallowed by the kernel's multicast routing | is an unknown protocol |
 //! | TOS, DSCP and HL in PREROUTING and INPUT of IPv6 | makes local sockets take packets for damaged (CHECKSUM_COMPLETE) | does not |

@@ -76,8 +76,12 @@ impl Case {
         let rules = rules::rules(family, Rng::stream(seed, n));
         let steps = traffic::traffic(family, packets, Aim::at(&rules), Rng::stream(seed, n + 1));
         let asks_for_others = rules.changes_sources_in_input();
-        let wanted =
-            |step: &Step| !(asks_for_others && matches!(step, Step::Fresh { frame, .. } if wire::is_discovery(frame)));
+        let copies = family == Family::V6 && rules.lines().any(|rule| rule.contains("-j TEE"));
+        let wanted = |step: &Step| match step {
+            Step::Fresh { frame, .. } if wire::is_discovery(frame) => !asks_for_others,
+            Step::Fresh { frame, .. } => !(copies && wire::is_to_many(frame)),
+            Step::Answer { .. } => true,
+        };
         Case { rules, steps: steps.into_iter().map(|step| Some(step).filter(wanted)).collect() }
     }
 

@@ -210,7 +210,10 @@ impl Traffic {
                 true => (LAN, l, w),
                 false => (WAN, w, self.rng.pick(&[l, own[1]])),
             };
-            return (port, asked.src.unwrap_or(src), asked.dst.unwrap_or(usual));
+            let dst = asked.dst.unwrap_or(usual);
+            // Who asks many is one of that link: see the head of [`super::compare`].
+            let is_to_many = self.family == Family::V6 && dst >> 120 == 0xff;
+            return (port, asked.src.filter(|_| !is_to_many).unwrap_or(src), dst);
         }
         match self.rng.below(12) {
             0..=5 => (LAN, l, w),

@@ -315,6 +315,11 @@ pub fn is_discovery(frame: &[u8]) -> bool {
     })
 }
 
+/// Whether a frame holds an IPv6 packet to a group.
+pub fn is_to_many(frame: &[u8]) -> bool {
+    frame.get(ETHERNET..).is_some_and(|l3| family(l3) == Family::V6 && l3.get(24) == Some(&0xff))
+}
+
 /// What a frame is, for people.
 pub fn describe(frame: &[u8]) -> String {
     let Some(l3) = frame.get(ETHERNET..) else { return format!("{} bytes", frame.len()) };

@@ -19,6 +19,7 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("-m rateest", "time, and an estimator has to be there"),
     ("-m nfacct", "the kernel wants to be told of accounts beforehand"),
     ("-m cpu", "the kernel's core is whichever sends the frame"),
+    ("-m cluster", "whatever has a group's MAC goes on with it; tests/around_scripts.rs has what it matches"),
     ("-m connlimit", "time; the kernel counts a flow anew for each of its packets in a tick"),
     ("-m hashlimit", "time; tests/memory_scripts.rs has rates that a case does not notice"),
     ("-m limit", "time; the makers have rates that a case does not notice"),
