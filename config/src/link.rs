@@ -13,7 +13,7 @@ use crate::rule::targets::absent;
 use crate::rule::targets::verdict::Verdict;
 use crate::rule::{self, Families, Hook, JumpTo, ParsedRule, Policy, Rule, Table, Target};
 use crate::ruleset::{Chain, Chains, Reached, Ruleset};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 
 /// A chain as it was written.
@@ -66,7 +66,10 @@ pub fn link(sources: Vec<ChainSource>, ports: &[String], names: Names) -> Result
 
 /// Complaints, each once although both families may bring it.
 #[derive(Default)]
-struct Complaints(Vec<Complaint>);
+struct Complaints {
+    told: HashSet<Complaint>,
+    in_order: Vec<Complaint>,
+}
 
 impl Complaints {
     fn add(&mut self, at: &Range<usize>, what: String, accepts: Option<String>) {
@@ -75,14 +78,14 @@ impl Complaints {
 
     fn extend(&mut self, complaints: impl IntoIterator<Item = Complaint>) {
         for complaint in complaints {
-            if !self.0.contains(&complaint) {
-                self.0.push(complaint);
+            if self.told.insert(complaint.clone()) {
+                self.in_order.push(complaint);
             }
         }
     }
 
     fn into_result(self) -> Result<(), Vec<Complaint>> {
-        if self.0.is_empty() { Ok(()) } else { Err(self.0) }
+        if self.in_order.is_empty() { Ok(()) } else { Err(self.in_order) }
     }
 }
 

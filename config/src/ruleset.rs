@@ -5,11 +5,13 @@
 //! Whoever receives a ruleset calls [`Ruleset::verify`] before use: it holds for any bytes that decode.
 
 use crate::facts::Family;
+use crate::link::bad_chain_name;
 use crate::object::{self, Object};
 use crate::rule::option::MatchExtension;
 use crate::rule::targets::verdict::Verdict;
 use crate::rule::{Hook, Policy, Rule, Table, Target};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::fmt::Write;
 
 /// The rules of both families.
@@ -147,10 +149,19 @@ impl Chains {
     /// See [`Ruleset::verify`].
     fn verify(&self, family: Family, table: Table, ports: usize, memory: &mut Memory) -> Result<(), String> {
         let hooks = table.hooks();
+        let mut names = HashSet::new();
         for (i, chain) in self.chains.iter().enumerate() {
             let builtin = hooks.get(i);
             if builtin.is_some_and(|hook| hook.name() != chain.name) || builtin.is_some() != chain.policy.is_some() {
                 return Err(format!("chain {} is not where it belongs", chain.name));
+            }
+            if builtin.is_none() {
+                if let Some(why) = bad_chain_name(&chain.name) {
+                    return Err(why);
+                }
+                if Hook::ALL.iter().any(|hook| hook.name() == chain.name) || !names.insert(chain.name.as_str()) {
+                    return Err(format!("the chain {} is there twice or has a built-in chain's name", chain.name));
+                }
             }
             let own =
                 |rule: &Rule| Chains::next(rule).is_none_or(|next| next >= hooks.len() && next < self.chains.len());
@@ -400,6 +411,18 @@ mod tests {
                 });
             }),
         ];
+        let named = |name: &str| user(name, Vec::new());
+        for (words, names) in [
+            ("cannot be the name", &["two words"][..]),
+            ("longer than", &[&"x".repeat(29)]),
+            ("is there twice", &["u", "u"]),
+            ("is there twice", &["PREROUTING"]),
+        ] {
+            let mut ruleset = Ruleset::empty(Policy::Accept);
+            ruleset.families[0].tables[FILTER].chains.extend(names.iter().map(|name| named(name)));
+            let why = ruleset.verify(0).expect_err(words);
+            assert!(why.contains(words), "{words}: {why}");
+        }
         for (words, spoil) in cases {
             let mut ruleset = Ruleset::empty(Policy::Accept);
             spoil(&mut ruleset.families[0]);
@@ -417,7 +440,7 @@ mod tests {
     fn a_long_way_of_jumps_is_walked_without_recursion() {
         let mut ruleset = Ruleset::empty(Policy::Accept);
         let chains = &mut ruleset.families[0].tables[Table::Filter as usize];
-        chains.chains.extend((4..100_004).map(|next| user("u", vec![jump(next)])));
+        chains.chains.extend((4..100_004).map(|next| user(&next.to_string(), vec![jump(next)])));
         chains.chains.push(user("last", Vec::new()));
         chains.chains[0].rules.push(jump(3));
         assert_eq!(ruleset.verify(0), Ok(()));

@@ -307,6 +307,9 @@ fn apply(run_dir: &Path, args: &ApplyArgs) -> anyhow::Result<ExitCode> {
         }
         None => {
             let files = [(Family::V4, &args.iptables), (Family::V6, &args.ip6tables)];
+            if files.iter().all(|(_, file)| file.as_deref() == Some(Path::new("-"))) {
+                bail!("standard input cannot be the rules of both families: give one of them as a file");
+            }
             let given = files.into_iter().filter_map(|(family, file)| Some((family, file.as_ref()?)));
             let text = |(family, file): (Family, &PathBuf)| {
                 let name = file.display().to_string();

@@ -195,7 +195,7 @@ impl Given<'_> {
 }
 
 /// What is wrong with a word, and what would be accepted in its place.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Complaint {
     /// Bytes of the text.
     pub at: Range<usize>,

@@ -3,6 +3,7 @@
 //! Markdown, which a terminal shows as well as a browser. `config/REFERENCE.md` is the whole page.
 
 use super::option::{Case, Extension, Opt, Values};
+use super::targets::absent;
 use super::{Families, Hook, core, matches, targets};
 use std::fmt::Write;
 
@@ -18,7 +19,7 @@ pub fn page() -> String {
     text
 }
 
-/// What the page says of the matches and targets of a name; none where there are none.
+/// What the page says of the matches and targets of a name, or why they are refused; none where nobody knows the name.
 pub fn named(name: &str) -> Option<String> {
     let mut text = String::new();
     let is_of =
@@ -28,6 +29,18 @@ pub fn named(name: &str) -> Option<String> {
     }
     for extension in sorted(targets::EXTENSIONS).iter().filter(|e| is_of(e.name, e.aliases)) {
         entry(&mut text, extension, Kind::Target);
+    }
+    let lists = [("match", absent::MATCHES), ("target", absent::ABSENT), ("target", absent::FORGOTTEN)];
+    for (kind, list) in lists {
+        for absent in list.iter().filter(|absent| absent.name.eq_ignore_ascii_case(name)) {
+            let _ = writeln!(
+                text,
+                "### {}\n\nRefused: {}. Instead: {}.\n",
+                absent.name,
+                absent.refusal(kind),
+                absent.instead
+            );
+        }
     }
     (!text.is_empty()).then_some(text)
 }
@@ -153,6 +166,8 @@ mod tests {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         assert_eq!(named("nonesuch"), None);
+        let refused = "### LED\n\nRefused: the target LED lights a LED";
+        assert!(named("led").is_some_and(|text| text.starts_with(refused)));
         assert!(page().contains(&text));
         assert!(names().iter().all(|name| named(name).is_some()));
     }

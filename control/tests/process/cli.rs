@@ -129,6 +129,13 @@ fn apply_fails_with_the_status_of_its_cause() {
 }
 
 #[test]
+fn standard_input_cannot_be_the_rules_of_both_families() {
+    let ran = Place::new().sumun(&["apply", "--iptables", "-", "--ip6tables", "-"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.contains("standard input cannot be the rules of both families"), "{ran:?}");
+}
+
+#[test]
 fn without_control_every_question_says_how_to_start_it() {
     let place = Place::new();
     place.write(61);
