@@ -1,8 +1,8 @@
 //! What rules may ask of the router around them: address types, path MTUs, own addresses, chance.
 
 use super::Engine;
-use super::generation::Generation;
 use super::packet::Packet;
+use super::running::Running;
 use crate::conntrack::{Ct, Flow, Tuple};
 use crate::fib::{Key, Route};
 use crate::log::LogEvent;
@@ -22,14 +22,14 @@ use sumun_config::set::ask::{Asked, Change, Named};
 /// The router as one packet's rules see it.
 pub(super) struct Around<'a> {
     engine: &'a Engine,
-    g: &'a Generation,
+    g: &'a Running,
     p: &'a Packet,
 }
 
 impl Engine {
     /// The surroundings of a packet that is judged by this generation.
     #[inline]
-    pub(super) fn around<'a>(&'a self, g: &'a Generation, p: &'a Packet) -> Around<'a> {
+    pub(super) fn around<'a>(&'a self, g: &'a Running, p: &'a Packet) -> Around<'a> {
         Around { engine: self, g, p }
     }
 

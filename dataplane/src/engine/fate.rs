@@ -1,8 +1,8 @@
 //! How a packet ends, and what is done with its frame then: the one place where frames leave the engine.
 
 use super::Engine;
-use super::generation::Generation;
 use super::packet::{Hop, Packet};
+use super::running::Running;
 use super::trace::End;
 use crate::conntrack::Ct;
 use crate::defrag::Ticket;
@@ -32,7 +32,7 @@ pub(super) const ETHERNET: usize = 14;
 
 impl Engine {
     /// The next hop's MAC, or a wait for it.
-    pub(super) fn neighbour(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+    pub(super) fn neighbour(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
         let hop = p.hop;
         if self.assumes_neighbours {
             let [.., a, b, c, d] = hop.address.to_be_bytes();
@@ -51,7 +51,7 @@ impl Engine {
 
     /// Ends a packet. The common end is inlined, so that a packet is taken to pieces where it stands.
     #[inline(always)]
-    pub(super) fn finish(&mut self, g: &Generation, p: Packet, end: Result<Fate, DropReason>) {
+    pub(super) fn finish(&mut self, g: &Running, p: Packet, end: Result<Fate, DropReason>) {
         match end {
             Ok(Fate::Send { mac }) if self.trace.is_none() => self.send(g, p, mac),
             end => self.finish_otherwise(g, p, end),
@@ -59,7 +59,7 @@ impl Engine {
     }
 
     #[inline(never)]
-    fn finish_otherwise(&mut self, g: &Generation, p: Packet, end: Result<Fate, DropReason>) {
+    fn finish_otherwise(&mut self, g: &Running, p: Packet, end: Result<Fate, DropReason>) {
         if let Some(trace) = &mut self.trace {
             trace.end.get_or_insert(match end {
                 Ok(Fate::Send { .. }) => End::Forwarded,
@@ -105,7 +105,7 @@ impl Engine {
 
     /// Writes the link header and puts the frame, or its fragments, in line for its port.
     #[inline(always)]
-    pub(super) fn send(&mut self, _: &Generation, mut p: Packet, mac: [u8; 6]) {
+    pub(super) fn send(&mut self, _: &Running, mut p: Packet, mac: [u8; 6]) {
         let cut = p.cut_to();
         if cut.is_some() && p.is_loose {
             p.edit(edit::clear_dont_fragment);

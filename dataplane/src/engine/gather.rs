@@ -2,9 +2,9 @@
 
 use super::Engine;
 use super::fate::Fate;
-use super::generation::Generation;
 use super::packet::Packet;
 use super::pipeline::key;
+use super::running::Running;
 use crate::defrag::{Late, Place, User};
 use crate::fib::Route;
 use crate::icmp::Error;
@@ -14,7 +14,7 @@ use sumun_config::facts::Family;
 impl Engine {
     /// A fragment waits for the rest of its packet, or with it `p` becomes the whole packet. Others pass.
     #[inline]
-    pub(super) fn gather(&mut self, g: &Generation, user: User, p: &mut Packet) -> Result<Option<Fate>, DropReason> {
+    pub(super) fn gather(&mut self, g: &Running, user: User, p: &mut Packet) -> Result<Option<Fate>, DropReason> {
         match p.facts.is_fragment() || (p.facts.family == Family::V6 && p.facts.has_options) {
             true => self.gather_fragment(g, user, p),
             false => Ok(None),
@@ -22,7 +22,7 @@ impl Engine {
     }
 
     #[cold]
-    fn gather_fragment(&mut self, g: &Generation, user: User, p: &mut Packet) -> Result<Option<Fate>, DropReason> {
+    fn gather_fragment(&mut self, g: &Running, user: User, p: &mut Packet) -> Result<Option<Fate>, DropReason> {
         let place = self.defrag.place(user, &p.facts, p.l3(), p.frame.size(), self.now, &g.policy.sysctl);
         self.bury();
         match place? {
@@ -54,7 +54,7 @@ impl Engine {
     }
 
     /// Ends packets that did not come together in time.
-    pub(super) fn give_up_fragments(&mut self, g: &Generation) {
+    pub(super) fn give_up_fragments(&mut self, g: &Running) {
         while let Some(late) = self.defrag.late(self.now) {
             self.bury();
             if let Some(Late { frame, facts, l3, user }) = late {

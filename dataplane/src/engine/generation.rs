@@ -1,4 +1,5 @@
-//! One published policy, built for running: rules, routes, settings, and the counters that go with them.
+//! One published policy, built for running: rules, settings, and the counters that go with them. Its routes and addresses are
+//! part of the [`Fib`](crate::fib::Fib), which is published with it and between generations too.
 //!
 //! Built by the publisher, shared by all workers, dropped when the last worker has moved on. A rule that stays (same
 //! family, table, chain and meaning) keeps its counters and the memory of its stateful matches: rules are recognised by
@@ -10,8 +11,6 @@ use super::order::{Needs, Order};
 use super::program::Program;
 use super::stats::Bank;
 use crate::conntrack::Timeouts;
-use crate::fib::Fib;
-use crate::port::Link;
 use crate::set::Plan;
 use std::collections::HashMap;
 use sumun_config::facts::Family;
@@ -35,8 +34,6 @@ pub struct Generation {
     pub orders: [Order; 2],
     /// What of flows the rules need, by [`Family::index`].
     pub needs: [Needs; 2],
-    /// Routes and addresses.
-    pub fib: Fib,
     /// Settings of flows with a time-out policy.
     pub timeouts: Timeouts,
     /// What its rules share by name.
@@ -92,13 +89,11 @@ impl Generation {
     pub fn build(
         number: u64,
         mut policy: Policy,
-        links: &[Link],
         workers: usize,
         before: Option<&Generation>,
         keep: Keep,
         cells: &mut CellPool,
     ) -> Result<(Generation, Vec<u32>), String> {
-        let fib = Fib::build(&policy, links);
         // As in the kernel, whoever asks for counters turns them on for all flows (`connbytes_mt_check`).
         policy.sysctl.nf_conntrack_acct |= has(&policy.ruleset, |test| matches!(test, Match::Connbytes(_)));
         let timeouts = Timeouts::of(&policy);
@@ -147,7 +142,6 @@ impl Generation {
             programs,
             orders,
             needs,
-            fib,
             timeouts,
             objects,
             set_uses: HashMap::new(),

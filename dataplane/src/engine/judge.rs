@@ -5,9 +5,9 @@
 //! or, with nothing on it, to the policy of the built-in chain.
 
 use super::Engine;
-use super::generation::Generation;
 use super::packet::Packet;
 use super::program::{Chain, Found, Program};
+use super::running::Running;
 use super::trace::Step;
 use crate::log::LogEvent;
 use crate::reason::DropReason;
@@ -35,7 +35,7 @@ impl Engine {
     #[inline(always)]
     pub(super) fn judge<'g>(
         &mut self,
-        g: &'g Generation,
+        g: &'g Running,
         hook: Hook,
         table: Table,
         p: &mut Packet,
@@ -52,7 +52,7 @@ impl Engine {
     #[inline(never)]
     fn walk<'g>(
         &mut self,
-        g: &'g Generation,
+        g: &'g Running,
         hook: Hook,
         table: Table,
         base: u32,
@@ -67,7 +67,7 @@ impl Engine {
 
     fn walk_from<'g>(
         &mut self,
-        g: &'g Generation,
+        g: &'g Running,
         hook: Hook,
         table: Table,
         base: u32,
@@ -148,7 +148,7 @@ impl Engine {
     #[inline]
     fn policy(
         &mut self,
-        g: &Generation,
+        g: &Running,
         hook: Hook,
         table: Table,
         base: u32,

@@ -10,7 +10,7 @@
 //! | `own` | what the router says and hears itself |
 //! | `gather` | fragments on their way to a packet |
 //! | `fate` | how packets end and frames leave |
-//! | [`router`], [`generation`] | what workers share; publishing without stopping |
+//! | [`router`], [`generation`], [`running`] | what workers share; publishing without stopping |
 //! | [`objects`] | the state that rules share by name |
 //! | [`stats`], [`trace`] | what is counted and recorded |
 
@@ -28,8 +28,8 @@ use crate::umem::{Frame, Pool};
 use crate::worker::Forwarder;
 use around::Rng;
 use fate::Fate;
-use generation::Generation;
 use packet::Packet;
+use running::Running;
 use stats::WorkerStats;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -52,6 +52,7 @@ mod pipeline;
 pub mod program;
 mod proxy;
 pub mod router;
+pub mod running;
 pub mod stats;
 mod targets;
 pub mod trace;
@@ -72,7 +73,7 @@ const FRAGMENT_SHARE: usize = 4;
 pub struct Engine {
     router: Arc<Router>,
     worker: usize,
-    generation: Arc<Generation>,
+    running: Arc<Running>,
     /// The sets that its rules see.
     sets: Arc<View>,
     pool: Pool,
@@ -114,7 +115,7 @@ impl Router {
     pub fn engine(self: &Arc<Self>, worker: usize, mut pool: Pool) -> Engine {
         let defrag = Defrag::new(pool.made() / FRAGMENT_SHARE);
         pool.add_large(LARGE_FRAMES);
-        let generation = self.oldest();
+        let running = Arc::new(self.oldest());
         let seed = self.seed.wrapping_add(worker as u64);
         let mut engine = Engine {
             worker,
@@ -140,10 +141,11 @@ impl Router {
             trace: None,
             assumes_neighbours: false,
             router: self.clone(),
-            generation,
+            running,
             sets: self.sets.view(),
         };
         engine.prepare();
+        engine.arrive();
         engine
     }
 }
@@ -153,7 +155,7 @@ impl Engine {
     pub fn process(&mut self, now: u64, port: PortId, rx: &mut Vec<Frame>) {
         self.now = now;
         self.adopt();
-        let g = self.generation.clone();
+        let g = self.running.clone();
         let mut burst = std::mem::take(&mut self.burst);
         while !rx.is_empty() {
             let n = rx.len().min(BURST);
@@ -182,7 +184,7 @@ impl Engine {
 
     /// The first stage: Ethernet and IP headers to facts. ARP and what is malformed ends here.
     #[inline]
-    fn parse(&mut self, g: &Generation, port: PortId, frame: Frame, burst: &mut Vec<Option<Packet>>) {
+    fn parse(&mut self, g: &Running, port: PortId, frame: Frame, burst: &mut Vec<Option<Packet>>) {
         let i = port.0 as usize;
         self.stats.rx[i].count(frame.len());
         burst.push(Some(Packet::new(frame, Facts::blank(Family::V4), 0)));
@@ -215,7 +217,7 @@ impl Engine {
     pub fn tick(&mut self, now: u64) {
         self.now = now;
         self.adopt();
-        let g = self.generation.clone();
+        let g = self.running.clone();
         let mut events = std::mem::take(&mut self.events);
         self.resolver.poll(now, &g.policy.sysctl, &mut |event| events.push(event));
         for event in events.drain(..) {
@@ -230,7 +232,7 @@ impl Engine {
         self.tracker.quiescent(now);
     }
 
-    fn neighbour_event(&mut self, g: &Generation, event: Event<Packet>) {
+    fn neighbour_event(&mut self, g: &Running, event: Event<Packet>) {
         match event {
             Event::Ready { packet, mac } => self.finish(g, packet, Ok(Fate::Send { mac })),
             Event::Failed { packet } => {
@@ -242,15 +244,11 @@ impl Engine {
         self.settle(g);
     }
 
-    /// Steps to the newest generation, carrying this worker's counters along.
+    /// Steps to the newest generation and routes, carrying this worker's counters along.
     #[inline]
     fn adopt(&mut self) {
-        if self.router.generation() != self.generation.number {
-            for next in self.router.after(self.generation.number) {
-                next.banks[self.worker].carry_from(&self.generation.banks[self.worker], &next.carry);
-                self.generation = next;
-            }
-            self.prepare();
+        if self.router.generation() != self.running.number || self.router.routes_number() != self.running.fib.number() {
+            self.step();
         }
         // Behind the generation: sets that its rules know are in the view by then.
         if self.router.sets.number() != self.sets.number() {
@@ -258,15 +256,36 @@ impl Engine {
         }
     }
 
+    #[cold]
+    fn step(&mut self) {
+        let before = self.running.number;
+        let (generations, fib) = self.router.after(before);
+        let mut generation = self.running.generation.clone();
+        for next in generations {
+            next.banks[self.worker].carry_from(&generation.banks[self.worker], &next.carry);
+            generation = next;
+        }
+        self.running = Arc::new(Running { generation, fib });
+        if self.running.number != before {
+            self.prepare();
+        }
+        self.arrive();
+    }
+
+    /// Says what this worker runs from now on: what the router frees because of it is no longer held here.
+    fn arrive(&self) {
+        self.stats.generation.set(self.running.number);
+        self.stats.routes.set(self.running.fib.number());
+    }
+
     /// What follows from a generation: own addresses, room for its deepest jumps.
     fn prepare(&mut self) {
-        let g = &self.generation;
+        let g = &self.running;
         let depth = g.programs.iter().map(|p| p.depth()).max().unwrap_or(0);
         // What TEE copies is judged while the rule that copies it waits.
         self.returns.reserve(2 * depth);
         self.local.configure(&g.policy.sysctl);
         self.tracker.set_timeouts(g.timeouts.clone());
-        self.stats.generation.set(g.number);
     }
 
     /// Frames to send on a port, in order. The worker takes them out.

@@ -6,8 +6,8 @@
 
 use super::Engine;
 use super::fate::{ETHERNET, Fate};
-use super::generation::Generation;
 use super::packet::{Hop, Packet};
+use super::running::Running;
 use super::trace::End;
 use crate::conntrack::{Ct, Tracker};
 use crate::fib::{Key, Route, is_link_local};
@@ -25,7 +25,7 @@ use sumun_config::rule::targets::reject::With;
 
 impl Engine {
     /// Sends an ICMP error about a packet to its source, where one is due and the rate allows it.
-    pub(super) fn answer(&mut self, g: &Generation, p: &Packet, error: Error) {
+    pub(super) fn answer(&mut self, g: &Running, p: &Packet, error: Error) {
         let facts = &p.facts;
         let s = &g.policy.sysctl;
         let (interval, hop_limit) = match facts.family {
@@ -45,7 +45,7 @@ impl Engine {
     /// The address from which the router speaks about a packet: the one it was sent to, if that is the router's own. Else
     /// IPv4 takes the one of the way back to the sender (`icmp_route_lookup`), IPv6 the best one of the port that the packet
     /// came in on (`icmp6_send`). None where there is no way back.
-    fn own_source(&self, g: &Generation, facts: &Facts) -> Option<u128> {
+    fn own_source(&self, g: &Running, facts: &Facts) -> Option<u128> {
         /// What a router without any IPv4 address says it is (RFC 7600).
         const DUMMY: u128 = 0xc000_0008;
         let Facts { family, src, dst, iif, .. } = *facts;
@@ -72,14 +72,14 @@ impl Engine {
     }
 
     /// No answer from the next hop (`ipv4_link_failure`, `ndisc_error_report`).
-    pub(super) fn unreachable(&mut self, g: &Generation, p: &Packet) {
+    pub(super) fn unreachable(&mut self, g: &Running, p: &Packet) {
         if p.facts.iif != PortId::NONE {
             self.answer(g, p, Error::HostUnreachable);
         }
     }
 
     /// REJECT.
-    pub(super) fn refuse(&mut self, g: &Generation, p: &Packet, with: With) {
+    pub(super) fn refuse(&mut self, g: &Running, p: &Packet, with: With) {
         match Error::of_reject(with) {
             Some(error) if icmp::is_reject_due(&p.facts, p.l3()) => self.answer(g, p, error),
             Some(_) => {}
@@ -94,7 +94,7 @@ impl Engine {
     }
 
     /// A TCP reset as the answer to a packet, with this TOS byte.
-    fn reset(&mut self, g: &Generation, p: &Packet, tos: u8) -> bool {
+    fn reset(&mut self, g: &Running, p: &Packet, tos: u8) -> bool {
         let hop_limit = match p.facts.family {
             Family::V4 => g.policy.sysctl.ip_default_ttl,
             Family::V6 => g.policy.sysctl.ipv6_hop_limit,
@@ -157,14 +157,14 @@ impl Engine {
 
     /// Sends what the router has to say.
     #[inline]
-    pub(super) fn settle(&mut self, g: &Generation) {
+    pub(super) fn settle(&mut self, g: &Running) {
         if !self.own.is_empty() || !self.messages.is_empty() {
             self.speak(g);
         }
     }
 
     #[cold]
-    fn speak(&mut self, g: &Generation) {
+    fn speak(&mut self, g: &Running) {
         while let Some(mut p) = self.own.pop_front() {
             let end = self.output(g, &mut p);
             self.finish(g, p, end);
@@ -176,7 +176,7 @@ impl Engine {
     }
 
     /// A packet for this host that INPUT let through.
-    pub(super) fn deliver(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+    pub(super) fn deliver(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
         if ndp::is_ndp(&p.facts) {
             return self.discovered(g, p);
         }
@@ -213,13 +213,13 @@ impl Engine {
 
     /// Whether the way to an IPv6 address leads over another link than this one: from there nobody answers what was sent to
     /// many (`icmpv6_echo_reply` binds the route to the link).
-    fn is_beyond(&self, g: &Generation, address: u128, link: PortId) -> bool {
+    fn is_beyond(&self, g: &Running, address: u128, link: PortId) -> bool {
         let key = Key { family: Family::V6, src: 0, dst: address, iif: PortId::NONE, mark: 0, tos: 0, hash: 0 };
         !matches!(g.fib.lookup_on(&key, link), Route::Via { port, .. } if port == link)
     }
 
     /// Lets the local stack speak.
-    pub(super) fn poll_local(&mut self, g: &Generation) {
+    pub(super) fn poll_local(&mut self, g: &Running) {
         let (local, pool, own, stats) = (&mut self.local, &mut self.pool, &mut self.own, &self.stats);
         local.poll(self.now, &mut |packet: &[u8], port| {
             stats.originated.add(1);
@@ -243,7 +243,7 @@ impl Engine {
     }
 
     /// An ARP frame: learns from it and answers it (`arp_process`). It passes no hook of iptables.
-    pub(super) fn arp(&mut self, g: &Generation, port: PortId, l3: usize, mut frame: Frame) {
+    pub(super) fn arp(&mut self, g: &Running, port: PortId, l3: usize, mut frame: Frame) {
         let link = &self.router.links[port.0 as usize];
         let pkt_type =
             frame.bytes().first_chunk().map_or(PacketType::OtherHost, |to| parse::packet_type(*to, link.mac));
@@ -268,7 +268,7 @@ impl Engine {
     }
 
     /// A neighbour discovery message that INPUT let through.
-    fn discovered(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+    fn discovered(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
         let port = p.facts.iif;
         let mac = port.index().and_then(|i| self.router.links.get(i)).map(|link| link.mac).ok_or(DropReason::Arp)?;
         let outcome = ndp::process(p.l3(), &p.facts, port, &g.fib)?;
@@ -288,7 +288,7 @@ impl Engine {
     /// Asks the link for the MAC of an address: to all, or as a probe to the MAC that it had.
     pub(super) fn solicit(
         &mut self,
-        g: &Generation,
+        g: &Running,
         port: PortId,
         family: Family,
         target: u128,
@@ -339,13 +339,7 @@ impl Engine {
 
     /// Addresses for a mapping whose rule names none: MASQUERADE takes the outgoing port's, REDIRECT the incoming port's, or
     /// the loopback address in OUTPUT (`nf_nat_masquerade_ipv4`, `nf_nat_redirect`).
-    pub(super) fn resolve_range(
-        &self,
-        g: &Generation,
-        hook: Hook,
-        p: &Packet,
-        nat: Nat,
-    ) -> Result<NatRange, DropReason> {
+    pub(super) fn resolve_range(&self, g: &Running, hook: Hook, p: &Packet, nat: Nat) -> Result<NatRange, DropReason> {
         let family = p.facts.family;
         let own = match (nat.kind, hook) {
             (Kind::Snat | Kind::Dnat, _) => return Ok(NatRange::of(&nat, None)),
@@ -369,6 +363,6 @@ impl Engine {
 
 /// Whether a packet is to the broadcast address of a network that the router is on: nothing is said about those
 /// (`RTCF_BROADCAST`).
-fn is_to_all(g: &Generation, facts: &Facts) -> bool {
+fn is_to_all(g: &Running, facts: &Facts) -> bool {
     facts.family == Family::V4 && g.fib.addr_type(facts.family, facts.dst, PortId::NONE) == AddrType::Broadcast
 }

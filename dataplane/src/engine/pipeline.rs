@@ -11,10 +11,10 @@
 
 use super::Engine;
 use super::fate::Fate;
-use super::generation::Generation;
 use super::judge::Passed;
 use super::order::Stage;
 use super::packet::{Hop, Packet};
+use super::running::Running;
 use crate::conntrack::{Ct, Invalid, Template, Tracker};
 use crate::defrag::User;
 use crate::fib::{Fib, Key, Route, is_forwardable_source, is_link_local};
@@ -29,7 +29,7 @@ use sumun_config::rule::{Hook, Table, Target};
 
 impl Engine {
     /// A packet that came in on a port.
-    pub(super) fn ingress(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+    pub(super) fn ingress(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
         if let Some(waits) = self.hook(g, Hook::Prerouting, p)? {
             return Ok(waits);
         }
@@ -40,7 +40,7 @@ impl Engine {
     }
 
     /// To this host.
-    fn input(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+    fn input(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
         // IPv4 gathers before INPUT (`ip_local_deliver`), IPv6 behind it, as an extension header like any other.
         if p.facts.family == Family::V4
             && let Some(waits) = self.gather(g, User::Local, p)?
@@ -57,7 +57,7 @@ impl Engine {
     }
 
     /// To another host (`ip_forward`, `ip6_forward`).
-    fn forward(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+    fn forward(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
         if p.facts.pkt_type != PacketType::Host && !is_for_the_cluster(g, p) {
             return Err(DropReason::NotForwarded);
         }
@@ -79,13 +79,13 @@ impl Engine {
     }
 
     /// From this host (`__ip_local_out`, `ip6_local_out`).
-    pub(super) fn output(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+    pub(super) fn output(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
         self.route_out(g, p)?;
         self.output_routed(g, p)
     }
 
     /// The same of a packet that has its way already.
-    pub(super) fn output_routed(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+    pub(super) fn output_routed(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
         // What OUTPUT changes may change the way; its rules all see the port that was first found (`nf_hook_state`).
         p.facts.oif = p.hop.port;
         if let Some(waits) = self.hook(g, Hook::Output, p)? {
@@ -100,14 +100,14 @@ impl Engine {
     }
 
     /// Out of the router (`ip_output`, `ip6_output`).
-    fn egress(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+    fn egress(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
         self.hook(g, Hook::Postrouting, p)?;
         self.check_size(g, p)?;
         self.neighbour(g, p)
     }
 
     /// What may not be fragmented must fit its path (`ip_exceeds_mtu`, `ip6_pkt_too_big`).
-    fn check_size(&mut self, g: &Generation, p: &mut Packet) -> Result<(), DropReason> {
+    fn check_size(&mut self, g: &Running, p: &mut Packet) -> Result<(), DropReason> {
         if p.must_fit() {
             self.answer(g, p, Error::FragNeeded { mtu: p.hop.mtu });
             return Err(DropReason::TooBig);
@@ -116,7 +116,7 @@ impl Engine {
     }
 
     /// A neighbour discovery message of the router's own: its link is given, no route is asked (`ndisc_send_skb`).
-    pub(super) fn discovery(&mut self, g: &Generation, p: &mut Packet) -> Result<Fate, DropReason> {
+    pub(super) fn discovery(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
         let to = p.facts.dst;
         self.hook(g, Hook::Output, p)?;
         p.facts.oif = p.hop.port;
@@ -130,7 +130,7 @@ impl Engine {
 
     /// All that happens to a packet at a hook. A fragment may end here, to wait for the rest of its packet.
     #[inline(always)]
-    fn hook(&mut self, g: &Generation, hook: Hook, p: &mut Packet) -> Result<Option<Fate>, DropReason> {
+    fn hook(&mut self, g: &Running, hook: Hook, p: &mut Packet) -> Result<Option<Fate>, DropReason> {
         let mut before = RoutedBy(0, 0, 0, 0);
         for stage in g.order(p.facts.family).at(hook) {
             if hook == Hook::Output && *stage != Stage::Reroute {
@@ -168,7 +168,7 @@ impl Engine {
     }
 
     /// Conntrack places the packet, unless raw said not to or it is an answer that belongs to a flow already.
-    fn track(&mut self, g: &Generation, p: &mut Packet) -> Result<(), DropReason> {
+    fn track(&mut self, g: &Running, p: &mut Packet) -> Result<(), DropReason> {
         let template = match p.ct {
             Ct::None | Ct::Unplaced => Template::default(),
             Ct::Template(rule) => template(g, p, rule),
@@ -186,7 +186,7 @@ impl Engine {
 
     /// Logs that a packet is INVALID where the settings ask for it (`nf_l4proto_log_invalid`).
     #[cold]
-    fn tell_invalid(&mut self, g: &Generation, p: &Packet, why: Invalid) {
+    fn tell_invalid(&mut self, g: &Running, p: &Packet, why: Invalid) {
         if let Some(trace) = &mut self.trace {
             trace.invalid = Some(why);
         }
@@ -197,7 +197,7 @@ impl Engine {
     }
 
     /// The first packet of a flow asks the chain of `nat` for its mapping; every packet is rewritten by it.
-    fn nat(&mut self, g: &Generation, hook: Hook, manip: Manip, p: &mut Packet) -> Result<(), DropReason> {
+    fn nat(&mut self, g: &Running, hook: Hook, manip: Manip, p: &mut Packet) -> Result<(), DropReason> {
         let Ct::Flow(flow) = p.ct else { return Ok(()) };
         // ICMP errors have their flow's mapping. A reset in the name of a flow that is still new asks for one, as the kernel's; what
         // SYNPROXY answers in its name is ESTABLISHED and does not.
@@ -234,7 +234,7 @@ impl Engine {
 
     /// SYNPROXY, then the helper of the packet's flow read it, and it moves by what was changed before.
     #[cold]
-    fn help(&mut self, g: &Generation, p: &mut Packet) -> Result<(), DropReason> {
+    fn help(&mut self, g: &Running, p: &mut Packet) -> Result<(), DropReason> {
         let Ct::Flow(flow) = p.ct else { return Ok(()) };
         if p.facts.ct_status & status::PROXIED != 0 {
             self.proxied(g, flow, p)?;
@@ -244,7 +244,7 @@ impl Engine {
     }
 
     /// The routing decision for a packet from outside (`ip_route_input`).
-    fn route_in(&mut self, g: &Generation, p: &mut Packet) -> Result<Way, DropReason> {
+    fn route_in(&mut self, g: &Running, p: &mut Packet) -> Result<Way, DropReason> {
         let key = key(g, &p.facts);
         let route = g.fib.lookup(&key);
         g.fib.check_source(&key, &route)?;
@@ -275,7 +275,7 @@ impl Engine {
 
     /// IPv4 options: malformed ones are answered, source routes are not taken (`ip_rcv_options`, `accept_source_route` 0).
     #[cold]
-    fn check_options(&mut self, g: &Generation, p: &mut Packet) -> Result<(), DropReason> {
+    fn check_options(&mut self, g: &Running, p: &mut Packet) -> Result<(), DropReason> {
         let header = p.l3().get(..p.facts.l4_off as usize).unwrap_or_default();
         match parse::check_options(header) {
             Ok(()) if parse::has_source_route(header) => Err(DropReason::IpOptions),
@@ -289,7 +289,7 @@ impl Engine {
 
     /// The routing decision for a packet of the router's own (`ip_route_output`). The port of its hop, where it has one
     /// already, is the link of destinations that mean another host on each link.
-    fn route_out(&mut self, g: &Generation, p: &mut Packet) -> Result<(), DropReason> {
+    fn route_out(&mut self, g: &Running, p: &mut Packet) -> Result<(), DropReason> {
         let link = p.hop.port;
         let key = key(g, &p.facts);
         if g.fib.has_realms() && p.facts.family == Family::V4 {
@@ -326,7 +326,7 @@ impl Engine {
     }
 
     /// No route onwards: says so to the sender where the kernel does (`ip_error`, `ip6_pkt_discard`).
-    fn no_way(&mut self, g: &Generation, p: &mut Packet, route: Route) -> DropReason {
+    fn no_way(&mut self, g: &Running, p: &mut Packet, route: Route) -> DropReason {
         let (error, reason) = match (route, p.facts.family) {
             (Route::Blackhole, _) => return DropReason::Blackhole,
             (Route::Prohibit, _) => (Error::AdminProhibited, DropReason::Prohibit),
@@ -341,7 +341,7 @@ impl Engine {
 /// A frame to a group's MAC whose packet goes to one host: what the routers of a cluster see together. In the kernel the match
 /// changes the packet's type (`xt_cluster_mt`), and means it to do so for all that comes in.
 #[cold]
-fn is_for_the_cluster(g: &Generation, p: &mut Packet) -> bool {
+fn is_for_the_cluster(g: &Running, p: &mut Packet) -> bool {
     let is_so = p.facts.pkt_type == PacketType::Multicast && g.needs[p.facts.family.index()].cluster;
     if is_so {
         p.facts.pkt_type = PacketType::Host;
@@ -351,7 +351,7 @@ fn is_for_the_cluster(g: &Generation, p: &mut Packet) -> bool {
 
 /// What the CT rule of that number asks for.
 #[cold]
-fn template<'g>(g: &'g Generation, p: &Packet, rule: u32) -> Template<'g> {
+fn template<'g>(g: &'g Running, p: &Packet, rule: u32) -> Template<'g> {
     match &g.program(p.facts.family).rule(rule).target {
         Some(Target::Ct(ct)) => Template::of(ct, p.facts.mark),
         _ => Template::default(),
@@ -375,7 +375,7 @@ impl RoutedBy {
 }
 
 /// What the FIB is asked for a packet.
-pub(super) fn key(g: &Generation, f: &Facts) -> Key {
+pub(super) fn key(g: &Running, f: &Facts) -> Key {
     Key {
         family: f.family,
         src: f.src,

@@ -5,8 +5,8 @@
 //! end. But for one: the server's acknowledgement has its own numbers, so it must have left before those of the connection move.
 
 use super::Engine;
-use super::generation::Generation;
 use super::packet::Packet;
+use super::running::Running;
 use crate::conntrack::tcp::State;
 use crate::conntrack::{Ct, Flow, Tracker};
 use crate::icmp;
@@ -68,7 +68,7 @@ fn ends(facts: &Facts) -> Ends {
 impl Engine {
     /// The target: a SYN is answered, an acknowledgement opens its connection if it has a cookie, other segments pass.
     #[cold]
-    pub(super) fn take_place(&mut self, g: &Generation, p: &Packet, rule: &Synproxy) -> Result<(), DropReason> {
+    pub(super) fn take_place(&mut self, g: &Running, p: &Packet, rule: &Synproxy) -> Result<(), DropReason> {
         let heard = Heard::of(p).filter(|_| !p.facts.is_fragment() && parse::l4_checksum_ok(&p.facts, p.l3()));
         let mut heard = heard.ok_or(DropReason::MalformedTcp)?;
         match heard.flags & KIND {
@@ -88,7 +88,7 @@ impl Engine {
     }
 
     /// SYN/ACK in the server's name, without a window: the client is not to send before the server is there.
-    fn answer_syn(&mut self, g: &Generation, p: &Packet, syn: &Heard, rule: &Synproxy) {
+    fn answer_syn(&mut self, g: &Running, p: &Packet, syn: &Heard, rule: &Synproxy) {
         let facts = &p.facts;
         let mss = syn.offer.mss.unwrap_or(0);
         let seq = self.router.cookies.make(facts.family, &ends(facts), syn.seq, mss, self.now);
@@ -100,7 +100,7 @@ impl Engine {
     }
 
     /// SYN to the server in the name of a client that sends a cookie back, whose data begin at `seq`. False where it is none.
-    fn open(&mut self, g: &Generation, p: &Packet, ack: &Heard, seq: u32) -> bool {
+    fn open(&mut self, g: &Running, p: &Packet, ack: &Heard, seq: u32) -> bool {
         let facts = &p.facts;
         let (syn, cookie) = (ack.seq.wrapping_sub(1), ack.ack.wrapping_sub(1));
         let Some(mss) = self.router.cookies.check(facts.family, &ends(facts), syn, cookie, self.now) else {
@@ -122,7 +122,7 @@ impl Engine {
 
     /// A packet of a connection that SYNPROXY opened leaves, or comes to the router itself.
     #[cold]
-    pub(super) fn proxied(&mut self, g: &Generation, flow: Flow, p: &mut Packet) -> Result<(), DropReason> {
+    pub(super) fn proxied(&mut self, g: &Running, flow: Flow, p: &mut Packet) -> Result<(), DropReason> {
         if flow.related || p.facts.proto != proto::TCP {
             return Ok(());
         }
@@ -159,7 +159,7 @@ impl Engine {
     }
 
     /// The server has answered: it gets its acknowledgement, and the client a window.
-    fn join(&mut self, g: &Generation, flow: Flow, p: &mut Packet, syn: &Heard) {
+    fn join(&mut self, g: &Running, flow: Flow, p: &mut Packet, syn: &Heard) {
         let stamps = syn.offer.stamps;
         let swapped = stamps.map(|stamps| Stamps { value: stamps.echo, echo: stamps.value });
         let offer = |stamps| Offer { stamps, ..Offer::default() };
@@ -191,7 +191,7 @@ impl Engine {
     }
 
     /// Sends what was put in line last, while another packet is on its way.
-    fn speak_now(&mut self, g: &Generation) {
+    fn speak_now(&mut self, g: &Running) {
         let Some(mut own) = self.own.pop_back() else { return };
         let end = self.output(g, &mut own);
         self.finish(g, own, end);
@@ -204,7 +204,7 @@ impl Engine {
     /// Puts a segment in line that goes the way of its cause or back, and that conntrack takes for what `place` says.
     fn send_for(
         &mut self,
-        g: &Generation,
+        g: &Running,
         cause: &Packet,
         said: &Said,
         place: impl FnOnce(&mut Tracker, &mut Facts) -> Ct,

@@ -1,15 +1,18 @@
-//! What all workers share: links, flows, neighbours, and the generation that is in force.
+//! What all workers share: links, flows, neighbours, and the generation and the routes that are in force.
 //!
-//! Publishing never stops a worker. The publisher builds a [`Generation`], appends it to a short list and raises a number;
-//! each worker compares that number once a burst and steps through what is new, carrying its own counters from bank to
-//! bank. The list's lock is taken by a worker only when something was published. A generation leaves the list when every
-//! worker has reached it, and its memory goes with the last `Arc`.
+//! Publishing never stops a worker. The publisher builds a [`Generation`] or a [`Fib`], appends it to a short list and raises
+//! its number; each worker compares both numbers once a burst, steps through the generations that are new, carrying its own
+//! counters from bank to bank, and takes the newest routes. The lists' lock is taken by a worker only when something was
+//! published. What is in the lists leaves them when every worker has moved on, and is freed by who publishes or settles: a
+//! worker never has the last `Arc`, whose drop may take long.
 
 use super::contexts::Contexts;
 use super::generation::{self, CellPool, Generation, Keep, MAX_CELLS};
 use super::objects::Objects;
+use super::running::Running;
 use super::stats::{Traffic, WorkerStats};
 use crate::conntrack::Conntrack;
+use crate::fib::{Fib, Own};
 use crate::log::{LogRing, PacketRing};
 use crate::neigh::Neighbours;
 use crate::port::Link;
@@ -19,7 +22,6 @@ use crate::set::packet::Ifaces;
 use crate::set::{Plan, Sets};
 use crate::synproxy::Cookies;
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sumun_config::facts::{Family, PortId};
@@ -58,6 +60,7 @@ pub struct Router {
     pub(super) seed: u64,
     pub(super) cookies: Cookies,
     newest: AtomicU64,
+    newest_routes: AtomicU64,
     publishing: Mutex<Publishing>,
     publications: Mutex<Publications>,
     /// Held by whoever changes which sets there are.
@@ -65,7 +68,7 @@ pub struct Router {
 }
 
 /// An address of a port.
-type Own = (PortId, Family, u128);
+type Address = (PortId, Family, u128);
 
 /// What the one who publishes needs while a generation is built, which takes its time; workers never ask for it.
 struct Publishing {
@@ -78,8 +81,10 @@ struct Publishing {
 struct Publications {
     /// The newest generation and those before it that some worker may not have reached; never empty.
     alive: VecDeque<Arc<Generation>>,
-    /// Addresses that ports no longer have from this generation on.
-    gone: Vec<(u64, Vec<Own>)>,
+    /// The same of routes.
+    routes: VecDeque<Arc<Fib>>,
+    /// Addresses that ports no longer have from these routes on.
+    gone: Vec<(u64, Vec<Address>)>,
 }
 
 impl Router {
@@ -95,7 +100,8 @@ impl Router {
         let policy = nothing(appliance, &links);
         let mut cells = CellPool::full();
         let sets = Sets::new(seed);
-        let (mut first, _) = Generation::build(0, policy, &links, workers, None, Keep::Nothing, &mut cells)
+        let fib = Fib::build(&policy, &links);
+        let (mut first, _) = Generation::build(0, policy, workers, None, Keep::Nothing, &mut cells)
             .expect("an empty ruleset has no cells");
         first.objects = Objects::none(seed);
         if conntrack.has_mappings() {
@@ -117,8 +123,13 @@ impl Router {
             seed,
             cookies: Cookies::default(),
             newest: AtomicU64::new(0),
+            newest_routes: AtomicU64::new(0),
             publishing: Mutex::new(Publishing { cells, retired: Vec::new() }),
-            publications: Mutex::new(Publications { alive: [Arc::new(first)].into(), gone: Vec::new() }),
+            publications: Mutex::new(Publications {
+                alive: [Arc::new(first)].into(),
+                routes: [Arc::new(fib)].into(),
+                gone: Vec::new(),
+            }),
             links,
         })
     }
@@ -184,9 +195,9 @@ impl Router {
         self.reclaim(&mut publishing);
         let before = self.current();
         let number = before.number + 1;
-        let cells = &mut publishing.cells;
+        let fib = Fib::build(&policy, &self.links);
         let (mut next, fresh) =
-            Generation::build(number, policy, &self.links, self.stats.len(), Some(&before), keep, cells)?;
+            Generation::build(number, policy, self.stats.len(), Some(&before), keep, &mut publishing.cells)?;
         next.set_uses = set_uses;
         // Before its rules: who runs them finds the sets.
         self.sets.commit(plan, number);
@@ -202,30 +213,43 @@ impl Router {
         }
         let left = before.cells_left_by(&next);
         publishing.retired.push((number, left));
-        let gone = gone(&before.policy, &next.policy);
         self.neighbours.set_static(&next.policy.neighbours, crate::worker::now());
-        let next = Arc::new(next);
-        let mut publications = self.publications();
-        publications.alive.push_back(next.clone());
-        if !gone.is_empty() {
-            publications.gone.push((number, gone.clone()));
-        }
-        // Release: a worker that sees the number finds the generation in the list (which the lock orders anyway) and the
-        // zeroed cells.
-        self.newest.store(number, Ordering::Release);
-        // Workers take the lock on their way to the new generation, and must not wait for a walk through all flows.
-        drop(publications);
+        let (fib, gone) = self.put(Some(Arc::new(next)), fib);
         if before.number == 0 && self.conntrack.count() > 0 {
             // Flows of a router before this one: its addresses are not known, only which of them are here now.
-            self.conntrack.forget_masqueraded(crate::worker::now(), |port, family, addr| {
-                !has(&next.policy, &(port, family, addr))
-            });
+            self.conntrack
+                .forget_masqueraded(crate::worker::now(), |port, family, addr| !has(&fib, &(port, family, addr)));
         }
         self.forget(&gone);
         Ok(number)
     }
 
-    /// Work that waits for the workers to reach a generation; for a thread with time, now and then. Until then a worker
+    /// Puts routes in force, and with them the generation that they came with. Returns them, and the addresses that ports no
+    /// longer have. By the one who holds `publishing`.
+    fn put(&self, generation: Option<Arc<Generation>>, fib: Fib) -> (Arc<Fib>, Vec<Address>) {
+        let before = self.fib();
+        let number = before.number() + 1;
+        let gone: Vec<Address> = own(&before).filter(|address| !has(&fib, address)).collect();
+        let fib = Arc::new(fib.numbered(number));
+        let mut publications = self.publications();
+        publications.routes.push_back(fib.clone());
+        if !gone.is_empty() {
+            publications.gone.push((number, gone.clone()));
+        }
+        // Release: a worker that sees a number finds what it is of in the list (which the lock orders anyway) and the zeroed
+        // cells. Workers look into the lists under the lock, so that they get rules and routes together whichever number
+        // they see first.
+        if let Some(generation) = generation {
+            self.newest.store(generation.number, Ordering::Release);
+            publications.alive.push_back(generation);
+        }
+        self.newest_routes.store(number, Ordering::Release);
+        // Workers take the lock on their way to what is new, and must not wait for a walk through all flows.
+        drop(publications);
+        (fib, gone)
+    }
+
+    /// Work that waits for the workers to reach what is in force; for a thread with time, now and then. Until then a worker
     /// may have masqueraded flows with addresses that are gone.
     pub fn settle(&self) {
         self.sets.settle(self.reached(), crate::worker::now());
@@ -237,18 +261,18 @@ impl Router {
         if publications.gone.is_empty() {
             return;
         }
-        let reached = self.reached();
+        let reached = self.reached_routes();
         let (due, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut publications.gone).into_iter().partition(|(number, _)| *number <= reached);
         publications.gone = waiting;
-        let present = &publications.alive.back().expect("never empty").policy;
-        let gone: Vec<Own> = due.into_iter().flat_map(|(_, gone)| gone).filter(|own| !has(present, own)).collect();
+        let present = publications.routes.back().expect("never empty");
+        let gone: Vec<Address> = due.into_iter().flat_map(|(_, gone)| gone).filter(|own| !has(present, own)).collect();
         drop(publications);
         self.forget(&gone);
     }
 
     /// Deletes the flows that were masqueraded with addresses that are gone. Without the lock: it takes its time.
-    fn forget(&self, gone: &[Own]) {
+    fn forget(&self, gone: &[Address]) {
         if !gone.is_empty() {
             self.conntrack
                 .forget_masqueraded(crate::worker::now(), |port, family, addr| gone.contains(&(port, family, addr)));
@@ -257,15 +281,18 @@ impl Router {
 
     /// Frees what no worker can see any more.
     fn reclaim(&self, publishing: &mut Publishing) {
-        let reached = self.reached();
+        let (reached, reached_routes) = (self.reached(), self.reached_routes());
         // A large ruleset takes a while to be freed: not under the lock that workers may wait for.
-        let mut outlived = Vec::new();
+        let (mut outlived, mut outlived_routes) = (Vec::new(), Vec::new());
         let mut publications = self.publications();
+        while publications.routes.len() > 1 && publications.routes[0].number() < reached_routes {
+            outlived_routes.extend(publications.routes.pop_front());
+        }
         while publications.alive.len() > 1 && publications.alive[0].number < reached {
             outlived.extend(publications.alive.pop_front());
         }
         drop(publications);
-        drop(outlived);
+        drop((outlived, outlived_routes));
         let (gone, still): (Vec<_>, Vec<_>) =
             std::mem::take(&mut publishing.retired).into_iter().partition(|(number, _)| *number <= reached);
         publishing.retired = still;
@@ -279,15 +306,26 @@ impl Router {
         self.stats.iter().map(|s| s.generation.get()).min().unwrap_or(0)
     }
 
+    /// The routes that every worker has reached.
+    fn reached_routes(&self) -> u64 {
+        self.stats.iter().map(|s| s.routes.get()).min().unwrap_or(0)
+    }
+
     /// The newest generation's number; 0 is the initial policy.
     #[inline]
     pub fn generation(&self) -> u64 {
         self.newest.load(Ordering::Acquire)
     }
 
-    /// Whether all workers run the newest generation.
+    /// The number of the newest routes.
+    #[inline]
+    pub fn routes_number(&self) -> u64 {
+        self.newest_routes.load(Ordering::Acquire)
+    }
+
+    /// Whether all workers run the newest generation and the newest routes.
     pub fn is_settled(&self) -> bool {
-        self.reached() == self.generation()
+        self.reached() == self.generation() && self.reached_routes() == self.routes_number()
     }
 
     /// The newest generation.
@@ -295,14 +333,25 @@ impl Router {
         self.publications().alive.back().expect("never empty").clone()
     }
 
-    /// The generations after this one, oldest first.
-    pub(super) fn after(&self, number: u64) -> Vec<Arc<Generation>> {
-        self.publications().alive.iter().filter(|g| g.number > number).cloned().collect()
+    /// The newest routes and own addresses.
+    pub fn fib(&self) -> Arc<Fib> {
+        self.publications().routes.back().expect("never empty").clone()
     }
 
-    /// The generation that a new worker starts with: the oldest alive, so that it steps through the rest.
-    pub(super) fn oldest(&self) -> Arc<Generation> {
-        self.publications().alive.front().expect("never empty").clone()
+    /// The generations after this one, oldest first, and the newest routes.
+    pub(super) fn after(&self, number: u64) -> (Vec<Arc<Generation>>, Arc<Fib>) {
+        let publications = self.publications();
+        let generations = publications.alive.iter().filter(|g| g.number > number).cloned().collect();
+        (generations, publications.routes.back().expect("never empty").clone())
+    }
+
+    /// What a new worker starts with: the oldest generation alive, so that it steps through the rest, and the oldest routes.
+    pub(super) fn oldest(&self) -> Running {
+        let publications = self.publications();
+        Running {
+            generation: publications.alive.front().expect("never empty").clone(),
+            fib: publications.routes.front().expect("never empty").clone(),
+        }
     }
 
     /// Counters of the newest generation, summed over workers.
@@ -350,25 +399,12 @@ impl Router {
 }
 
 /// The addresses of ports.
-fn own(policy: &Policy) -> impl Iterator<Item = Own> {
-    policy.port_settings.iter().enumerate().flat_map(|(port, settings)| {
-        settings.addresses.iter().map(move |net| {
-            let (family, addr) = match net.addr() {
-                IpAddr::V4(addr) => (Family::V4, u128::from(addr.to_bits())),
-                IpAddr::V6(addr) => (Family::V6, addr.to_bits()),
-            };
-            (PortId(port as u16), family, addr)
-        })
-    })
+fn own(fib: &Fib) -> impl Iterator<Item = Address> {
+    fib.own_addresses().map(|&Own { port, family, addr, .. }| (port, family, addr))
 }
 
-fn has(policy: &Policy, address: &Own) -> bool {
-    own(policy).any(|other| other == *address)
-}
-
-/// What ports had before and have no longer.
-fn gone(before: &Policy, after: &Policy) -> Vec<Own> {
-    own(before).filter(|address| !has(after, address)).collect()
+fn has(fib: &Fib, (port, family, addr): &Address) -> bool {
+    fib.is_own_on(*family, *addr, *port)
 }
 
 fn total<'a>(parts: impl Iterator<Item = &'a Traffic>) -> Counter {

@@ -94,6 +94,8 @@ pub struct WorkerStats {
     pub pieces: Count,
     /// The generation that the worker runs.
     pub generation: Count,
+    /// The number of the routes that the worker runs.
+    pub routes: Count,
 }
 
 impl WorkerStats {
@@ -109,6 +111,7 @@ impl WorkerStats {
             originated: Count::default(),
             pieces: Count::default(),
             generation: Count::default(),
+            routes: Count::default(),
         }
     }
 

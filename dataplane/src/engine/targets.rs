@@ -1,8 +1,8 @@
 //! What targets do to a packet that goes on to the next rule.
 
 use super::Engine;
-use super::generation::Generation;
 use super::packet::{Hop, Packet};
+use super::running::Running;
 use crate::conntrack::Ct;
 use crate::fib::{Key, Route};
 use crate::icmp::Error;
@@ -25,7 +25,7 @@ impl Engine {
     #[inline]
     pub(super) fn carry_out(
         &mut self,
-        g: &Generation,
+        g: &Running,
         hook: Hook,
         at: u32,
         effect: Effect,
@@ -115,7 +115,7 @@ impl Engine {
 
     /// Sends a copy on its way, before the packet itself (`nf_dup_ipv4`, `nf_dup_ipv6`).
     #[cold]
-    fn tee(&mut self, g: &Generation, hook: Hook, p: &Packet, tee: &Tee) {
+    fn tee(&mut self, g: &Running, hook: Hook, p: &Packet, tee: &Tee) {
         self.stats.originated.add(1);
         let taken = self.pool.take_for(p.l3().len());
         let Some(mut frame) = taken else { return self.stats.dropped(DropReason::NoFrame) };
@@ -162,7 +162,7 @@ impl Engine {
 
     /// The way of a copy: that of its gateway, whatever the copy's own addresses and mark are. A port that no way to the gateway
     /// leads over has IPv4 packets sent to their destination, as if that were on its link.
-    fn route_copy(&self, g: &Generation, copy: &Packet, tee: &Tee) -> Result<Hop, DropReason> {
+    fn route_copy(&self, g: &Running, copy: &Packet, tee: &Tee) -> Result<Hop, DropReason> {
         let family = copy.facts.family;
         let key = Key { family, src: 0, dst: tee.gateway, iif: PortId::NONE, mark: 0, tos: copy.facts.tos, hash: 0 };
         let port = tee.oif.as_ref().map_or(PortId::NONE, |port| port.id);
@@ -182,7 +182,7 @@ impl Engine {
     }
 
     /// TCPMSS: the clamped value is the smaller MTU of both directions less the headers (`tcpmss_mangle_packet`).
-    fn set_mss(&mut self, g: &Generation, p: &mut Packet, mss: Mss) -> Result<(), DropReason> {
+    fn set_mss(&mut self, g: &Running, p: &mut Packet, mss: Mss) -> Result<(), DropReason> {
         let mss = match mss {
             Mss::Set(mss) => mss,
             Mss::Clamp => {
@@ -199,7 +199,7 @@ impl Engine {
     }
 
     /// SNPT and DNPT; an address that cannot be mapped is a problem of its header (`ip6t_snpt_tg`, `ip6t_dnpt_tg`).
-    fn set_prefix(&mut self, g: &Generation, p: &mut Packet, npt: &Npt) -> Result<(), DropReason> {
+    fn set_prefix(&mut self, g: &Running, p: &mut Packet, npt: &Npt) -> Result<(), DropReason> {
         if p.edit(|l3, facts| prefix::is_mapped(npt, l3, facts)) {
             return Ok(());
         }

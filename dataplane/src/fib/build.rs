@@ -60,7 +60,17 @@ impl Fib {
             .map(|i| policy.port_settings.get(i).map_or_else(Default::default, |s| s.rp_filter))
             .collect();
         let has_realms = builder.targets.iter().any(|target| target.realm != 0);
-        Fib { v4, v6, targets: builder.targets, ways: builder.ways, own, rp_filter, has_realms, mtu: builder.mtu }
+        Fib {
+            number: 0,
+            v4,
+            v6,
+            targets: builder.targets,
+            ways: builder.ways,
+            own,
+            rp_filter,
+            has_realms,
+            mtu: builder.mtu,
+        }
     }
 }
 

@@ -120,6 +120,8 @@ struct Side<A> {
 /// All routes of a generation.
 #[derive(Debug)]
 pub struct Fib {
+    /// Of its publication.
+    number: u64,
     v4: Side<u32>,
     v6: Side<u128>,
     /// By the values of the tables; the first means no route.
@@ -302,6 +304,17 @@ impl Fib {
     #[inline]
     pub fn is_multipath(&self) -> bool {
         !self.ways.is_empty()
+    }
+
+    /// The number of its publication.
+    #[inline]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The same as a publication of this number.
+    pub fn numbered(self, number: u64) -> Fib {
+        Fib { number, ..self }
     }
 
     /// Bytes of memory that the tables hold.
