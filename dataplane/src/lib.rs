@@ -30,6 +30,7 @@ pub mod defrag;
 pub mod engine;
 pub mod fib;
 pub mod handover;
+pub mod host;
 pub mod icmp;
 #[cfg(not(feature = "model"))]
 pub mod keep;

@@ -1,0 +1,6 @@
+//! The host's own stack: TAPs, and what goes between them and the workers.
+
+pub mod join;
+pub mod segment;
+pub mod tap;
+pub mod vnet;
