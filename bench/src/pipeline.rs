@@ -297,7 +297,7 @@ fn shuffle<T>(items: &mut [T]) {
 
 /// The ports of that router.
 pub fn links() -> Vec<Link> {
-    ["lan0", "wan0"].map(|name| Link { name: name.into(), mac: ROUTER_MAC, mtu: 1500 }).to_vec()
+    ["lan0", "wan0"].map(|name| Link { name: name.into(), mac: ROUTER_MAC, mtu: 1500, trunk: None }).to_vec()
 }
 
 /// The two-port router of every workload.

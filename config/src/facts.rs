@@ -285,8 +285,6 @@ pub struct Facts {
     pub has_link: bool,
     /// How the frame was addressed.
     pub pkt_type: PacketType,
-    /// 802.1Q tag control information, where a tag was seen.
-    pub vlan: Option<u16>,
     /// Where the packet came in; [`PortId::NONE`] at OUTPUT, and at POSTROUTING of local output.
     pub iif: PortId,
     /// Where it goes; [`PortId::NONE`] at PREROUTING and INPUT.
@@ -339,7 +337,6 @@ impl Facts {
             dmac: [0; 6],
             has_link: false,
             pkt_type: PacketType::Host,
-            vlan: None,
             iif: PortId::NONE,
             oif: PortId::NONE,
             mark: 0,

@@ -24,3 +24,4 @@ pub mod ruleset;
 pub mod schema;
 pub mod set;
 pub mod timeout;
+pub mod vlan;

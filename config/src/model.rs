@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+pub use crate::vlan::{TagProtocol, Tags, Vlan};
+
 /// A whole configuration.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Config {
@@ -83,18 +85,52 @@ pub enum LogTo {
 pub struct Interface {
     /// The name that rules use.
     pub name: String,
-    /// The device; often the same name.
-    pub device: String,
+    /// A device, or a VLAN of one.
+    pub kind: Kind,
+    /// IP MTU; the device's where none, of a VLAN its parent's.
+    pub mtu: Option<u16>,
+}
+
+/// What a port is made of.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Kind {
+    /// A device.
+    Device(Device),
+    /// What is tagged on another port, which has a device.
+    Vlan(Vlan),
+}
+
+/// The device of a port, and how it is used.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Device {
+    /// Its name; often that of the port.
+    pub name: String,
     /// XDP attach mode.
     pub attach: Attach,
     /// AF_XDP copy mode.
     pub copy: CopyMode,
-    /// IP MTU; the device's where none.
-    pub mtu: Option<u16>,
     /// Entries of the rx and tx rings, a power of two.
     pub ring: u32,
     /// How frames are sent.
     pub tx: Transmit,
+}
+
+impl Interface {
+    /// Its device; none for a VLAN.
+    pub fn device(&self) -> Option<&Device> {
+        match &self.kind {
+            Kind::Device(device) => Some(device),
+            Kind::Vlan(_) => None,
+        }
+    }
+
+    /// The VLAN that it is, where it is one.
+    pub fn vlan(&self) -> Option<Vlan> {
+        match self.kind {
+            Kind::Device(_) => None,
+            Kind::Vlan(vlan) => Some(vlan),
+        }
+    }
 }
 
 /// How the XDP program is attached.

@@ -76,12 +76,14 @@ fn interfaces_alone_are_a_configuration_with_the_defaults() {
     let config = config("");
     let port = |name: &str| Interface {
         name: name.to_string(),
-        device: name.to_string(),
-        attach: Attach::Auto,
-        copy: CopyMode::Auto,
+        kind: Kind::Device(Device {
+            name: name.to_string(),
+            attach: Attach::Auto,
+            copy: CopyMode::Auto,
+            ring: 2048,
+            tx: Transmit::Auto,
+        }),
         mtu: None,
-        ring: 2048,
-        tx: Transmit::Auto,
     };
     let appliance = Appliance {
         run_dir: "/run/sumun".into(),
@@ -145,12 +147,47 @@ fn every_setting_of_the_dataplane_is_read() {
     assert!(!a.keep_flows);
     assert_eq!((a.initial_policy, &a.log), (rule::Policy::Accept, &LogTo::File("/var/log/sumun.log".into())));
     let b = &a.interfaces[0];
-    assert_eq!((b.name.as_str(), b.device.as_str(), b.mtu, b.ring), ("b", "eth1", Some(3000), 64));
-    assert_eq!((b.attach, b.copy, b.tx), (Attach::Native, CopyMode::ZeroCopy, Transmit::Xdp));
-    assert_eq!(a.interfaces[1].tx, Transmit::Ring);
+    let device = b.device().unwrap();
+    assert_eq!((b.name.as_str(), device.name.as_str(), b.mtu, device.ring), ("b", "eth1", Some(3000), 64));
+    assert_eq!((device.attach, device.copy, device.tx), (Attach::Native, CopyMode::ZeroCopy, Transmit::Xdp));
+    assert_eq!(a.interfaces[1].device().unwrap().tx, Transmit::Ring);
     assert_eq!(config.policy.ports, ["b", "a"], "in the order of the file");
     let filters: Vec<RpFilter> = config.policy.port_settings.iter().map(|port| port.rp_filter).collect();
     assert_eq!(filters, [RpFilter::Strict, RpFilter::Loose]);
+}
+
+#[test]
+fn vlans_are_resolved_to_the_ports_that_have_their_devices() {
+    let config = config(
+        r#"
+        [interfaces.office]
+        parent = "trunk0"
+        vlan = 10
+        [interfaces.trunk0]
+        device = "eth1"
+        [interfaces.customer]
+        parent = "trunk0"
+        vlan = [100, 4094]
+        vlan-protocol = "802.1ad"
+        mtu = 1496
+        addresses = ["10.0.0.1/24"]
+        rp-filter = "strict"
+        [[routes]]
+        to = "default"
+        via = "10.0.0.2"
+        "#,
+    );
+    let [office, trunk, customer] = config.appliance.interfaces.as_slice() else { panic!("three interfaces") };
+    let vlan = |outer, inner, protocol| Vlan { parent: PortId(1), tags: Tags { protocol, outer, inner } };
+    assert_eq!((office.vlan(), office.mtu), (Some(vlan(10, None, TagProtocol::Customer)), None));
+    assert_eq!((trunk.vlan(), trunk.device().map(|device| device.name.as_str())), (None, Some("eth1")));
+    assert_eq!(customer.vlan(), Some(vlan(100, Some(4094), TagProtocol::Service)));
+    assert_eq!((customer.mtu, customer.device()), (Some(1496), None));
+    let tags = [office, customer].map(|port| port.vlan().unwrap().tags.to_string());
+    assert_eq!(tags, ["802.1Q 10", "802.1ad 100, 802.1Q 4094"]);
+    assert_eq!(config.policy.port_settings[2].rp_filter, RpFilter::Strict);
+    let RouteAction::Via(hops) = &config.policy.routes[0].action else { panic!("no route") };
+    assert_eq!(hops[0].port, PortId(2));
 }
 
 #[test]

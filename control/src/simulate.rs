@@ -22,7 +22,7 @@ use sumun_dataplane::conntrack::Invalid;
 use sumun_dataplane::engine::trace::{End, Trace};
 use sumun_dataplane::engine::{Engine, Router};
 use sumun_dataplane::port::pcap::{PcapPort, Reader, Recorded, Tape, Writer};
-use sumun_dataplane::port::{Link, Port};
+use sumun_dataplane::port::{Link, Port, links};
 use sumun_dataplane::reason::DropReason;
 use sumun_dataplane::umem::Pool;
 
@@ -301,17 +301,21 @@ fn survey(options: &Options, config: &Config) -> Result<Recording> {
         };
         start.get_or_insert(recorded.time);
         if let Some(mac) = recorded.bytes.first_chunk::<6>().filter(|mac| mac[0] & 1 == 0) {
-            addressed[port].entry(*mac).or_insert((0, Reverse(count))).0 += 1;
+            let device = interfaces[port].vlan().and_then(|vlan| vlan.parent.index()).unwrap_or(port);
+            addressed[device].entry(*mac).or_insert((0, Reverse(count))).0 += 1;
         }
         count += 1;
     }
     let commonest = |macs: &HashMap<[u8; 6], Rank>| macs.iter().max_by_key(|(_, rank)| **rank).map(|(mac, _)| *mac);
-    let links = interfaces.iter().zip(&addressed).map(|(interface, macs)| Link {
-        name: interface.name.clone(),
-        mac: commonest(macs).unwrap_or(DEFAULT_MAC),
-        mtu: interface.mtu.unwrap_or(DEFAULT_MTU),
+    let own = interfaces.iter().zip(&addressed).map(|(interface, macs)| {
+        interface.device().map(|_| Link {
+            name: interface.name.clone(),
+            mac: commonest(macs).unwrap_or(DEFAULT_MAC),
+            mtu: interface.mtu.unwrap_or(DEFAULT_MTU),
+            trunk: None,
+        })
     });
-    Ok(Recording { links: links.collect(), start: start.unwrap_or(0) })
+    Ok(Recording { links: links(interfaces, own.collect())?, start: start.unwrap_or(0) })
 }
 
 fn open(options: &Options) -> Result<Reader<BufReader<File>>> {

@@ -26,8 +26,8 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-use sumun_config::facts::Dir;
-use sumun_config::model::{Appliance, Policy};
+use sumun_config::facts::{Dir, PortId};
+use sumun_config::model::{Appliance, Interface, Kind, Policy, Vlan};
 
 /// Opens the ports of an appliance and starts its workers.
 pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
@@ -60,8 +60,7 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
     let service = Arc::new(Answers {
         router,
         appliance: appliance.clone(),
-        modes: opened.modes,
-        sending: opened.sending,
+        devices: opened.ports.into_iter().zip(opened.modes).zip(opened.sending).collect(),
         control,
         adopted: adopted.flows,
         hub: hub.clone(),
@@ -141,8 +140,8 @@ impl Machine for Running {
 struct Answers {
     router: Arc<Router>,
     appliance: Appliance,
-    modes: Vec<Mode>,
-    sending: Vec<Sending>,
+    /// The ports that have a device, and how each runs and sends.
+    devices: Vec<((PortId, Mode), Sending)>,
     control: Control,
     /// Flows that were taken over at the start.
     adopted: u32,
@@ -153,6 +152,22 @@ struct Answers {
 impl Answers {
     fn row(&self, flow: &FlowView, clock: &Clock) -> FlowRow {
         row(flow, &self.router.contexts, clock)
+    }
+
+    /// The device that a port's frames are on, and how it runs or which of them are the port's.
+    fn place(&self, port: PortId, interface: &Interface) -> (String, String) {
+        match &interface.kind {
+            Kind::Device(device) => {
+                let found = self.devices.iter().find(|((of, _), _)| *of == port);
+                let mode = found.map(|((_, mode), sending)| describe(mode, sending));
+                (device.name.clone(), mode.unwrap_or_default())
+            }
+            Kind::Vlan(Vlan { parent, tags }) => {
+                let parent = parent.index().and_then(|index| self.appliance.interfaces.get(index));
+                let (name, device) = parent.map_or(("", None), |parent| (parent.name.as_str(), parent.device()));
+                (device.map_or(String::new(), |device| device.name.clone()), format!("VLAN {tags} of {name}"))
+            }
+        }
     }
 }
 
@@ -189,19 +204,21 @@ impl Service for Answers {
     }
 
     fn ports(&self) -> Vec<PortStatus> {
-        let modes = self.modes.iter().zip(&self.sending);
-        let links = self.router.links.iter().zip(modes).zip(&self.appliance.interfaces);
-        let rows = links.zip(self.router.port_traffic());
-        rows.map(|(((link, (mode, sending)), interface), (rx, tx))| PortStatus {
-            name: link.name.clone(),
-            device: interface.device.clone(),
-            mode: describe(mode, sending),
-            mac: link.mac,
-            mtu: link.mtu,
-            rx_packets: rx.packets,
-            rx_bytes: rx.bytes,
-            tx_packets: tx.packets,
-            tx_bytes: tx.bytes,
+        let links = self.router.links.iter().zip(&self.appliance.interfaces);
+        let rows = links.zip(self.router.port_traffic()).enumerate();
+        rows.map(|(number, ((link, interface), (rx, tx)))| {
+            let (device, mode) = self.place(PortId(number as u16), interface);
+            PortStatus {
+                name: link.name.clone(),
+                device,
+                mode,
+                mac: link.mac,
+                mtu: link.mtu,
+                rx_packets: rx.packets,
+                rx_bytes: rx.bytes,
+                tx_packets: tx.packets,
+                tx_bytes: tx.bytes,
+            }
         })
         .collect()
     }

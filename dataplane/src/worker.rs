@@ -92,8 +92,8 @@ pub struct Member<F> {
     pub core: usize,
     /// Its engine.
     pub engine: F,
-    /// Its way to each port, by port number.
-    pub seats: Vec<Seat>,
+    /// Its way to each port that has a device.
+    pub seats: Vec<(PortId, Seat)>,
 }
 
 /// Where all frames were when the workers had stopped.
@@ -226,7 +226,7 @@ impl Control {
 
 /// Starts one thread for each member. Returns when all run on their cores.
 pub fn start<F: Forwarder + 'static>(members: Vec<Member<F>>, idle: Idle) -> Result<Workers<F>, WorkerError> {
-    let ports = members.iter().map(|member| member.seats.len()).max().unwrap_or(0);
+    let ports = members.iter().map(|member| ports(&member.seats)).max().unwrap_or(0);
     // Asking for a core beyond the kernel's set would be a panic in core_affinity.
     let usable = core_affinity::get_core_ids().unwrap_or_default();
     if let Some((worker, member)) = members.iter().enumerate().find(|(_, m)| !usable.contains(&CoreId { id: m.core })) {
@@ -318,8 +318,8 @@ impl<F: Forwarder + 'static> Workers<F> {
             census.made += worker.engine.pool().made();
             census.free += worker.engine.pool().free();
             census.held += worker.engine.held() + worker.handed.iter().map(Vec::len).sum::<usize>();
-            for (port, seat) in worker.seats.iter().enumerate() {
-                census.held += worker.engine.take_tx(PortId(port as u16)).len();
+            for (port, seat) in &worker.seats {
+                census.held += worker.engine.take_tx(*port).len();
                 census.lent += if let Seat::Own(port) = seat { port.lent() } else { 0 };
             }
         }
@@ -336,14 +336,19 @@ impl<F: Forwarder + 'static> Workers<F> {
     }
 }
 
+/// Numbers that ports with these seats have: their vectors' length.
+fn ports(seats: &[(PortId, Seat)]) -> usize {
+    seats.iter().map(|(port, _)| usize::from(port.0) + 1).max().unwrap_or(0)
+}
+
 struct Worker<F> {
     number: usize,
     engine: F,
-    seats: Vec<Seat>,
+    seats: Vec<(PortId, Seat)>,
     shared: Arc<Shared>,
     rx: Vec<Frame>,
     tx: Vec<Frame>,
-    /// By port: what others handed over.
+    /// By port: what others handed over. Empty and without room for those that have no seat.
     handed: Vec<Vec<Frame>>,
     /// By worker: whether it was handed something this turn.
     rang: Vec<bool>,
@@ -355,11 +360,15 @@ struct Worker<F> {
 impl<F: Forwarder> Worker<F> {
     fn new(number: usize, member: Member<F>, shared: Arc<Shared>) -> Worker<F> {
         let Member { engine, seats, .. } = member;
+        let mut handed: Vec<Vec<Frame>> = (0..ports(&seats)).map(|_| Vec::new()).collect();
+        for (port, _) in &seats {
+            handed[usize::from(port.0)].reserve(INBOX);
+        }
         Worker {
             number,
             engine,
             broken: Vec::new(),
-            handed: seats.iter().map(|_| Vec::with_capacity(INBOX)).collect(),
+            handed,
             rang: vec![false; shared.inboxes.len()],
             seats,
             shared,
@@ -398,13 +407,13 @@ impl<F: Forwarder> Worker<F> {
         let mut busy = false;
         for _ in 0..BURSTS {
             let mut more = false;
-            for (number, seat) in self.seats.iter_mut().enumerate() {
+            for (id, seat) in &mut self.seats {
                 if let Seat::Own(port) = seat {
                     port.receive(self.engine.pool(), &mut self.rx, BURST);
                     more |= self.rx.len() >= BURST;
                     if !self.rx.is_empty() {
                         busy = true;
-                        self.engine.process(now, PortId(number as u16), &mut self.rx);
+                        self.engine.process(now, *id, &mut self.rx);
                     }
                 }
             }
@@ -419,13 +428,12 @@ impl<F: Forwarder> Worker<F> {
     /// The sending half of a turn. Whether there was anything to send.
     fn turn_out(&mut self) -> bool {
         let mut busy = self.open_inbox();
-        for number in 0..self.seats.len() {
-            let id = PortId(number as u16);
-            std::mem::swap(self.engine.take_tx(id), &mut self.tx);
+        for (id, seat) in &mut self.seats {
+            std::mem::swap(self.engine.take_tx(*id), &mut self.tx);
             busy |= !self.tx.is_empty();
-            match &mut self.seats[number] {
+            match seat {
                 Seat::Own(port) => {
-                    send(port.as_mut(), &mut self.engine, &mut self.handed[number]);
+                    send(port.as_mut(), &mut self.engine, &mut self.handed[usize::from(id.0)]);
                     send(port.as_mut(), &mut self.engine, &mut self.tx);
                     port.flush(self.engine.pool());
                 }
@@ -433,7 +441,7 @@ impl<F: Forwarder> Worker<F> {
                     let inbox = &self.shared.inboxes[*worker];
                     self.rang[*worker] |= !self.tx.is_empty();
                     for frame in self.tx.drain(..) {
-                        if let Err(frame) = inbox.leave(id, frame) {
+                        if let Err(frame) = inbox.leave(*id, frame) {
                             self.engine.dropped(DropReason::Handover, frame);
                         }
                     }
@@ -465,7 +473,7 @@ impl<F: Forwarder> Worker<F> {
     }
 
     fn is_sending(&self) -> bool {
-        self.seats.iter().any(|seat| matches!(seat, Seat::Own(port) if port.is_sending()))
+        self.seats.iter().any(|(_, seat)| matches!(seat, Seat::Own(port) if port.is_sending()))
     }
 
     /// Sleeps until there may be something to do.
@@ -495,8 +503,9 @@ impl<F: Forwarder> Worker<F> {
 
     /// Publishes what the ports counted.
     fn count(&mut self) {
-        for (seat, counts) in self.seats.iter_mut().zip(&self.shared.counts) {
+        for (id, seat) in &mut self.seats {
             let Seat::Own(port) = seat else { continue };
+            let counts = &self.shared.counts[usize::from(id.0)];
             let mut new = PortCounts::default();
             port.count(&mut new);
             if new != PortCounts::default() {
@@ -529,9 +538,9 @@ fn send<F: Forwarder>(port: &mut dyn Port, engine: &mut F, tx: &mut Vec<Frame>) 
 }
 
 /// Waits for a frame, the bell, or the time. Adds the sockets that can never have a frame again to `broken`.
-fn wait(bell: BorrowedFd, seats: &[Seat], broken: &mut Vec<RawFd>, most: Duration) {
+fn wait(bell: BorrowedFd, seats: &[(PortId, Seat)], broken: &mut Vec<RawFd>, most: Duration) {
     let mut fds = vec![PollFd::new(bell, PollFlags::POLLIN)];
-    for seat in seats {
+    for (_, seat) in seats {
         let Seat::Own(port) = seat else { continue };
         let sockets = port.wait_on().into_iter().filter(|fd| !broken.contains(&fd.as_raw_fd()));
         fds.extend(sockets.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use sumun_config::facts::PortId;
-use sumun_config::model::{Attach, CopyMode, Idle, Interface, Transmit};
+use sumun_config::model::{Attach, CopyMode, Device, Idle, Interface, Kind, Transmit};
 use sumun_dataplane::port::af_xdp::{self, Mode, OpenError, Opened, Plan, Sending};
 use sumun_dataplane::reason::DropReason;
 use sumun_dataplane::umem::{Frame, Pool};
@@ -374,12 +374,15 @@ fn payload(number: u64) -> Vec<u8> {
 fn interface(device: &str, attach: Attach) -> Interface {
     Interface {
         name: device.into(),
-        device: device.into(),
-        attach,
-        copy: CopyMode::Auto,
+        kind: Kind::Device(Device { name: device.into(), attach, copy: CopyMode::Auto, ring: 512, tx: Transmit::Auto }),
         mtu: None,
-        ring: 512,
-        tx: Transmit::Auto,
+    }
+}
+
+fn device_of(interface: &mut Interface) -> &mut Device {
+    match &mut interface.kind {
+        Kind::Device(device) => device,
+        Kind::Vlan(vlan) => panic!("{vlan:?}"),
     }
 }
 
@@ -418,7 +421,9 @@ fn ten_thousand_frames_pass_each_way_and_all_frames_are_found_again() {
 
 /// The usual ports, which send as told.
 fn sending(tx: Transmit) -> Vec<Interface> {
-    ports(Attach::Auto).into_iter().map(|interface| Interface { tx, ..interface }).collect()
+    let mut ports = ports(Attach::Auto);
+    ports.iter_mut().for_each(|port| device_of(port).tx = tx);
+    ports
 }
 
 #[test]
@@ -805,11 +810,14 @@ fn what_is_wrong_with_a_device_is_said_in_one_line() {
     assert!(refused("r0", &unchanged).contains("ip link set dev r0 up"));
     site.ip("r", &["link", "set", "r0", "up"]);
     assert!(refused("r0", &|interface| interface.mtu = Some(1501)).contains("more than the device's own 1500"));
-    assert!(refused("r0", &|interface| interface.ring = 500).contains("not a power of two"));
-    assert!(refused("r0", &|interface| interface.copy = CopyMode::ZeroCopy).contains("zero-copy is not possible"));
+    assert!(refused("r0", &|interface| device_of(interface).ring = 500).contains("not a power of two"));
+    assert!(
+        refused("r0", &|interface| device_of(interface).copy = CopyMode::ZeroCopy)
+            .contains("zero-copy is not possible")
+    );
     site.ip("r", &["link", "set", "r0", "mtu", "1800"]);
     let error = refused("r0", &unchanged);
-    assert!(error.contains("1800") && error.contains("lower the MTU to 1774"), "{error}");
+    assert!(error.contains("1800") && error.contains("lower the MTU to 1770"), "{error}");
     site.ip("r", &["link", "set", "r0", "mtu", "1500"]);
     let few = site.within("r", || {
         af_xdp::open(Plan { interfaces: &ports(Attach::Auto), workers: 1, frames_per_worker: 64, frame_size: 2048 })

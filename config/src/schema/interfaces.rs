@@ -3,8 +3,9 @@
 use super::reader::{Field, Fields};
 use super::report::{Sink, suggest_quoted};
 use super::values::{bad_device_name, family_of_net, interface_address, is_link_local};
+use super::vlan;
 use crate::facts::{Family, LOOPBACK, PortId};
-use crate::model::{Attach, CopyMode, IPV6_MIN_MTU, Interface, PortSettings, RpFilter, Transmit};
+use crate::model::{Attach, CopyMode, Device, IPV6_MIN_MTU, Interface, Kind, PortSettings, RpFilter, Transmit};
 use crate::rule::matches::devgroup::GROUPS;
 use ipnet::IpNet;
 use std::ops::Range;
@@ -19,8 +20,8 @@ pub(super) struct Interfaces {
     pub addresses: Vec<(PortId, IpNet, Range<usize>)>,
 }
 
-/// Bytes of a frame that are not the IP packet: the headroom of XDP and of the router, Ethernet and one 802.1Q tag.
-const FRAME_OVERHEAD: u32 = 256 + 14 + 4;
+/// Bytes of a frame that are not the IP packet: the headroom of XDP and of the router, Ethernet and two tags.
+const FRAME_OVERHEAD: u32 = 256 + 14 + 8;
 
 impl Interfaces {
     /// Names by [`PortId`].
@@ -57,6 +58,8 @@ pub(super) fn read(field: Option<Field>, frame_size: u32, sink: &mut Sink) -> In
     let accepts = "a section such as `[interfaces.lan0]`";
     let mut all = Interfaces::default();
     let mut devices: Vec<(String, Range<usize>)> = Vec::new();
+    let mut vlans: Vec<vlan::Draft> = Vec::new();
+    let mut mtus: Vec<Option<Range<usize>>> = Vec::new();
     let fields = field.map(|field| (field, field.table("[interfaces]", accepts, sink)));
     let (sections, at) = match fields {
         Some((_, None)) => return all,
@@ -75,39 +78,31 @@ pub(super) fn read(field: Option<Field>, frame_size: u32, sink: &mut Sink) -> In
         let Some(mut fields) = section.table(title, accepts, sink) else { continue };
         check_name(&section, sink);
         let port = PortId(all.interfaces.len() as u16);
-        let device = device(&section, &mut fields, &mut devices, sink);
+        let kind = match vlan::read(port, &mut fields, sink) {
+            Some(draft) => {
+                let kind = Kind::Vlan(draft.unresolved());
+                vlans.push(draft);
+                kind
+            }
+            None => Kind::Device(device(&section, &mut fields, &mut devices, sink)),
+        };
         let addresses = addresses(port, &mut fields, &mut all, sink);
-        let mtu = mtu(&mut fields, frame_size, &addresses, sink);
+        let mtu_field = fields.take("mtu");
+        let mtu = mtu_field.and_then(|field| mtu(&field, frame_size, &addresses, sink));
+        mtus.push(mtu_field.map(|field| field.at()));
         let rp_filter = fields.take("rp-filter").and_then(|field| {
             field.choice(&[("off", RpFilter::Off), ("strict", RpFilter::Strict), ("loose", RpFilter::Loose)], sink)
         });
         let group = fields.take("group").and_then(|field| group(&field, sink));
-        let attach = fields.take("attach").and_then(|field| {
-            field.choice(&[("auto", Attach::Auto), ("native", Attach::Native), ("generic", Attach::Generic)], sink)
-        });
-        let copy = fields.take("copy").and_then(|field| {
-            field.choice(&[("auto", CopyMode::Auto), ("zero-copy", CopyMode::ZeroCopy), ("copy", CopyMode::Copy)], sink)
-        });
-        let ring = ring(&mut fields, sink);
-        let tx = fields.take("tx").and_then(|field| {
-            field.choice(&[("auto", Transmit::Auto), ("ring", Transmit::Ring), ("xdp", Transmit::Xdp)], sink)
-        });
         fields.finish(sink);
         all.settings.push(PortSettings {
             addresses,
             rp_filter: rp_filter.unwrap_or_default(),
             group: group.unwrap_or(0),
         });
-        all.interfaces.push(Interface {
-            name: section.name.to_string(),
-            device,
-            attach: attach.unwrap_or(Attach::Auto),
-            copy: copy.unwrap_or(CopyMode::Auto),
-            mtu,
-            ring: ring.unwrap_or(2048),
-            tx: tx.unwrap_or(Transmit::Auto),
-        });
+        all.interfaces.push(Interface { name: section.name.to_string(), kind, mtu });
     }
+    vlan::resolve(vlans, &mut all, &mtus, sink);
     all
 }
 
@@ -125,8 +120,35 @@ fn check_name(section: &Field, sink: &mut Sink) {
     }
 }
 
+/// The keys of a device.
+fn device(section: &Field, fields: &mut Fields, seen: &mut Vec<(String, Range<usize>)>, sink: &mut Sink) -> Device {
+    let name = device_name(section, fields, seen, sink);
+    let attach = fields.take("attach").and_then(|field| {
+        field.choice(&[("auto", Attach::Auto), ("native", Attach::Native), ("generic", Attach::Generic)], sink)
+    });
+    let copy = fields.take("copy").and_then(|field| {
+        field.choice(&[("auto", CopyMode::Auto), ("zero-copy", CopyMode::ZeroCopy), ("copy", CopyMode::Copy)], sink)
+    });
+    let ring = ring(fields, sink);
+    let tx = fields.take("tx").and_then(|field| {
+        field.choice(&[("auto", Transmit::Auto), ("ring", Transmit::Ring), ("xdp", Transmit::Xdp)], sink)
+    });
+    Device {
+        name,
+        attach: attach.unwrap_or(Attach::Auto),
+        copy: copy.unwrap_or(CopyMode::Auto),
+        ring: ring.unwrap_or(2048),
+        tx: tx.unwrap_or(Transmit::Auto),
+    }
+}
+
 /// `device`: the interface's own name where it is not given; none twice.
-fn device(section: &Field, fields: &mut Fields, seen: &mut Vec<(String, Range<usize>)>, sink: &mut Sink) -> String {
+fn device_name(
+    section: &Field,
+    fields: &mut Fields,
+    seen: &mut Vec<(String, Range<usize>)>,
+    sink: &mut Sink,
+) -> String {
     let field = fields.take("device");
     let given = field.and_then(|field| {
         let text = field.string("the name of a device, such as \"eth1\"", sink)?;
@@ -196,8 +218,7 @@ fn collides(port: PortId, net: IpNet, element: &Field, all: &Interfaces, sink: &
 }
 
 /// `mtu`: fits a frame, and IPv6 where the port has such addresses.
-fn mtu(fields: &mut Fields, frame_size: u32, addresses: &[IpNet], sink: &mut Sink) -> Option<u16> {
-    let field = fields.take("mtu")?;
+fn mtu(field: &Field, frame_size: u32, addresses: &[IpNet], sink: &mut Sink) -> Option<u16> {
     let mtu: u16 = field.integer(68..=65535, sink)?;
     let most = frame_size - FRAME_OVERHEAD;
     if u32::from(mtu) > most {

@@ -34,6 +34,12 @@
 //! copy = "auto"                        # "zero-copy", "copy"
 //! tx = "auto"                          # "ring", "xdp": how many frames at once are sent where there is no zero-copy
 //!
+//! [interfaces.office]                  # a VLAN: what is tagged on the device of another interface, wherever that stands
+//! parent = "lan0"                      # needed: that interface
+//! vlan = 10                            # needed: 1 to 4094; or [100, 10]: two tags, the outer one first
+//! vlan-protocol = "802.1Q"             # of the outer tag; or "802.1ad"
+//! mtu = 1500                           # default: the parent's. addresses, rp-filter and group as above, no other keys
+//!
 //! [interfaces.wan0]
 //! addresses = ["203.0.113.2/24", "2001:db8:2::2/64"]
 //!
@@ -146,6 +152,7 @@ mod sets;
 mod syntax;
 pub(crate) mod sysctl;
 mod values;
+mod vlan;
 
 /// Reads a whole file: its configuration and warnings, or all that is wrong with it (warnings included), in the order of
 /// the file.

@@ -51,7 +51,9 @@ impl<'a> Fields<'a> {
 
     /// The value of a key, where it is given.
     pub fn take(&mut self, key: &'static str) -> Option<Field<'a>> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         let (field, taken) = self.entries.iter_mut().find(|(field, _)| field.name == key)?;
         *taken = true;
         Some(*field)

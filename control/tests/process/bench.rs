@@ -144,7 +144,7 @@ impl Service for Memory {
     fn ports(&self) -> Vec<PortStatus> {
         let port = |i: &sumun_config::model::Interface| PortStatus {
             name: i.name.clone(),
-            device: i.device.clone(),
+            device: i.device().map_or(String::new(), |device| device.name.clone()),
             mtu: 1500,
             ..PortStatus::default()
         };

@@ -31,6 +31,7 @@ int sumun_redirect(struct xdp_md *ctx)
 	case bpf_htons(ETH_P_IPV6):
 	case bpf_htons(ETH_P_ARP):
 	case bpf_htons(ETH_P_8021Q):
+	case bpf_htons(ETH_P_8021AD):
 		return bpf_redirect_map(&sockets, ctx->rx_queue_index, XDP_PASS);
 	default:
 		return XDP_PASS;

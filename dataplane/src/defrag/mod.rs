@@ -297,7 +297,6 @@ impl Defrag {
                     dmac: head.dmac,
                     has_link: head.has_link,
                     pkt_type: head.pkt_type,
-                    vlan: head.vlan,
                     iif: facts.iif,
                     oif: facts.oif,
                     mark: head.mark,

@@ -7,10 +7,11 @@ use super::trace::End;
 use crate::conntrack::Ct;
 use crate::defrag::Ticket;
 use crate::neigh::{Hop as Next, NeighId};
-use crate::packet::{edit, fragment};
+use crate::packet::{edit, fragment, vlan};
 use crate::reason::DropReason;
 use crate::umem::Frame;
 use sumun_config::facts::{Facts, Family, PortId};
+use sumun_config::model::Vlan;
 
 /// The end of a packet that was not dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -169,10 +170,24 @@ impl Engine {
         self.queue(i, frame);
     }
 
-    /// A whole Ethernet frame in line for a port.
+    /// A whole Ethernet frame, without tags, in line for a port.
     #[inline]
     pub(super) fn queue(&mut self, port: usize, frame: Frame) {
         self.stats.tx[port].count(frame.len());
-        self.tx[port].push(frame);
+        match self.router.links[port].trunk {
+            None => self.tx[port].push(frame),
+            Some(vlan) => self.queue_tagged(vlan, frame),
+        }
+    }
+
+    /// The same on a VLAN: in line for the device of its parent.
+    #[inline(never)]
+    fn queue_tagged(&mut self, vlan: Vlan, mut frame: Frame) {
+        let parent = vlan.parent.0 as usize;
+        if !vlan::tag(&mut frame, &vlan.tags) {
+            return self.discard(DropReason::NoFrame, frame);
+        }
+        self.stats.tx[parent].count(frame.len());
+        self.tx[parent].push(frame);
     }
 }

@@ -22,6 +22,7 @@ use crate::local::Local;
 use crate::neigh::{Event, Resolver};
 use crate::packet::fragment;
 use crate::packet::parse::{self, NotIp};
+use crate::port::Link;
 use crate::reason::DropReason;
 use crate::set::View;
 use crate::umem::{Frame, Pool};
@@ -77,7 +78,7 @@ pub struct Engine {
     /// The sets that its rules see.
     sets: Arc<View>,
     pool: Pool,
-    /// Frames to send, by port.
+    /// Frames to send, by port: those of VLANs are in line for their parents.
     tx: Vec<Vec<Frame>>,
     tracker: Tracker,
     resolver: Resolver<Packet>,
@@ -110,6 +111,11 @@ pub struct Engine {
     assumes_neighbours: bool,
 }
 
+/// Room for the frames to send on a port.
+fn line(link: &Link) -> Vec<Frame> {
+    Vec::with_capacity(if link.trunk.is_none() { 4 * BURST } else { 0 })
+}
+
 impl Router {
     /// The engine of a worker, with the frames that it may use.
     pub fn engine(self: &Arc<Self>, worker: usize, mut pool: Pool) -> Engine {
@@ -120,7 +126,7 @@ impl Router {
         let mut engine = Engine {
             worker,
             pool,
-            tx: self.links.iter().map(|_| Vec::with_capacity(4 * BURST)).collect(),
+            tx: self.links.iter().map(line).collect(),
             tracker: Tracker::new(self.conntrack.clone(), worker),
             resolver: Resolver::new(self.neighbours.clone(), worker),
             defrag,
@@ -185,8 +191,14 @@ impl Engine {
     /// The first stage: Ethernet and IP headers to facts. ARP and what is malformed ends here.
     #[inline]
     fn parse(&mut self, g: &Running, port: PortId, frame: Frame, burst: &mut Vec<Option<Packet>>) {
+        self.stats.rx[port.0 as usize].count(frame.len());
+        self.parse_untagged(g, port, frame, burst);
+    }
+
+    /// The same behind the counter, and behind the tags where there are any.
+    #[inline(always)]
+    fn parse_untagged(&mut self, g: &Running, port: PortId, frame: Frame, burst: &mut Vec<Option<Packet>>) {
         let i = port.0 as usize;
-        self.stats.rx[i].count(frame.len());
         burst.push(Some(Packet::new(frame, Facts::blank(Family::V4), 0)));
         let Some(Some(Packet { frame, facts, l3, .. })) = burst.last_mut() else { return };
         let other = match parse::frame_into(frame.bytes(), port, self.router.links[i].mac, facts) {
@@ -200,8 +212,24 @@ impl Engine {
         if let Some(Packet { frame, .. }) = burst.pop().flatten() {
             match other {
                 NotIp::Arp { l3 } => self.arp(g, port, l3 as usize, frame),
+                NotIp::Tagged => self.parse_tagged(g, port, frame, burst),
                 NotIp::Drop(reason) => self.refuse_frame(reason, frame),
             }
+        }
+    }
+
+    /// A frame with tags: goes on without them, on the port that they lead to.
+    #[inline(never)]
+    fn parse_tagged(&mut self, g: &Running, port: PortId, mut frame: Frame, burst: &mut Vec<Option<Packet>>) {
+        match self.router.vlans.untag(port, &mut frame) {
+            Ok(owner) => {
+                if owner != port {
+                    self.stats.rx[owner.0 as usize].count(frame.len());
+                }
+                // Comes back here never: there is no tag left.
+                self.parse_untagged(g, owner, frame, burst);
+            }
+            Err(reason) => self.refuse_frame(reason, frame),
         }
     }
 

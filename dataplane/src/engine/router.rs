@@ -15,6 +15,7 @@ use crate::conntrack::Conntrack;
 use crate::fib::{Fib, Own};
 use crate::log::{LogRing, PacketRing};
 use crate::neigh::Neighbours;
+use crate::packet::vlan::Vlans;
 use crate::port::Link;
 use crate::protocol::{AccountRow, ChainCounters, Counter, Counters, SetAnswer, SetRequest};
 use crate::reason::DropReason;
@@ -48,6 +49,8 @@ pub struct Router {
     pub log: Arc<LogRing>,
     /// The sets that rules ask and change.
     pub sets: Sets,
+    /// The VLANs among the ports.
+    pub(super) vlans: Vlans,
     /// Names of the ports, as sets know them.
     pub(super) ifaces: Ifaces,
     /// Packets of NFLOG on their way to who listens.
@@ -115,6 +118,7 @@ impl Router {
             log: Arc::new(LogRing::new(LOG_RING)),
             sets,
             ifaces: Ifaces::of(links.iter().map(|link| link.name.as_str())),
+            vlans: Vlans::of(&links),
             set_changes: Mutex::default(),
             packets: Arc::default(),
             contexts: Contexts::default(),

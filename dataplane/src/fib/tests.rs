@@ -15,7 +15,12 @@ const WAN: PortId = PortId(1);
 const DMZ: PortId = PortId(2);
 
 fn links() -> Vec<Link> {
-    let link = |(i, name): (usize, &&str)| Link { name: name.to_string(), mac: [2, 0, 0, 0, 0, i as u8], mtu: 1500 };
+    let link = |(i, name): (usize, &&str)| Link {
+        name: name.to_string(),
+        mac: [2, 0, 0, 0, 0, i as u8],
+        mtu: 1500,
+        trunk: None,
+    };
     ["lan", "wan", "dmz"].iter().enumerate().map(link).collect()
 }
 

@@ -408,6 +408,8 @@ mod tests {
     use super::*;
     use crate::packet::parse::{self, Parsed};
     use crate::packet::sample;
+    use crate::packet::vlan::Vlans;
+    use crate::umem::Pool;
     use proptest::prelude::*;
     use sumun_config::facts::Facts;
     use sumun_config::rule::targets::log::Log;
@@ -434,7 +436,7 @@ mod tests {
         let mut lines = include_str!("recorded.txt").lines().filter(|line| !line.starts_with('#'));
         let mut count = 0;
         while let (Some(frame), Some(expected)) = (lines.next(), lines.next()) {
-            let bytes = unhex(frame);
+            let mut bytes = unhex(frame);
             let (facts, l3, options) = match &expected[..1] {
                 "O" => {
                     let family = if bytes[0] >> 4 == 4 { Family::V4 } else { Family::V6 };
@@ -442,6 +444,10 @@ mod tests {
                     (Facts { oif: PortId(0), ..facts }, 0, "u")
                 }
                 kind => {
+                    let mut untagged = Pool::fresh(1, 2048).take().unwrap();
+                    assert!(untagged.set(&bytes));
+                    assert_eq!(Vlans::of(&[]).untag(PortId(0), &mut untagged), Ok(PortId(0)));
+                    bytes = untagged.bytes().to_vec();
                     let Parsed::Ip { facts, l3 } = parse::frame(&bytes, PortId(0), [2, 0, 0, 0, 0, 1]) else {
                         panic!("{frame}");
                     };

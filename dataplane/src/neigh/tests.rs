@@ -44,7 +44,7 @@ pub fn fib() -> Fib {
         accounts: Vec::new(),
         ruleset: Ruleset::empty(sumun_config::rule::Policy::Accept),
     };
-    let link = |(i, name): (u8, &str)| Link { name: name.into(), mac: [2, 0, 0, 0, 0, i], mtu: 1500 };
+    let link = |(i, name): (u8, &str)| Link { name: name.into(), mac: [2, 0, 0, 0, 0, i], mtu: 1500, trunk: None };
     Fib::build(&policy, &[(0, "lan"), (1, "wan")].map(link))
 }
 

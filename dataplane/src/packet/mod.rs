@@ -14,6 +14,7 @@ pub mod options;
 pub mod parse;
 pub mod tcp_bits;
 pub mod view;
+pub mod vlan;
 
 #[cfg(test)]
 pub(crate) mod sample;

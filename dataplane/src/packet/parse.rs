@@ -41,6 +41,8 @@ pub enum NotIp {
         /// Offset of the message in the frame.
         l3: u16,
     },
+    /// A frame with a tag: what it is shows when its tags are off ([`super::vlan`]).
+    Tagged,
     /// It ends here.
     Drop(DropReason),
 }
@@ -51,7 +53,6 @@ struct Link {
     smac: [u8; 6],
     dmac: [u8; 6],
     pkt_type: PacketType,
-    vlan: Option<u16>,
     iif: PortId,
     is_there: bool,
 }
@@ -86,7 +87,7 @@ struct Upper {
 impl Link {
     /// No link header.
     const NONE: Link =
-        Link { smac: [0; 6], dmac: [0; 6], pkt_type: PacketType::Host, vlan: None, iif: PortId::NONE, is_there: false };
+        Link { smac: [0; 6], dmac: [0; 6], pkt_type: PacketType::Host, iif: PortId::NONE, is_there: false };
 }
 
 impl Upper {
@@ -125,7 +126,6 @@ fn facts_of(family: Family, link: Link, network: Network, upper: Upper) -> Facts
         dmac: link.dmac,
         has_link: link.is_there,
         pkt_type: link.pkt_type,
-        vlan: link.vlan,
         iif: link.iif,
         oif: PortId::NONE,
         mark: 0,
@@ -138,14 +138,13 @@ fn facts_of(family: Family, link: Link, network: Network, upper: Upper) -> Facts
     }
 }
 
-/// Parses a received Ethernet frame of the port `iif`, whose own address is `mac`.
-///
-/// Priority tags (VLAN 0) are looked through; [`Facts::vlan`] keeps the outermost.
+/// Parses a received Ethernet frame of the port `iif`, whose own address is `mac`. It has no tags any more.
 pub fn frame(bytes: &[u8], iif: PortId, mac: [u8; 6]) -> Parsed {
     let mut facts = Facts::blank(Family::V4);
     match frame_into(bytes, iif, mac, &mut facts) {
         Ok(l3) => Parsed::Ip { facts, l3 },
         Err(NotIp::Arp { l3 }) => Parsed::Arp { l3 },
+        Err(NotIp::Tagged) => Parsed::Drop(DropReason::UnknownVlan),
         Err(NotIp::Drop(reason)) => Parsed::Drop(reason),
     }
 }
@@ -160,16 +159,9 @@ pub fn frame_into(bytes: &[u8], iif: PortId, mac: [u8; 6], facts: &mut Facts) ->
     if pkt_type == PacketType::OtherHost {
         return Err(NotIp::Drop(DropReason::OtherHost));
     }
-    let (ethertype, vlan, at) = match ethernet.ethertype() {
-        ethertype::VLAN | ethertype::QINQ => match untag(bytes) {
-            Ok(untagged) => untagged,
-            Err(reason) => return Err(NotIp::Drop(reason)),
-        },
-        ethertype => (ethertype, None, Ethernet::LEN),
-    };
-    let link = Link { smac: ethernet.source(), dmac, pkt_type, vlan, iif, is_there: true };
-    let (packet, l3) = (&bytes[at..], at as u16);
-    match ethertype {
+    let link = Link { smac: ethernet.source(), dmac, pkt_type, iif, is_there: true };
+    let (packet, l3) = (&bytes[Ethernet::LEN..], Ethernet::LEN as u16);
+    match ethernet.ethertype() {
         ethertype::IPV4 => match ipv4(packet) {
             Ok((network, upper)) => *facts = facts_of(Family::V4, link, network, upper),
             Err(reason) => return Err(NotIp::Drop(reason)),
@@ -179,6 +171,7 @@ pub fn frame_into(bytes: &[u8], iif: PortId, mac: [u8; 6], facts: &mut Facts) ->
             Err(reason) => return Err(NotIp::Drop(reason)),
         },
         ethertype::ARP => return Err(NotIp::Arp { l3 }),
+        ethertype::VLAN | ethertype::QINQ => return Err(NotIp::Tagged),
         _ => return Err(NotIp::Drop(DropReason::EtherType)),
     }
     Ok(l3)
@@ -195,27 +188,6 @@ pub fn packet_type(dmac: [u8; 6], mac: [u8; 6]) -> PacketType {
         PacketType::Broadcast
     } else {
         PacketType::Multicast
-    }
-}
-
-/// Looks through up to two tags of VLAN 0: EtherType behind them, outermost tag control, offset behind them.
-#[cold]
-fn untag(bytes: &[u8]) -> Result<(u16, Option<u16>, usize), DropReason> {
-    let mut outermost = None;
-    let mut at = Ethernet::LEN;
-    loop {
-        let tag: &[u8; 4] = bytes.get(at..).and_then(|b| b.first_chunk()).ok_or(DropReason::ShortFrame)?;
-        let control = u16::from_be_bytes([tag[0], tag[1]]);
-        let inner = u16::from_be_bytes([tag[2], tag[3]]);
-        if control & 0xfff != 0 {
-            return Err(DropReason::UnknownVlan);
-        }
-        outermost = outermost.or(Some(control));
-        at += 4;
-        match inner {
-            ethertype::VLAN | ethertype::QINQ if at < Ethernet::LEN + 8 => {}
-            inner => return Ok((inner, outermost, at)),
-        }
     }
 }
 
@@ -436,7 +408,7 @@ mod tests {
         assert_eq!((f.family, f.proto, f.sport, f.dport, f.tcp_flags), (Family::V4, proto::TCP, 1234, 80, 0x12));
         assert_eq!((f.tos, f.ttl, f.len, f.l4_off, f.ip_id), (0x10, 64, 41, 20, 0x1234));
         assert!(f.has_l4 && f.has_link && f.dont_frag && !f.more_frags && !f.has_options);
-        assert_eq!((f.smac, f.dmac, f.pkt_type, f.vlan), ([2, 0, 0, 0, 0, 9], MAC, PacketType::Host, None));
+        assert_eq!((f.smac, f.dmac, f.pkt_type), ([2, 0, 0, 0, 0, 9], MAC, PacketType::Host));
         assert_eq!((f.iif, f.oif), (PORT, PortId::NONE));
     }
 
@@ -459,12 +431,7 @@ mod tests {
         let cases: &[(Vec<u8>, Option<DropReason>)] = &[
             (vec![0; 13], Some(DropReason::ShortFrame)),
             (behind(&[8, 0]), None),
-            (behind(&[0x81, 0, 0xe0, 0, 8, 0]), None),
-            (behind(&[0x88, 0xa8, 0, 0, 0x81, 0, 0, 0, 8, 0]), None),
-            (behind(&[0x88, 0xa8, 0, 0, 0x81, 0, 0, 0, 0x81, 0, 0, 0, 8, 0]), Some(DropReason::EtherType)),
-            (behind(&[0x81, 0, 0, 7, 8, 0]), Some(DropReason::UnknownVlan)),
-            (behind(&[0x81, 0, 0, 0, 0x81, 0, 0, 7, 8, 0]), Some(DropReason::UnknownVlan)),
-            (ethernet(MAC, &[0x81, 0, 0, 0]), Some(DropReason::ShortFrame)),
+            (behind(&[0x81, 0, 0, 0, 8, 0]), Some(DropReason::UnknownVlan)),
             (behind(&[0x88, 0xcc]), Some(DropReason::EtherType)),
             (behind(&[0, 46]), Some(DropReason::EtherType)),
             (ethernet([2, 0, 0, 0, 0, 2], &[8, 0]), Some(DropReason::OtherHost)),
@@ -473,7 +440,6 @@ mod tests {
         for (bytes, expected) in cases {
             assert_eq!(reason(bytes), *expected, "{bytes:02x?}");
         }
-        assert_eq!(facts(&behind(&[0x81, 0, 0xe0, 0, 8, 0])).vlan, Some(0xe000));
         assert!(matches!(frame(&ethernet([0xff; 6], &[8, 6, 1]), PORT, MAC), Parsed::Arp { l3: 14 }));
         assert_eq!(facts(&ethernet([0xff; 6], &[&[8, 0][..], &ip].concat())).pkt_type, PacketType::Broadcast);
     }

@@ -2,6 +2,7 @@
 
 use crate::umem::{Frame, Pool};
 use std::os::fd::BorrowedFd;
+use sumun_config::model::{Interface, Vlan};
 
 pub mod af_xdp;
 pub mod memory;
@@ -16,6 +17,49 @@ pub struct Link {
     pub mac: [u8; 6],
     /// Largest IP packet.
     pub mtu: u16,
+    /// A VLAN: its frames, tagged so, are those of another port's device. None for a port with a device of its own.
+    pub trunk: Option<Vlan>,
+}
+
+/// Why a VLAN cannot be a port.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum VlanError {
+    /// Its packets would not fit its parent's device.
+    #[error("{name}: mtu = {wanted} is more than its parent's {mtu}")]
+    Mtu {
+        /// The interface.
+        name: String,
+        /// IP MTU asked for.
+        wanted: u16,
+        /// IP MTU of the parent.
+        mtu: u16,
+    },
+    /// There is no device that has its frames.
+    #[error("{name}: its parent has no device")]
+    NoParent {
+        /// The interface.
+        name: String,
+    },
+}
+
+/// The links of all ports: `own` are those of ports with a device, at their places; the VLANs on them follow.
+pub fn links(interfaces: &[Interface], own: Vec<Option<Link>>) -> Result<Vec<Link>, VlanError> {
+    let link = |(interface, link): (&Interface, &Option<Link>)| {
+        let name = interface.name.clone();
+        if let Some(link) = link {
+            return Ok(link.clone());
+        }
+        let vlan = interface.vlan();
+        let parent = vlan.and_then(|vlan| own.get(vlan.parent.index()?)?.as_ref());
+        match (parent, interface.mtu) {
+            (None, _) => Err(VlanError::NoParent { name }),
+            (Some(Link { mtu, .. }), Some(wanted)) if wanted > *mtu => Err(VlanError::Mtu { name, wanted, mtu: *mtu }),
+            (Some(Link { mac, mtu, .. }), wanted) => {
+                Ok(Link { name, mac: *mac, mtu: wanted.unwrap_or(*mtu), trunk: vlan })
+            }
+        }
+    };
+    interfaces.iter().zip(&own).map(link).collect()
 }
 
 /// One worker's end of a port: its own queues, its own rings.
@@ -42,7 +86,7 @@ pub trait Port: Send {
     fn count(&mut self, _counts: &mut PortCounts) {}
 }
 
-/// A worker's way to a port.
+/// A worker's way to a port that has a device.
 pub enum Seat {
     /// It has an end of its own.
     Own(Box<dyn Port>),

@@ -108,7 +108,8 @@ fn bench(frames: u32, stuck: bool) -> Bench {
     let members = pools.into_iter().enumerate().map(|(number, pool)| {
         let wire = Wire { incoming: incoming[number].clone(), outgoing: outgoing[number].clone(), stuck };
         let own = Seat::Own(Box::new(wire));
-        let seats = if number == 0 { vec![own, Seat::Via(1)] } else { vec![Seat::Via(0), own] };
+        let (first, second) = if number == 0 { (own, Seat::Via(1)) } else { (Seat::Via(0), own) };
+        let seats = vec![(PortId(0), first), (PortId(1), second)];
         let (to, ticks) = (PortId(1), Arc::new(AtomicU64::new(0)));
         Member {
             core,

@@ -107,7 +107,7 @@ impl Rig {
     fn linked(policy: Policy, mtu: u16) -> Rig {
         let config = config("");
         let links = [("lan0", 1500), ("wan0", mtu)];
-        let links = links.map(|(name, mtu)| Link { name: name.into(), mac: ROUTER, mtu }).to_vec();
+        let links = links.map(|(name, mtu)| Link { name: name.into(), mac: ROUTER, mtu, trunk: None }).to_vec();
         let router = Router::new(&config.appliance, links, 7);
         let engine = router.engine(0, Pool::fresh(FRAMES, 2048));
         router.publish(policy).expect("a valid policy");

@@ -45,7 +45,7 @@ impl Subject {
     pub fn with(rules: &str, settings: &str) -> Result<Subject, String> {
         let source = Source::new("differential.toml", format!("{}{settings}{rules}", base()));
         let (config, _) = sumun_config::schema::load(&source).map_err(|mistakes| render(&source, &mistakes, false))?;
-        let links = (0..2).map(|i| Link { name: PORTS[i].into(), mac: ROUTER[i], mtu: MTU[i] }).collect();
+        let links = (0..2).map(|i| Link { name: PORTS[i].into(), mac: ROUTER[i], mtu: MTU[i], trunk: None }).collect();
         let router = Router::new(&config.appliance, links, 7);
         let engine = router.engine(0, Pool::fresh(FRAMES, 2048));
         router.publish_at(START, config.policy)?;

@@ -1,5 +1,6 @@
 //! What can be wrong when a port is opened, said in one line that names the device and what to do.
 
+use crate::port::VlanError;
 use std::io;
 
 /// Why ports could not be opened.
@@ -57,6 +58,9 @@ pub enum OpenError {
         /// IP MTU of the device.
         mtu: u32,
     },
+    /// A VLAN that cannot be.
+    #[error(transparent)]
+    Vlan(#[from] VlanError),
     /// Somebody else's XDP program is on the device.
     #[error("{device}: an XDP program is attached already: {program}; {remedy}")]
     ProgramAttached {

@@ -43,12 +43,13 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use sumun_config::model::{Attach, CopyMode, Interface};
+use sumun_config::facts::PortId;
+use sumun_config::model::{self, Attach, CopyMode, Interface};
 use xsk_rs::config::{BindFlags, FrameSize, Interface as DeviceName, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{FrameDesc, Socket, Umem};
 
-/// Ethernet header and one VLAN tag: what a frame is longer than its IP packet.
-const LINK_HEADER: u32 = 18;
+/// Ethernet header and two VLAN tags: what a frame is longer than its IP packet.
+const LINK_HEADER: u32 = 22;
 
 /// Entries of the program's map where the driver does not tell how many receive queues there are.
 const MOST_UNTOLD_QUEUES: u32 = 64;
@@ -76,9 +77,11 @@ pub struct Plan<'a> {
 pub struct Opened {
     /// What the engine needs to know of them, by port number.
     pub links: Vec<Link>,
-    /// How each runs, by port number.
+    /// Those that have a device, by port number: what follows is in their order.
+    pub ports: Vec<PortId>,
+    /// How each runs.
     pub modes: Vec<Mode>,
-    /// How each sends, by port number.
+    /// How each sends.
     pub sending: Vec<Sending>,
     /// What each worker gets.
     pub workers: Vec<Share>,
@@ -99,8 +102,8 @@ pub struct Mode {
 pub struct Share {
     /// Its frames.
     pub pool: Pool,
-    /// Its way to each port, by port number.
-    pub seats: Vec<Seat>,
+    /// Its way to each port that has a device.
+    pub seats: Vec<(PortId, Seat)>,
 }
 
 /// What is on a device while it is a port. Dropping it detaches.
@@ -202,44 +205,47 @@ impl AfXdpPort {
 /// Opens all ports.
 pub fn open(plan: Plan) -> Result<Opened, OpenError> {
     let Plan { interfaces, workers, frame_size, .. } = plan;
-    check_frames(plan)?;
-    let devices: Vec<Device> = interfaces.iter().map(|i| Device::find(&i.device)).collect::<Result<_, _>>()?;
-    let mut links = Vec::new();
-    for (interface, device) in interfaces.iter().zip(&devices) {
-        links.push(link(interface, device, frame_size)?);
-    }
+    let (ports, wanted): (Vec<PortId>, Vec<&model::Device>) = with_devices(interfaces).unzip();
+    check_frames(plan, &wanted)?;
+    let devices: Vec<Device> = wanted.iter().map(|device| Device::find(&device.name)).collect::<Result<_, _>>()?;
+    let mut own = devices.iter();
+    let own = interfaces.iter().map(|interface| {
+        let device = interface.device().and_then(|_| own.next());
+        device.map(|device| link(interface, device, frame_size)).transpose()
+    });
+    let links = super::links(interfaces, own.collect::<Result<_, _>>()?)?;
     let mut attachments = Vec::new();
-    for (interface, device) in interfaces.iter().zip(&devices) {
+    for (wanted, device) in wanted.iter().zip(&devices) {
         let queues = device.queues.unwrap_or(MOST_UNTOLD_QUEUES);
-        let program = Program::attach(&device.name, device.index, queues, interface.attach)?;
+        let program = Program::attach(&device.name, device.index, queues, wanted.attach)?;
         attachments.push(Arc::new(Attachment { program, _multicast: device.receive_multicast()? }));
     }
     // Locked memory counts against a limit for those without CAP_IPC_LOCK; where it may not be raised, the kernel says later
     // whether it suffices.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
 
-    let (ports, pools, zero_copy) = match may_zero_copy(interfaces, &attachments)? {
+    let (sockets, pools, zero_copy) = match may_zero_copy(&wanted, &attachments)? {
         Wish::Copy => {
-            let (ports, pools) = bind_all(plan, &devices, &attachments, BindFlags::XDP_COPY)?;
-            (ports, pools, false)
+            let (sockets, pools) = bind_all(plan, &wanted, &devices, BindFlags::XDP_COPY)?;
+            (sockets, pools, false)
         }
-        wish => match bind_all(plan, &devices, &attachments, BindFlags::XDP_ZEROCOPY) {
-            Ok((ports, pools)) => (ports, pools, true),
+        wish => match bind_all(plan, &wanted, &devices, BindFlags::XDP_ZEROCOPY) {
+            Ok((sockets, pools)) => (sockets, pools, true),
             Err(OpenError::NotZeroCopy { device, why }) if wish == Wish::ZeroCopyElseCopy => {
                 tracing::info!("{device}: no zero-copy ({why}); the kernel copies frames of all ports");
-                let (ports, pools) = bind_all(plan, &devices, &attachments, BindFlags::XDP_COPY)?;
-                (ports, pools, false)
+                let (sockets, pools) = bind_all(plan, &wanted, &devices, BindFlags::XDP_COPY)?;
+                (sockets, pools, false)
             }
             Err(error) => return Err(error),
         },
     };
-    let outlets = Outlets::open(interfaces, &devices, zero_copy, workers);
+    let outlets = Outlets::open(&wanted, &devices, zero_copy, workers);
     let modes = attachments
         .iter()
-        .zip(&ports)
+        .zip(&sockets)
         .map(|(attachment, bound)| Mode { native: attachment.program.native, zero_copy, queues: bound.len() as u32 })
         .collect();
-    for ((device, attachment), bound) in devices.iter().zip(&attachments).zip(&ports) {
+    for ((device, attachment), bound) in devices.iter().zip(&attachments).zip(&sockets) {
         for (number, queue) in bound.iter().enumerate() {
             attachment.program.give(number as u32, queue.fd().as_raw_fd()).map_err(|error| OpenError::System {
                 what: format!("{}: adding the socket of queue {number} to the map", device.name),
@@ -250,7 +256,7 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
     let descriptors = pools.descriptors;
     let mut shares: Vec<Share> =
         Pool::deal(pools.frames, workers).into_iter().map(|pool| Share { pool, seats: Vec::new() }).collect();
-    for (number, (attachment, bound)) in attachments.into_iter().zip(ports).enumerate() {
+    for (number, (attachment, bound)) in attachments.into_iter().zip(sockets).enumerate() {
         let owners = bound.len().min(workers);
         let mut own: Vec<Vec<Queue>> = (0..owners).map(|_| Vec::new()).collect();
         for (number, queue) in bound.into_iter().enumerate() {
@@ -258,7 +264,7 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
         }
         let mut own = own.into_iter();
         for (worker, share) in shares.iter_mut().enumerate() {
-            share.seats.push(match own.next() {
+            let seat = match own.next() {
                 Some(queues) => {
                     let express = outlets.express(worker, number);
                     Seat::Own(Box::new(AfXdpPort {
@@ -272,22 +278,29 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
                     }))
                 }
                 None => Seat::Via(worker % owners),
-            });
+            };
+            share.seats.push((ports[number], seat));
         }
     }
-    Ok(Opened { links, modes, sending: outlets.sending(), workers: shares })
+    Ok(Opened { links, ports, modes, sending: outlets.sending(), workers: shares })
 }
 
-fn check_frames(plan: Plan) -> Result<(), OpenError> {
-    if plan.workers == 0 || plan.interfaces.is_empty() {
+/// The ports that have a device, with what is wanted of it.
+fn with_devices(interfaces: &[Interface]) -> impl Iterator<Item = (PortId, &model::Device)> {
+    let all = interfaces.iter().enumerate();
+    all.filter_map(|(number, interface)| Some((PortId(number as u16), interface.device()?)))
+}
+
+fn check_frames(plan: Plan, devices: &[&model::Device]) -> Result<(), OpenError> {
+    if plan.workers == 0 || devices.is_empty() {
         return Err(OpenError::Frames("a router needs a worker and a port".into()));
     }
     if !matches!(plan.frame_size, 2048 | 4096) {
         return Err(OpenError::Frames(format!("frame_size = {} is neither 2048 nor 4096", plan.frame_size)));
     }
-    for interface in plan.interfaces {
-        if !interface.ring.is_power_of_two() || !(64..=16384).contains(&interface.ring) {
-            return Err(OpenError::Ring { device: interface.device.clone(), ring: interface.ring });
+    for device in devices {
+        if !device.ring.is_power_of_two() || !(64..=16384).contains(&device.ring) {
+            return Err(OpenError::Ring { device: device.name.clone(), ring: device.ring });
         }
     }
     Ok(())
@@ -312,7 +325,7 @@ fn link(interface: &Interface, device: &Device, frame_size: u32) -> Result<Link,
         Some(wanted) => wanted,
         None => device.mtu as u16,
     };
-    Ok(Link { name: interface.name.clone(), mac: device.mac, mtu })
+    Ok(Link { name: interface.name.clone(), mac: device.mac, mtu, trunk: None })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -323,19 +336,19 @@ enum Wish {
 }
 
 /// What all ports together may be tried with: one UMEM, one copy mode.
-fn may_zero_copy(interfaces: &[Interface], attachments: &[Arc<Attachment>]) -> Result<Wish, OpenError> {
-    let insists = interfaces.iter().find(|interface| interface.copy == CopyMode::ZeroCopy);
-    let forbids = interfaces.iter().zip(attachments).find_map(|(interface, attachment)| {
-        if interface.copy == CopyMode::Copy {
-            Some(format!("all ports share one UMEM, and {} has copy = \"copy\"", interface.device))
-        } else if !attachment.program.native || interface.attach == Attach::Generic {
-            Some(format!("all ports share one UMEM, and {} is attached in generic mode", interface.device))
+fn may_zero_copy(wanted: &[&model::Device], attachments: &[Arc<Attachment>]) -> Result<Wish, OpenError> {
+    let insists = wanted.iter().find(|device| device.copy == CopyMode::ZeroCopy);
+    let forbids = wanted.iter().zip(attachments).find_map(|(device, attachment)| {
+        if device.copy == CopyMode::Copy {
+            Some(format!("all ports share one UMEM, and {} has copy = \"copy\"", device.name))
+        } else if !attachment.program.native || device.attach == Attach::Generic {
+            Some(format!("all ports share one UMEM, and {} is attached in generic mode", device.name))
         } else {
             None
         }
     });
     match (insists, forbids) {
-        (Some(interface), Some(why)) => Err(OpenError::NotZeroCopy { device: interface.device.clone(), why }),
+        (Some(device), Some(why)) => Err(OpenError::NotZeroCopy { device: device.name.clone(), why }),
         (Some(_), None) => Ok(Wish::ZeroCopy),
         (None, Some(_)) => Ok(Wish::Copy),
         (None, None) => Ok(Wish::ZeroCopyElseCopy),
@@ -351,13 +364,13 @@ struct Frames {
 /// Makes a UMEM and binds a socket to each receive queue of each device.
 fn bind_all(
     plan: Plan,
+    wanted: &[&model::Device],
     devices: &[Device],
-    attachments: &[Arc<Attachment>],
     copy: BindFlags,
 ) -> Result<(Vec<Vec<Queue>>, Frames), OpenError> {
     let frames = plan.frames_per_worker.saturating_mul(plan.workers as u32);
     // The kernel gives all sockets of a UMEM fill and completion rings as it was told first: as large as the largest need.
-    let fill = plan.interfaces.iter().map(|interface| interface.ring).max().unwrap_or(64);
+    let fill = wanted.iter().map(|device| device.ring).max().unwrap_or(64);
     let (umem, descriptors) = umem(frames, plan.frame_size, fill)?;
 
     // Half of a worker's frames may wait in fill rings; the rest is for what is in its hands, queued and being sent.
@@ -373,8 +386,8 @@ fn bind_all(
         )));
     }
     let mut ports = Vec::new();
-    for ((interface, device), _) in plan.interfaces.iter().zip(devices).zip(attachments) {
-        let sizes = Sizes { fill, level: level.min(interface.ring), tx: interface.ring };
+    for (wanted, device) in wanted.iter().zip(devices) {
+        let sizes = Sizes { fill, level: level.min(wanted.ring), tx: wanted.ring };
         let mut queues = Vec::new();
         for number in 0..device.queues.unwrap_or(MOST_UNTOLD_QUEUES) {
             match bind(&umem, device, number, sizes, copy) {

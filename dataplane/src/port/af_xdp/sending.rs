@@ -8,7 +8,8 @@
 //! | `auto`, every other device | through the ring |
 //!
 //! What would go through XDP takes the ring nevertheless while the device takes no XDP frames ([`super::watch`]), for
-//! [`PAUSE`] after a call has failed, and when one of its frames is too long for a page. Zero-copy devices have the ring only.
+//! [`PAUSE`] after a call has failed, and when one of its frames is too long for a page or, with two tags, for the device:
+//! the kernel drops those that are longer than the device's MTU, its header and one tag. Zero-copy devices have the ring only.
 //!
 //! Order is kept: a call leaves nothing in flight, and none is made before all frames have come back from the ring. On a
 //! veth both ways end in the same queue of the peer. A hardware device has queues of its own for XDP, which it serves in turn
@@ -25,10 +26,13 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use sumun_config::model::{Interface, Transmit};
+use sumun_config::model::{self, Transmit};
 
 /// Frames from which on a call is cheaper than the ring.
 const WORTHWHILE: usize = 20;
+
+/// Ethernet header and one tag: what a frame that is sent through XDP may be longer than the MTU (`xdp_ok_fwd_dev`).
+const HEADER: usize = 14 + 4;
 
 /// How long no call is made after one has failed.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -59,8 +63,8 @@ impl fmt::Display for Sending {
 }
 
 /// What was asked for, where it can be had.
-fn choose(interface: &Interface, device: &Device, zero_copy: bool) -> Transmit {
-    match interface.tx {
+fn choose(wanted: &model::Device, device: &Device, zero_copy: bool) -> Transmit {
+    match wanted.tx {
         Transmit::Xdp if zero_copy => {
             tracing::warn!("{}: tx = \"xdp\" is for devices without zero-copy: its tx ring sends", device.name);
             Transmit::Ring
@@ -73,6 +77,8 @@ fn choose(interface: &Interface, device: &Device, zero_copy: bool) -> Transmit {
 /// The ways out of all workers while the ports are opened.
 pub(super) struct Outlets {
     sending: Vec<Sending>,
+    /// Longest frames that the kernel gives to each device.
+    longest: Vec<usize>,
     watch: Option<Arc<Watch>>,
     /// By worker.
     lanes: Vec<Arc<Mutex<Lane>>>,
@@ -80,12 +86,13 @@ pub(super) struct Outlets {
 
 impl Outlets {
     /// Chooses for each port. Whatever is missing for XDP leaves the rings.
-    pub(super) fn open(interfaces: &[Interface], devices: &[Device], zero_copy: bool, workers: usize) -> Outlets {
-        let sending = interfaces
+    pub(super) fn open(wanted: &[&model::Device], devices: &[Device], zero_copy: bool, workers: usize) -> Outlets {
+        let sending = wanted
             .iter()
             .zip(devices)
-            .map(|(interface, device)| Sending { how: choose(interface, device, zero_copy), takes: Arc::default() });
-        let mut outlets = Outlets { sending: sending.collect(), watch: None, lanes: Vec::new() };
+            .map(|(wanted, device)| Sending { how: choose(wanted, device, zero_copy), takes: Arc::default() });
+        let longest = devices.iter().map(|device| device.mtu as usize + HEADER).collect();
+        let mut outlets = Outlets { sending: sending.collect(), longest, watch: None, lanes: Vec::new() };
         if let Err(error) = outlets.equip(devices, workers) {
             outlets.give_up(&error);
         }
@@ -135,6 +142,7 @@ impl Outlets {
             lane: self.lanes.get(worker)?.clone(),
             port: port as u32,
             least: if self.sending[port].how == Transmit::Auto { WORTHWHILE } else { 1 },
+            longest: self.longest[port],
             takes: self.sending[port].takes.clone(),
             paused: None,
             failures: 0,
@@ -156,6 +164,8 @@ pub(super) struct Express {
     port: u32,
     /// Fewer frames take the ring.
     least: usize,
+    /// Longer ones do, too.
+    longest: usize,
     takes: Arc<AtomicBool>,
     /// No call before this.
     paused: Option<Instant>,
@@ -176,7 +186,7 @@ impl Express {
             return false;
         }
         self.paused = None;
-        frames.iter().all(fits)
+        frames.iter().all(|frame| frame.len() <= self.longest && fits(frame))
     }
 
     /// Sends frames from the front of `frames`, and gives them back to the pool. What could not be sent stays.

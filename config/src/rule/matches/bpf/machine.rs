@@ -124,7 +124,7 @@ impl Instruction {
             32 => return Err("a hash that a device has made"),
             36 => Ancillary::Core,
             40 => Ancillary::XorX,
-            // Tags of other VLANs than 0 never come here, and those of 0 are gone.
+            // Tags are gone when rules see a packet: those of a VLAN have led to its port.
             44 | 48 | 60 => Ancillary::Zero,
             52 => return Err("the offset of the payload"),
             56 => Ancillary::Random,
