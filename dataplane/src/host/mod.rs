@@ -1,6 +1,7 @@
 //! The host's own stack: TAPs, and what goes between them and the workers.
 
 pub mod join;
+pub mod owner;
 pub mod segment;
 pub mod tap;
 pub mod vnet;
