@@ -198,6 +198,13 @@ impl Control {
         self.0.ring_all();
     }
 
+    /// Makes one worker look at what was left for it before this call.
+    pub fn ring(&self, worker: usize) {
+        if let Some(inbox) = self.0.inboxes.get(worker) {
+            inbox.bell.ring();
+        }
+    }
+
     /// Tells all workers to end.
     pub fn stop(&self) {
         self.0.stop();

@@ -1,0 +1,382 @@
+//! The host thread: between TAPs and workers.
+//!
+//! ```text
+//!  TAP ─▶ read a super-frame ─▶ whose? ─▶ cut into frames of the own pool ─▶ ring of a worker, its bell
+//!  TAP ◀─ write a super-frame ◀─ join ◀─ ring of frames to the host, the own bell
+//! ```
+//! One thread, not pinned. It waits in ppoll(2) and takes a bounded number of frames each way in a turn, so that neither way and no TAP
+//! starves another. A TAP is read only while there is a frame of packet memory and room in the worker's ring for
+//! what comes: otherwise frames wait where they are, and at last in the socket of the program that sends them. All frames of a flow go to
+//! one worker, in order.
+//!
+//! What the kernel does not take (the TAP is down) is gone, and counted.
+
+use super::carrier::{Carrier, Switch};
+use super::exchange::{Exchange, Sent};
+use super::join::{Join, Run};
+use super::owner::{Owner, Owners};
+use super::segment::{Cut, Refused, network};
+use super::tap::{LONGEST, Tap};
+use super::vnet::{self, Offload};
+use crate::packet::parse;
+use crate::umem::Pool;
+use crate::worker::{Control, now};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use sumun_config::facts::{Facts, PortId};
+
+/// Frames read from one TAP in a turn.
+const READS: usize = 32;
+
+/// Frames to TAPs in a turn.
+const WRITES: usize = 1024;
+
+/// Turns without a sleep until the state of links is looked at.
+const LOOK_EVERY: u32 = 1024;
+
+/// Longest sleep: a bound on what a lost wake-up could do.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// Sleep while frames wait for packet memory or a ring: nobody tells when there is some again.
+const BLOCKED_SLEEP: Duration = Duration::from_micros(100);
+
+/// What went over a TAP.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Frames from the host, after cutting.
+    pub from_frames: AtomicU64,
+    /// Their bytes.
+    pub from_bytes: AtomicU64,
+    /// What the host gave in one piece: frames and super-frames.
+    pub reads: AtomicU64,
+    /// Frames of the host that made no sense or were too long.
+    pub refused: AtomicU64,
+    /// Frames to the host, before joining.
+    pub to_frames: AtomicU64,
+    /// Their bytes.
+    pub to_bytes: AtomicU64,
+    /// What the host got in one piece.
+    pub writes: AtomicU64,
+    /// Frames to the host that its kernel did not take: the TAP is down, or gone.
+    pub failed: AtomicU64,
+}
+
+/// What the thread works with.
+pub struct Plan {
+    /// The TAPs.
+    pub taps: Vec<Tap>,
+    /// Who asks for owners of sockets in the TAPs' namespace.
+    pub owners: Owners,
+    /// Its frames.
+    pub pool: Pool,
+    /// The rings.
+    pub exchange: Arc<Exchange>,
+    /// Wakes workers.
+    pub workers: Control,
+    /// The state of the ports' links, and the way to show it on the TAPs.
+    pub carrier: (Carrier, Switch),
+}
+
+/// The running thread.
+pub struct HostThread {
+    exchange: Arc<Exchange>,
+    /// By TAP: its port and what it counted.
+    pub counts: Vec<(PortId, Arc<Counts>)>,
+    thread: JoinHandle<Pool>,
+}
+
+/// Starts the thread.
+pub fn start(plan: Plan) -> io::Result<HostThread> {
+    let exchange = plan.exchange.clone();
+    let mut host = Host::new(plan);
+    let counts = host.lanes.iter().map(|lane| (lane.tap.port, lane.counts.clone())).collect();
+    let thread = std::thread::Builder::new().name("host".into()).spawn(move || {
+        host.run();
+        host.end()
+    })?;
+    Ok(HostThread { exchange, counts, thread })
+}
+
+impl HostThread {
+    /// Ends the thread; its frames come back. The TAPs are gone then.
+    pub fn stop(self) -> Option<Pool> {
+        self.exchange.stop();
+        self.thread.join().ok()
+    }
+}
+
+struct Host {
+    lanes: Vec<Lane>,
+    /// By port: its lane.
+    lane_of: Vec<Option<usize>>,
+    owners: Owners,
+    pool: Pool,
+    exchange: Arc<Exchange>,
+    workers: Control,
+    carrier: (Carrier, Switch),
+    hasher: RandomState,
+    /// Bytes of a packet that a frame has room for.
+    room: usize,
+}
+
+/// A TAP, and what is on its way through.
+struct Lane {
+    tap: Tap,
+    join: Join,
+    buffer: Box<[u8]>,
+    /// What was read and is not cut to the end.
+    waiting: Option<Waiting>,
+    counts: Arc<Counts>,
+    /// It will never give or take a frame again.
+    is_gone: bool,
+}
+
+struct Waiting {
+    cut: Cut,
+    len: usize,
+    worker: usize,
+    owner: Option<Owner>,
+}
+
+/// How a turn of a lane ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Empty,
+    /// There may be more.
+    Busy,
+    /// No packet memory, or no room in a ring.
+    Blocked,
+}
+
+impl Host {
+    fn new(plan: Plan) -> Host {
+        let Plan { taps, owners, mut pool, exchange, workers, carrier } = plan;
+        let ports = taps.iter().filter_map(|tap| tap.port.index()).max().map_or(0, |last| last + 1);
+        let mut lane_of = vec![None; ports];
+        for (number, tap) in taps.iter().enumerate() {
+            if let Some(port) = tap.port.index() {
+                lane_of[port] = Some(number);
+            }
+        }
+        let lanes = taps.into_iter().map(Lane::new).collect();
+        let mut room = 0;
+        if let Some(frame) = pool.take() {
+            room = frame.capacity();
+            pool.give(frame);
+        }
+        Host { lanes, lane_of, owners, pool, exchange, workers, carrier, hasher: RandomState::new(), room }
+    }
+
+    fn run(&mut self) {
+        let mut turns = 0u32;
+        while !self.exchange.is_stopping() {
+            let now = now();
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(LOOK_EVERY) {
+                self.carrier.0.follow(&self.carrier.1);
+            }
+            let mut busy = self.deliver();
+            let mut blocked = false;
+            for number in 0..self.lanes.len() {
+                let ended = self.collect(number, now);
+                busy |= ended == Ended::Busy;
+                blocked |= ended == Ended::Blocked;
+            }
+            if !busy {
+                self.sleep(if blocked { BLOCKED_SLEEP } else { LONGEST_SLEEP });
+            }
+        }
+    }
+
+    /// What is still on its way to the host is given up: the TAPs go now.
+    fn end(mut self) -> Pool {
+        while let Some((_, frame)) = self.exchange.take() {
+            self.pool.give(frame);
+        }
+        self.pool
+    }
+
+    /// Takes what workers have for the host. Whether there was something.
+    fn deliver(&mut self) -> bool {
+        let mut taken = 0;
+        while taken < WRITES
+            && let Some((port, frame)) = self.exchange.take()
+        {
+            taken += 1;
+            let lane = port.index().and_then(|port| self.lane_of.get(port)).copied().flatten();
+            let Some(Lane { tap, join, counts, .. }) = lane.and_then(|lane| self.lanes.get_mut(lane)) else {
+                // The engine sends only to ports with a TAP.
+                self.pool.give(frame);
+                continue;
+            };
+            join.push(frame, &mut |run| write(tap, run, &mut self.pool, counts));
+        }
+        if taken > 0 {
+            for Lane { tap, join, counts, .. } in &mut self.lanes {
+                join.finish(&mut |run| write(tap, run, &mut self.pool, counts));
+            }
+        }
+        taken > 0
+    }
+
+    /// Takes what the host sends on one TAP.
+    fn collect(&mut self, number: usize, now: u64) -> Ended {
+        for _ in 0..READS {
+            if !self.hand_over(number) {
+                return Ended::Blocked;
+            }
+            let lane = &mut self.lanes[number];
+            if lane.is_gone {
+                return Ended::Empty;
+            }
+            let len = match lane.tap.read(&mut lane.buffer) {
+                Ok(Some(len)) => len,
+                Ok(None) => return Ended::Empty,
+                Err(error) => {
+                    lane.is_gone = true;
+                    tracing::error!("the TAP {} is gone: {error}", lane.tap.name);
+                    return Ended::Empty;
+                }
+            };
+            lane.counts.reads.fetch_add(1, Ordering::Relaxed);
+            let facts = facts(&lane.buffer[vnet::LEN.min(len)..len]);
+            let owner = match &facts {
+                Some(facts) if self.exchange.asks_for_owners() => self.owners.of(facts, lane.tap.index, now),
+                _ => None,
+            };
+            let worker = self.worker(facts.as_ref(), number);
+            let lane = &mut self.lanes[number];
+            match cut(&mut lane.buffer[..len], self.room) {
+                Ok(cut) => lane.waiting = Some(Waiting { cut, len, worker, owner }),
+                Err(why) => {
+                    lane.counts.refused.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!("a frame of {len} bytes from the TAP {} is refused: {why}", lane.tap.name);
+                }
+            }
+        }
+        if self.hand_over(number) { Ended::Busy } else { Ended::Blocked }
+    }
+
+    /// Gives a worker all pieces of what was read. False where there is no room for some of them now.
+    fn hand_over(&mut self, number: usize) -> bool {
+        let lane = &mut self.lanes[number];
+        let Some(waiting) = &mut lane.waiting else { return true };
+        let (mut frames, mut bytes, mut fits) = (0, 0, true);
+        while !waiting.cut.is_done() {
+            let frame = if self.exchange.has_room(waiting.worker) { self.pool.take() } else { None };
+            let Some(mut frame) = frame else {
+                fits = false;
+                break;
+            };
+            if !waiting.cut.write(&lane.buffer[vnet::LEN..waiting.len], &mut frame) {
+                // `Cut::new` has seen that all pieces fit.
+                self.pool.give(frame);
+                break;
+            }
+            frames += 1;
+            bytes += frame.len() as u64;
+            let sent = Sent { port: lane.tap.port, frame, owner: waiting.owner.clone() };
+            if let Err(sent) = self.exchange.send(waiting.worker, sent) {
+                // Only this thread fills the ring, and there was room.
+                self.pool.give(sent.frame);
+            }
+        }
+        if frames > 0 {
+            self.workers.ring(waiting.worker);
+            lane.counts.from_frames.fetch_add(frames, Ordering::Relaxed);
+            lane.counts.from_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        if fits {
+            lane.waiting = None;
+        }
+        fits
+    }
+
+    /// The worker that gets a packet: always the same one for all packets of a flow, and for all fragments of a packet.
+    fn worker(&self, facts: Option<&Facts>, lane: usize) -> usize {
+        let workers = self.exchange.workers();
+        if workers < 2 {
+            return 0;
+        }
+        let Some(facts) = facts else { return lane % workers };
+        let is_fragment = facts.more_frags || facts.frag_off != 0;
+        let ports = if is_fragment { (0, 0) } else { (facts.sport, facts.dport) };
+        self.hasher.hash_one((facts.src, facts.dst, facts.proto, ports)) as usize % workers
+    }
+
+    fn sleep(&mut self, most: Duration) {
+        let bell = self.exchange.bell();
+        bell.lie_down();
+        if self.exchange.is_empty() && !self.exchange.is_stopping() {
+            let mut fds = vec![PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
+            let open = self.lanes.iter().filter(|lane| !lane.is_gone && lane.waiting.is_none());
+            fds.push(PollFd::new(self.carrier.0.as_fd(), PollFlags::POLLIN));
+            fds.extend(open.map(|lane| PollFd::new(lane.tap.as_fd(), PollFlags::POLLIN)));
+            let woken = ppoll(&mut fds, Some(TimeSpec::from_duration(most)), None);
+            let news = fds[1].any() == Some(true);
+            match woken {
+                Ok(_) if news => self.carrier.0.follow(&self.carrier.1),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => {
+                    tracing::error!("ppoll: {error}");
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+        bell.get_up();
+    }
+}
+
+impl Lane {
+    fn new(tap: Tap) -> Lane {
+        Lane {
+            join: Join::new(tap.kinds),
+            tap,
+            buffer: vec![0; LONGEST].into(),
+            waiting: None,
+            counts: Arc::default(),
+            is_gone: false,
+        }
+    }
+}
+
+/// Writes a run to its TAP and gives its frames back.
+fn write(tap: &Tap, run: &mut Run, pool: &mut Pool, counts: &Counts) {
+    let written = tap.write(run);
+    let (frames, mut bytes) = (run.frames().len() as u64, 0);
+    for frame in run.frames().drain(..) {
+        bytes += frame.len() as u64;
+        pool.give(frame);
+    }
+    match written {
+        Ok(()) => {
+            counts.writes.fetch_add(1, Ordering::Relaxed);
+            counts.to_frames.fetch_add(frames, Ordering::Relaxed);
+            counts.to_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+        Err(_) => {
+            counts.failed.fetch_add(frames, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Reads the virtio header of what a TAP gave, and looks at the frame behind it.
+fn cut(bytes: &mut [u8], room: usize) -> Result<Cut, Refused> {
+    let (header, frame) = bytes.split_first_chunk_mut::<{ vnet::LEN }>().ok_or(Refused::Malformed)?;
+    let offload = Offload::read(header).map_err(|_| Refused::Malformed)?;
+    Cut::new(offload, frame, room)
+}
+
+/// What an IP packet says of itself.
+fn facts(frame: &[u8]) -> Option<Facts> {
+    let (family, l3) = network(frame)?;
+    parse::ip(family, frame.get(l3..)?).ok()
+}
