@@ -175,6 +175,10 @@ pub struct Policy {
     pub port_settings: Vec<PortSettings>,
     /// Static neighbours.
     pub neighbours: Vec<StaticNeighbour>,
+    /// Where routes, rules and neighbours come from.
+    pub routes_from: RoutesFrom,
+    /// VRFs that interfaces may be in.
+    pub vrfs: Vec<Vrf>,
     /// Static routes; connected and local ones follow from the addresses.
     pub routes: Vec<Route>,
     /// Policy routing rules in order of priority, the three of the kernel's default included unless the file replaces them.
@@ -378,6 +382,27 @@ pub struct PortSettings {
     pub rp_filter: RpFilter,
     /// Its group, for `devgroup`.
     pub group: u32,
+    /// The table of the VRF that it is in.
+    pub vrf: Option<u32>,
+}
+
+/// Where routes come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum RoutesFrom {
+    /// From this configuration.
+    #[default]
+    File,
+    /// From the kernel, in the namespace of the TAPs; rules and neighbours too. The policy itself has none.
+    Kernel,
+}
+
+/// A VRF: interfaces with a routing table and own addresses for themselves.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Vrf {
+    /// Its name.
+    pub name: String,
+    /// Its table.
+    pub table: u32,
 }
 
 /// Reverse-path filter (`rp_filter`).
@@ -509,6 +534,8 @@ pub enum RuleIif {
 pub enum RuleAction {
     /// Look in this table; go on where it has no route.
     Lookup(u32),
+    /// Look in the table of the VRF that the packet is in; go on where there is none (`l3mdev`).
+    Vrf,
     /// Drop.
     Blackhole,
     /// Drop, host unreachable.
@@ -695,7 +722,7 @@ mod tests {
         let settings = |net: &str| PortSettings {
             addresses: vec![net.parse().expect("an address")],
             rp_filter: RpFilter::Strict,
-            group: 0,
+            ..Default::default()
         };
         Policy {
             ports: ["lan0", "wan0"].map(String::from).to_vec(),
@@ -705,6 +732,8 @@ mod tests {
                 address: "2001:db8::2".parse().expect("an address"),
                 mac: [2; 6],
             }],
+            routes_from: RoutesFrom::File,
+            vrfs: Vec::new(),
             routes: vec![
                 route("192.0.2.0/24", RouteAction::Via(vec![via(0, Some("10.0.0.9")), via(1, None)])),
                 route("::/0", RouteAction::Via(vec![via(1, Some("2001:db8::9"))])),

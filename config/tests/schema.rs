@@ -99,8 +99,11 @@ fn interfaces_alone_are_a_configuration_with_the_defaults() {
         log: LogTo::Syslog,
     };
     assert_eq!(config.appliance, appliance);
-    let settings =
-        |a: &str, b: &str| PortSettings { addresses: vec![net(a), net(b)], rp_filter: RpFilter::Off, group: 0 };
+    let settings = |a: &str, b: &str| PortSettings {
+        addresses: vec![net(a), net(b)],
+        rp_filter: RpFilter::Off,
+        ..Default::default()
+    };
     assert_eq!(config.policy.ports, ["lan0", "wan0"]);
     assert_eq!(
         config.policy.port_settings,

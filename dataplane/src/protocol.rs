@@ -675,6 +675,8 @@ mod tests {
                 ports: vec!["lan0".into(), "wan0".into()],
                 port_settings: Vec::new(),
                 neighbours: Vec::new(),
+                routes_from: Default::default(),
+                vrfs: Vec::new(),
                 routes: Vec::new(),
                 rules: Vec::new(),
                 sysctl: Default::default(),

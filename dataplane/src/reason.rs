@@ -55,6 +55,8 @@ reasons! {
     Blackhole "blackhole" Policy,
     /// The route is unreachable, or there is none.
     NoRoute "no-route" Policy,
+    /// The route leads over a device of the host that is no port of the router.
+    NotAPort "not-a-port" Policy,
     /// The route is prohibited.
     Prohibit "prohibit" Policy,
     /// Forwarding is off for this family.

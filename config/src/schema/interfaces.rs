@@ -99,6 +99,7 @@ pub(super) fn read(field: Option<Field>, frame_size: u32, sink: &mut Sink) -> In
             addresses,
             rp_filter: rp_filter.unwrap_or_default(),
             group: group.unwrap_or(0),
+            vrf: None,
         });
         all.interfaces.push(Interface { name: section.name.to_string(), kind, mtu });
     }

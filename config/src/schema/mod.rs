@@ -224,6 +224,8 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
             ports,
             port_settings: interfaces.settings,
             neighbours,
+            routes_from: Default::default(),
+            vrfs: Vec::new(),
             routes,
             rules,
             sysctl,

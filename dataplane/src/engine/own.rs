@@ -51,7 +51,7 @@ impl Engine {
         let Facts { family, src, dst, iif, .. } = *facts;
         let is_own = match is_link_local(family, dst) {
             true => g.fib.is_own_on(family, dst, iif),
-            false => g.fib.is_own(family, dst) || (family == Family::V6 && g.fib.is_anycast_on(dst, iif)),
+            false => g.fib.is_own(family, dst, iif) || (family == Family::V6 && g.fib.is_anycast_on(dst, iif)),
         };
         if is_own {
             return Some(dst);
@@ -181,7 +181,7 @@ impl Engine {
             return self.discovered(g, p);
         }
         let Facts { family, src, dst, iif, .. } = p.facts;
-        let own = match g.fib.is_own(family, dst) {
+        let own = match g.fib.is_own(family, dst, iif) {
             true => dst,
             false if family == Family::V6 && self.is_beyond(g, src, iif) => return Err(DropReason::NoRoute),
             false => g.fib.port_address(iif, family, src).ok_or(DropReason::NoListener)?,
@@ -299,7 +299,7 @@ impl Engine {
         // The source of what waits, where it is an own one, in IPv6 of this link (`arp_solicit` with `arp_announce` 0, `ndisc_solicit`).
         let waits = self.resolver.newest_for(port, family, target).map(|packet| packet.facts.src);
         let spoken = waits.filter(|&source| match family {
-            Family::V4 => g.fib.is_own(family, source),
+            Family::V4 => g.fib.is_own(family, source, port),
             Family::V6 => g.fib.is_own_on(family, source, port),
         });
         match family {
@@ -364,5 +364,5 @@ impl Engine {
 /// Whether a packet is to the broadcast address of a network that the router is on: nothing is said about those
 /// (`RTCF_BROADCAST`).
 fn is_to_all(g: &Running, facts: &Facts) -> bool {
-    facts.family == Family::V4 && g.fib.addr_type(facts.family, facts.dst, PortId::NONE) == AddrType::Broadcast
+    facts.family == Family::V4 && g.fib.addr_type_from(facts.family, facts.dst, facts.iif) == AddrType::Broadcast
 }

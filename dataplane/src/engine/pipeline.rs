@@ -293,7 +293,7 @@ impl Engine {
         let link = p.hop.port;
         let key = key(g, &p.facts);
         if g.fib.has_realms() && p.facts.family == Family::V4 {
-            p.realms = g.fib.realms_out(&key);
+            p.realms = g.fib.realms_out(&key, link);
         }
         match g.fib.lookup_on(&key, link) {
             Route::Via { port, gateway, mtu, .. } => {
@@ -310,6 +310,7 @@ impl Engine {
             Route::Broadcast { .. } | Route::Multicast => Err(DropReason::NoListener),
             Route::Blackhole => Err(DropReason::Blackhole),
             Route::Prohibit => Err(DropReason::Prohibit),
+            Route::NotAPort => Err(DropReason::NotAPort),
             Route::Unreachable | Route::None => Err(DropReason::NoRoute),
         }
     }
@@ -330,6 +331,8 @@ impl Engine {
         let (error, reason) = match (route, p.facts.family) {
             (Route::Blackhole, _) => return DropReason::Blackhole,
             (Route::Prohibit, _) => (Error::AdminProhibited, DropReason::Prohibit),
+            (Route::NotAPort, Family::V4) => (Error::HostUnreachable, DropReason::NotAPort),
+            (Route::NotAPort, Family::V6) => (Error::NetUnreachable, DropReason::NotAPort),
             (Route::Unreachable, Family::V4) => (Error::HostUnreachable, DropReason::NoRoute),
             _ => (Error::NetUnreachable, DropReason::NoRoute),
         };

@@ -12,7 +12,7 @@ use super::objects::Objects;
 use super::running::Running;
 use super::stats::{Traffic, WorkerStats};
 use crate::conntrack::Conntrack;
-use crate::fib::{Fib, Own};
+use crate::fib::{Change, Fib, Own, Table};
 use crate::log::{LogRing, PacketRing};
 use crate::neigh::Neighbours;
 use crate::packet::vlan::Vlans;
@@ -73,9 +73,20 @@ pub struct Router {
 /// An address of a port.
 type Address = (PortId, Family, u128);
 
+/// What became of a batch of changes.
+#[derive(Debug)]
+pub struct Applied {
+    /// The number of the routes that are in force now.
+    pub number: u64,
+    /// Changes that could not be, with the reason.
+    pub left_out: Vec<(Change, String)>,
+}
+
 /// What the one who publishes needs while a generation is built, which takes its time; workers never ask for it.
 struct Publishing {
     cells: CellPool,
+    /// What the routes in force were made of.
+    table: Table,
     /// Cells that no generation after this one uses.
     retired: Vec<(u64, Vec<u32>)>,
 }
@@ -103,7 +114,9 @@ impl Router {
         let policy = nothing(appliance, &links);
         let mut cells = CellPool::full();
         let sets = Sets::new(seed);
-        let fib = Fib::build(&policy, &links);
+        let mut table = Table::new(&links);
+        table.adopt(&policy);
+        let fib = table.fib();
         let (mut first, _) = Generation::build(0, policy, workers, None, Keep::Nothing, &mut cells)
             .expect("an empty ruleset has no cells");
         first.objects = Objects::none(seed);
@@ -128,7 +141,7 @@ impl Router {
             cookies: Cookies::default(),
             newest: AtomicU64::new(0),
             newest_routes: AtomicU64::new(0),
-            publishing: Mutex::new(Publishing { cells, retired: Vec::new() }),
+            publishing: Mutex::new(Publishing { cells, table, retired: Vec::new() }),
             publications: Mutex::new(Publications {
                 alive: [Arc::new(first)].into(),
                 routes: [Arc::new(fib)].into(),
@@ -199,7 +212,6 @@ impl Router {
         self.reclaim(&mut publishing);
         let before = self.current();
         let number = before.number + 1;
-        let fib = Fib::build(&policy, &self.links);
         let (mut next, fresh) =
             Generation::build(number, policy, self.stats.len(), Some(&before), keep, &mut publishing.cells)?;
         next.set_uses = set_uses;
@@ -218,7 +230,10 @@ impl Router {
         let left = before.cells_left_by(&next);
         publishing.retired.push((number, left));
         self.neighbours.set_static(&next.policy.neighbours, crate::worker::now());
-        let (fib, gone) = self.put(Some(Arc::new(next)), fib);
+        let next = Arc::new(next);
+        publishing.table.adopt(&next.policy);
+        let fib = publishing.table.fib();
+        let (fib, gone) = self.put(Some(next), fib);
         if before.number == 0 && self.conntrack.count() > 0 {
             // Flows of a router before this one: its addresses are not known, only which of them are here now.
             self.conntrack
@@ -228,12 +243,27 @@ impl Router {
         Ok(number)
     }
 
+    /// Applies a batch of changes to what is mirrored from the kernel and puts the outcome in force; workers that sleep are to
+    /// be woken. Changes that cannot be are left out, the others hold.
+    pub fn routes(&self, changes: Vec<Change>) -> Applied {
+        let mut publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.reclaim(&mut publishing);
+        let left_out = publishing.table.apply(changes);
+        let fib = publishing.table.fib();
+        let (fib, gone) = self.put(None, fib);
+        self.forget(&gone);
+        Applied { number: fib.number(), left_out }
+    }
+
     /// Puts routes in force, and with them the generation that they came with. Returns them, and the addresses that ports no
     /// longer have. By the one who holds `publishing`.
     fn put(&self, generation: Option<Arc<Generation>>, fib: Fib) -> (Arc<Fib>, Vec<Address>) {
         let before = self.fib();
         let number = before.number() + 1;
-        let gone: Vec<Address> = own(&before).filter(|address| !has(&fib, address)).collect();
+        let gone: Vec<Address> = match fib.shares_addresses(&before) {
+            true => Vec::new(),
+            false => own(&before).filter(|address| !has(&fib, address)).collect(),
+        };
         let fib = Arc::new(fib.numbered(number));
         let mut publications = self.publications();
         publications.routes.push_back(fib.clone());
@@ -424,6 +454,8 @@ fn nothing(appliance: &Appliance, links: &[Link]) -> Policy {
         ports: links.iter().map(|l| l.name.clone()).collect(),
         port_settings: vec![PortSettings::default(); links.len()],
         neighbours: Vec::new(),
+        routes_from: Default::default(),
+        vrfs: Vec::new(),
         routes: Vec::new(),
         rules: RoutingRule::defaults(),
         sysctl: Sysctl::default(),

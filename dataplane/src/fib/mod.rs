@@ -1,8 +1,9 @@
 //! The forwarding information base: where does a packet with this key go?
 //!
-//! A [`Fib`] is built as a whole from a policy and the ports, is immutable, and is swapped with its generation. It holds the
-//! configured routes and those that the kernel derives from addresses (`fib_add_ifaddr`, `addrconf`): own addresses, directed
-//! broadcasts, subnet-router anycast, connected prefixes, and the link-local address that each port's MAC gives.
+//! A [`Fib`] is immutable. Its writable side is a [`Table`], which makes the next one after every batch of changes; the two
+//! share what has not changed. It holds the configured routes, those that are mirrored from the kernel, and those that the
+//! kernel derives from addresses (`fib_add_ifaddr`, `addrconf`): own addresses, directed broadcasts, subnet-router anycast,
+//! connected prefixes, and the link-local address that each port's MAC gives.
 //!
 //! ```text
 //!  key ─▶ groups and broadcast (by the address alone) ─▶ link-local (by the port) ─▶ rules ─▶ tables ─▶ target ─▶ next hop
@@ -10,25 +11,36 @@
 //!
 //! Rules are steps: a condition, and a table to look in or a refusal. Steps without a condition that follow each other are
 //! one table, merged at build time with the earlier table's word before the later one's, so that the kernel's default
-//! (local, main, default) costs one lookup and no rule. Nothing in a policy, however odd, makes `build` or a lookup panic.
+//! (local, main, default) costs one lookup and no rule. Packets of a port in a VRF have steps of their own (`l3mdev`), and own
+//! addresses too. Nothing in a policy or a change, however odd, makes a table or a lookup panic.
 //!
 //! Leaves to others: ARP and neighbour discovery (`neigh`), the hooks around the decision, what a drop answers.
 
-mod build;
+mod derive;
+mod entry;
+mod half;
+mod leads;
 pub(crate) mod lpm;
 mod own;
 mod rules;
 mod source;
+mod table;
 
 #[cfg(test)]
 mod tests;
 
+pub use entry::{Change, Entry, Hop, Kind, LinkState, Out, protocol};
 pub use own::{Own, is_forwardable_source, is_link_local, is_on_no_link, solicited_node};
 
+pub use table::{MAX_OTHERS, MAX_ROUTES, Table};
+
+use crate::port::Link;
+use leads::Targets;
 use lpm::Lpm;
 use rules::Step;
+use std::sync::Arc;
 use sumun_config::facts::{AddrType, Facts, Family, PortId, proto};
-use sumun_config::model::RpFilter;
+use sumun_config::model::{Policy, RpFilter};
 
 /// What a routing decision looks at (`struct flowi`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,12 +90,14 @@ pub enum Route {
     Unreachable,
     /// Refused: administratively prohibited.
     Prohibit,
+    /// Over a device of the host that is no port of the router.
+    NotAPort,
     /// No route covers the destination.
     None,
 }
 
 /// What a table entry leads to.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct Target {
     /// The decision; of a multipath route that of its first next hop.
     route: Route,
@@ -91,15 +105,30 @@ struct Target {
     kind: AddrType,
     /// The port whose address or link the entry stands for; none for `lo` and refusals.
     port: PortId,
-    /// First of the next hops of a multipath route, and how many; none where there is one way only.
-    first: u32,
-    count: u32,
+    /// The next hops of a multipath route; none where there is one way only.
+    ways: Option<Arc<[Way]>>,
     /// Realms of the route.
     realm: u32,
 }
 
+impl Target {
+    fn is_multipath(&self) -> bool {
+        self.ways.is_some()
+    }
+
+    /// The way that a flow takes (`fib_select_multipath`).
+    fn way(&self, hash: u32) -> Route {
+        let hash = hash >> 1;
+        self.ways().iter().find(|way| hash <= way.bound).map_or(self.route, |way| way.route)
+    }
+
+    fn ways(&self) -> &[Way] {
+        self.ways.as_deref().unwrap_or(&[])
+    }
+}
+
 /// One way of a multipath route.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Way {
     /// Chosen by the flows whose 31-bit hash is at most this and above the one before (`fib_rebalance`).
     bound: u32,
@@ -109,15 +138,25 @@ struct Way {
 /// The tables of one family.
 #[derive(Debug)]
 struct Side<A> {
-    steps: Vec<Step<A>>,
+    /// Of packets in no VRF.
+    main: Domain<A>,
+    /// By the number of a VRF, less one.
+    vrfs: Vec<Domain<A>>,
+    /// What steps look in.
     lpms: Vec<Lpm<A>>,
-    /// Table 255 alone, for questions about own addresses.
-    local: Lpm<A>,
     /// Rules other than the kernel's default ones are there (`fib4_has_custom_rules`).
     has_custom_rules: bool,
 }
 
-/// All routes of a generation.
+/// What packets of a VRF, or of none, ask.
+#[derive(Debug)]
+struct Domain<A> {
+    steps: Vec<Step<A>>,
+    /// Table 255 alone, or that of the VRF: for questions about own addresses.
+    local: Lpm<A>,
+}
+
+/// All routes that are in force.
 #[derive(Debug)]
 pub struct Fib {
     /// Of its publication.
@@ -125,19 +164,38 @@ pub struct Fib {
     v4: Side<u32>,
     v6: Side<u128>,
     /// By the values of the tables; the first means no route.
-    targets: Vec<Target>,
-    ways: Vec<Way>,
-    /// Own addresses by port, in the order of the configuration, the derived link-local ones last.
-    own: Vec<Vec<Own>>,
+    targets: Targets,
+    /// Own addresses by port: those of the configuration in its order, mirrored ones, the derived link-local one last.
+    own: Arc<[Vec<Own>]>,
+    /// Numbers of the VRFs of ports, counted from 1; empty where there is no VRF.
+    vrf_of: Vec<u16>,
     rp_filter: Vec<RpFilter>,
     has_realms: bool,
+    is_multipath: bool,
     mtu: Vec<u16>,
+    routes: usize,
 }
 
 /// 255.255.255.255.
 const LIMITED_BROADCAST: u128 = u32::MAX as u128;
 
 impl Fib {
+    /// The FIB of a policy for these ports. Routes and addresses that name a port that is not there are left out.
+    pub fn build(policy: &Policy, links: &[Link]) -> Fib {
+        let mut table = Table::new(links);
+        table.adopt(policy);
+        table.fib()
+    }
+
+    /// The VRF of a port, 0 for none.
+    #[inline]
+    fn vrf_of(&self, port: PortId) -> u16 {
+        if self.vrf_of.is_empty() {
+            return 0;
+        }
+        port.index().and_then(|i| self.vrf_of.get(i)).copied().unwrap_or(0)
+    }
+
     /// The routing decision. For IPv6 a link-local destination is sought on the port that the packet came in on; local output
     /// names the link with [`Fib::lookup_on`].
     #[inline]
@@ -162,23 +220,27 @@ impl Fib {
             }
             _ => {}
         }
-        let target = self.find(key);
-        if target.count != 0 { self.way(target, key.hash) } else { target.route }
+        let target = self.find(key, self.vrf_of(key.iif));
+        if target.ways.is_some() { target.way(key.hash) } else { target.route }
     }
 
     /// The routing decision of local output that is bound to a port: link-local destinations are sought on that link, all
-    /// others as [`Fib::lookup`] does.
+    /// others as [`Fib::lookup`] does, in the port's VRF.
     pub fn lookup_on(&self, key: &Key, port: PortId) -> Route {
         if key.family == Family::V6 && is_link_local(key.family, key.dst) {
             return self.on_link(key.dst, port);
         }
-        self.lookup(key)
+        match self.vrf_of(port) {
+            0 => self.lookup(key),
+            _ if key.dst >= 0xe000_0000 && key.family == Family::V4 || key.dst >> 120 == 0xff => self.lookup(key),
+            vrf => self.find(key, vrf).way(key.hash),
+        }
     }
 
     /// A destination of scope link, seen from a port (`rt6_need_strict`).
     fn on_link(&self, dst: u128, port: PortId) -> Route {
         const NETWORK: u128 = 0xfe80 << 112;
-        if self.is_own_on(Family::V6, dst, port) || (port == PortId::NONE && self.is_own(Family::V6, dst)) {
+        if self.is_own_on(Family::V6, dst, port) || (port == PortId::NONE && self.is_own(Family::V6, dst, port)) {
             return Route::Local;
         }
         let Some(&mtu) = port.index().and_then(|i| self.mtu.get(i)) else { return Route::None };
@@ -189,34 +251,23 @@ impl Fib {
         }
     }
 
-    /// The entry that the rules and tables find.
+    /// The entry that the rules and tables find for a packet of this VRF.
     #[inline]
-    fn find(&self, key: &Key) -> &Target {
+    fn find(&self, key: &Key, vrf: u16) -> &Target {
         let value = match key.family {
-            Family::V4 => self.v4.find(key),
-            Family::V6 => self.v6.find(key),
+            Family::V4 => self.v4.find(key, vrf),
+            Family::V6 => self.v6.find(key, vrf),
         };
-        self.targets.get(value as usize).unwrap_or(&NOWHERE)
+        self.targets.get(value)
     }
 
-    /// The way of a multipath route that a flow takes (`fib_select_multipath`).
-    fn way(&self, target: &Target, hash: u32) -> Route {
-        let hash = hash >> 1;
-        self.ways_of(target).iter().find(|way| hash <= way.bound).map_or(target.route, |way| way.route)
-    }
-
-    fn ways_of(&self, target: &Target) -> &[Way] {
-        let first = target.first as usize;
-        self.ways.get(first..first + target.count as usize).unwrap_or(&[])
-    }
-
-    /// Table 255's entry for an address.
-    fn local(&self, family: Family, addr: u128) -> &Target {
+    /// What the table of own addresses of a VRF has for an address.
+    fn local(&self, family: Family, addr: u128, vrf: u16) -> &Target {
         let value = match family {
-            Family::V4 => self.v4.local.lookup(addr as u32),
-            Family::V6 => self.v6.local.lookup(addr),
+            Family::V4 => self.v4.domain(vrf).local.lookup(addr as u32),
+            Family::V6 => self.v6.domain(vrf).local.lookup(addr),
         };
-        self.targets.get(value as usize).unwrap_or(&NOWHERE)
+        self.targets.get(value)
     }
 
     /// The type of an address as `addrtype` asks for it; with a port, of the addresses of that port only.
@@ -225,6 +276,15 @@ impl Fib {
     /// unicast. IPv6 as `match_lookup_rt6`: local and anycast before unreachable before unicast; the kernel takes a local
     /// IPv6 address for unicast as well, which one value cannot say.
     pub fn addr_type(&self, family: Family, addr: u128, port: PortId) -> AddrType {
+        self.type_of(family, addr, port, self.vrf_of(port))
+    }
+
+    /// The same as seen from a port: of all addresses of its VRF (`inet_addr_type_dev_table`).
+    pub fn addr_type_from(&self, family: Family, addr: u128, port: PortId) -> AddrType {
+        self.type_of(family, addr, PortId::NONE, self.vrf_of(port))
+    }
+
+    fn type_of(&self, family: Family, addr: u128, port: PortId, vrf: u16) -> AddrType {
         match family {
             Family::V4 => {
                 if addr == 0 || addr == LIMITED_BROADCAST {
@@ -233,7 +293,7 @@ impl Fib {
                 if addr >> 28 == 0xe {
                     return AddrType::Multicast;
                 }
-                let target = self.local(family, addr);
+                let target = self.local(family, addr, vrf);
                 match target.kind {
                     kind @ (AddrType::Local | AddrType::Broadcast) if port == PortId::NONE || port == target.port => {
                         kind
@@ -248,8 +308,11 @@ impl Fib {
                 if addr >> 120 == 0xff {
                     return AddrType::Multicast;
                 }
-                let own =
-                    if port == PortId::NONE { self.is_own(family, addr) } else { self.is_own_on(family, addr, port) };
+                let own = if port == PortId::NONE {
+                    self.is_own_in(family, addr, vrf)
+                } else {
+                    self.is_own_on(family, addr, port)
+                };
                 if own {
                     return AddrType::Local;
                 }
@@ -262,7 +325,7 @@ impl Fib {
                         _ => AddrType::Unicast,
                     };
                 }
-                match self.find(&key).kind {
+                match self.find(&key, vrf).kind {
                     AddrType::Local if port == PortId::NONE => AddrType::Local,
                     AddrType::Anycast => AddrType::Anycast,
                     AddrType::Unicast | AddrType::Local => AddrType::Unicast,
@@ -303,7 +366,17 @@ impl Fib {
     /// Whether any route has several next hops, so that a key's hash means something.
     #[inline]
     pub fn is_multipath(&self) -> bool {
-        !self.ways.is_empty()
+        self.is_multipath
+    }
+
+    /// How many routes there are, those of addresses included.
+    pub fn routes(&self) -> usize {
+        self.routes
+    }
+
+    /// Whether both have the same own addresses, because the one was made from the other.
+    pub fn shares_addresses(&self, other: &Fib) -> bool {
+        Arc::ptr_eq(&self.own, &other.own)
     }
 
     /// The number of its publication.
@@ -319,13 +392,12 @@ impl Fib {
 
     /// Bytes of memory that the tables hold.
     pub fn bytes(&self) -> usize {
-        self.v4.bytes() + self.v6.bytes() + size_of_val(&*self.targets) + size_of_val(&*self.ways)
+        self.v4.bytes() + self.v6.bytes() + self.targets.bytes()
     }
 }
 
 /// What an address without a route leads to.
-const NOWHERE: Target =
-    Target { route: Route::None, kind: AddrType::Unspec, port: PortId::NONE, first: 0, count: 0, realm: 0 };
+const NOWHERE: Target = Target { route: Route::None, kind: AddrType::Unspec, port: PortId::NONE, ways: None, realm: 0 };
 
 /// The network half of an IPv6 address.
 trait Prefix64 {

@@ -100,12 +100,22 @@ impl Fib {
         of_port.iter().filter(move |own| own.family == family)
     }
 
-    /// Whether an address is one of the router's own, on whichever port.
-    pub fn is_own(&self, family: Family, addr: u128) -> bool {
+    /// Whether an address is one of the router's own, as seen from a port: on whichever port of its VRF.
+    pub fn is_own(&self, family: Family, addr: u128, port: PortId) -> bool {
+        self.is_own_in(family, addr, self.vrf_of(port))
+    }
+
+    pub(super) fn is_own_in(&self, family: Family, addr: u128, vrf: u16) -> bool {
         match is_link_local(family, addr) {
             true => self.own_addresses().any(|own| own.family == family && own.addr == addr),
-            false => self.local(family, addr).kind == AddrType::Local,
+            false => self.local(family, addr, vrf).kind == AddrType::Local,
         }
+    }
+
+    /// All own addresses of the VRF of a port.
+    fn own_beside(&self, port: PortId) -> impl Iterator<Item = &Own> {
+        let vrf = self.vrf_of(port);
+        self.own_addresses().filter(move |own| self.vrf_of(own.port) == vrf)
     }
 
     /// Whether an address is one of this port's own.
@@ -126,7 +136,7 @@ impl Fib {
     /// The address that the router uses on a port towards an address; none where it has none of the family.
     ///
     /// IPv4 as `inet_select_addr`: the port's first address whose network covers `towards`, else its first, else the first
-    /// of any port. IPv6 as `ipv6_dev_get_saddr` with the rules of RFC 6724 that can differ here: same address, scope,
+    /// of any port. Both look at ports of the same VRF only. IPv6 as `ipv6_dev_get_saddr` with the rules of RFC 6724 that can differ here: same address, scope,
     /// outgoing port, label, longest common prefix.
     pub fn port_address(&self, port: PortId, family: Family, towards: u128) -> Option<u128> {
         match family {
@@ -134,7 +144,7 @@ impl Fib {
                 .own_of(port, family)
                 .find(|own| own.covers(towards))
                 .or_else(|| self.own_of(port, family).next())
-                .or_else(|| self.own_addresses().find(|own| own.family == family))
+                .or_else(|| self.own_beside(port).find(|own| own.family == family))
                 .map(|own| own.addr),
             Family::V6 => {
                 let wanted = scope(towards);
@@ -148,7 +158,7 @@ impl Fib {
                     (own.addr == towards, by_scope, own.port == port, label(own.addr) == label(towards), common)
                 };
                 let candidates =
-                    self.own_addresses().filter(|own| own.family == family && (elsewhere || own.port == port));
+                    self.own_beside(port).filter(|own| own.family == family && (elsewhere || own.port == port));
                 // The first of equals wins, where `max_by_key` would take the last.
                 let mut best: Option<&Own> = None;
                 for own in candidates {

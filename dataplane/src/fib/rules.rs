@@ -1,9 +1,11 @@
 //! Policy routing: which tables does this packet ask, and in which order (`fib_rules_lookup`)?
 
+use super::half::Half;
+use super::leads::Leads;
 use super::lpm::{Address, Lpm};
-use super::{Key, Side};
+use super::{Domain, Key, Side};
 use sumun_config::facts::{Family, PortId, number};
-use sumun_config::model::{RoutingRule, RuleIif};
+use sumun_config::model::{RoutingRule, RuleAction, RuleIif, table};
 
 /// One or several rules in order: a condition, and what then.
 #[derive(Debug)]
@@ -75,12 +77,126 @@ impl<A: Address> Condition<A> {
     }
 }
 
+/// Priority of the rule that leads packets of VRFs to their tables, where no rule says it (`FIB_RULE_PREF_L3MDEV`).
+const VRF_PRIORITY: u32 = 1000;
+
+/// A step before its tables are built: which tables it asks, one after the other, or where it ends.
+struct Plan<A> {
+    when: Option<Condition<A>>,
+    then: Result<Vec<u32>, u32>,
+}
+
+/// Numbers of the targets of rules that refuse.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refusals {
+    pub blackhole: u32,
+    pub unreachable: u32,
+    pub prohibit: u32,
+}
+
+/// Whether a rule is one of those that a kernel starts with.
+fn is_default<A: Address>(rule: &RoutingRule) -> bool {
+    let defaults = [table::LOCAL, table::MAIN, table::DEFAULT];
+    let asks_default = matches!(rule.action, RuleAction::Lookup(table) if defaults.contains(&table));
+    asks_default && Condition::<A>::of(rule).is_none()
+}
+
+/// The rules of a family, in order of priority, as steps for packets of the VRF of this table, or of none.
+///
+/// Where a rule leads to the tables of VRFs, as the kernel's has it, all rules are asked in its order. Where none does, what
+/// is in a VRF stays there: the tables that belong to no VRF are asked by rules with a condition only.
+fn plan<A: Address>(rules: &[&RoutingRule], vrf: Option<u32>, refusals: Refusals) -> Vec<Plan<A>> {
+    let knows_vrfs = rules.iter().any(|rule| rule.action == RuleAction::Vrf);
+    let mut plan: Vec<Plan<A>> = Vec::new();
+    let mut add = |when: Option<Condition<A>>, then: Result<Vec<u32>, u32>| match (plan.last_mut(), &then) {
+        (Some(Plan { when: None, then: Ok(before) }), Ok(tables)) if when.is_none() => before.extend(tables),
+        _ => plan.push(Plan { when, then }),
+    };
+    let mut implied = vrf.filter(|_| !knows_vrfs);
+    for rule in rules {
+        if rule.priority > VRF_PRIORITY
+            && let Some(table) = implied.take()
+        {
+            add(None, Ok(vec![table]));
+        }
+        let when = Condition::of(rule);
+        if when.as_ref().is_some_and(Condition::is_never) {
+            continue;
+        }
+        let then = match (rule.action, vrf) {
+            (RuleAction::Lookup(_), Some(_)) if !knows_vrfs && is_default::<A>(rule) => continue,
+            (RuleAction::Lookup(table), _) | (RuleAction::Vrf, Some(table)) => Ok(vec![table]),
+            (RuleAction::Vrf, None) => continue,
+            (RuleAction::Blackhole, _) => Err(refusals.blackhole),
+            (RuleAction::Unreachable, _) => Err(refusals.unreachable),
+            (RuleAction::Prohibit, _) => Err(refusals.prohibit),
+        };
+        add(when, then);
+    }
+    if let Some(table) = implied {
+        add(None, Ok(vec![table]));
+    }
+    plan
+}
+
+/// What lookups of a family need: its rules (in order of priority) as steps, for no VRF and for each of these, and the tables
+/// that they look in.
+pub(super) fn side<A: Address>(
+    rules: &[RoutingRule],
+    vrfs: &[u32],
+    family: Family,
+    half: &mut Half<A>,
+    leads: &Leads,
+    refusals: Refusals,
+) -> Side<A> {
+    let of_family = |net: Option<ipnet::IpNet>| net.is_none_or(|net| number(net.addr()).0 == family);
+    let is_usable = |rule: &&RoutingRule| rule.family == family && of_family(rule.from) && of_family(rule.to);
+    let rules: Vec<&RoutingRule> = rules.iter().filter(is_usable).collect();
+    let domains: Vec<Option<u32>> = std::iter::once(None).chain(vrfs.iter().copied().map(Some)).collect();
+    let plans: Vec<Vec<Plan<A>>> = domains.iter().map(|vrf| plan(&rules, *vrf, refusals)).collect();
+    let local = |vrf: &Option<u32>| vec![vrf.unwrap_or(table::LOCAL)];
+    let mut wanted: Vec<Vec<u32>> = domains.iter().map(local).collect();
+    for plan in plans.iter().flatten() {
+        if let Ok(tables) = &plan.then {
+            wanted.push(tables.clone());
+        }
+    }
+    wanted.sort_unstable();
+    wanted.dedup();
+    half.bring_up(&wanted, leads);
+    let at = |tables: &Vec<u32>| wanted.partition_point(|other| other < tables);
+    let step = |Plan { when, then }: Plan<A>| Step {
+        when,
+        then: then.map_or_else(Then::End, |tables| Then::Look(at(&tables))),
+    };
+    let mut domains = domains
+        .iter()
+        .zip(plans)
+        .map(|(vrf, plan)| Domain { steps: plan.into_iter().map(step).collect(), local: half.list(&local(vrf)) });
+    let main = domains.next().expect("the first is there always");
+    Side {
+        main,
+        vrfs: domains.collect(),
+        lpms: wanted.iter().map(|tables| half.list(tables)).collect(),
+        has_custom_rules: !vrfs.is_empty() || !rules.iter().all(|rule| is_default::<A>(rule)),
+    }
+}
+
 impl<A: Address> Side<A> {
+    /// What holds for a VRF by its number; for 0, of no VRF.
+    #[inline]
+    pub fn domain(&self, vrf: u16) -> &Domain<A> {
+        match vrf {
+            0 => &self.main,
+            vrf => self.vrfs.get(vrf as usize - 1).unwrap_or(&self.main),
+        }
+    }
+
     /// The value that the first table with an answer gives, 0 where none has one.
     #[inline]
-    pub fn find(&self, key: &Key) -> u32 {
+    pub fn find(&self, key: &Key, vrf: u16) -> u32 {
         let dst = A::of(key.dst);
-        for step in &self.steps {
+        for step in &self.domain(vrf).steps {
             if step.when.as_ref().is_some_and(|condition| !condition.holds(key)) {
                 continue;
             }
@@ -99,6 +215,6 @@ impl<A: Address> Side<A> {
 
     /// Bytes of memory that the tables hold.
     pub fn bytes(&self) -> usize {
-        self.lpms.iter().map(Lpm::bytes).sum::<usize>() + self.local.bytes()
+        self.lpms.iter().map(Lpm::bytes).sum()
     }
 }

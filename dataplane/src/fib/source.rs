@@ -44,14 +44,14 @@ impl Fib {
         if key.dst == 0 {
             return Err(DropReason::Martian);
         }
-        if matches!(route, Route::Blackhole | Route::Unreachable | Route::Prohibit | Route::None) {
+        if matches!(route, Route::Blackhole | Route::Unreachable | Route::Prohibit | Route::NotAPort | Route::None) {
             // What goes nowhere is refused whoever sent it: the way back is not asked.
             return Ok(());
         }
         let mode = key.iif.index().and_then(|i| self.rp_filter.get(i)).copied().unwrap_or_default();
         if mode == RpFilter::Off && !self.v4.has_custom_rules && !self.has_realms {
             // Without a filter only own addresses are refused, which is cheaper to see than a way back.
-            let own = self.local(Family::V4, key.src).kind == AddrType::Local;
+            let own = self.local(Family::V4, key.src, self.vrf_of(key.iif)).kind == AddrType::Local;
             return if own { Err(DropReason::Martian) } else { Ok(()) };
         }
         let out = match *route {
@@ -74,7 +74,8 @@ impl Fib {
             Family::V6 => dst >> 120 != 0xff,
         };
         let (from, mark) = (if is_one { dst } else { 0 }, if wanted.by_mark { mark } else { 0 });
-        let target = self.find(&Key { family, src: from, dst: src, iif: PortId::NONE, mark, tos, hash: 0 });
+        let back = Key { family, src: from, dst: src, iif: PortId::NONE, mark, tos, hash: 0 };
+        let target = self.find(&back, self.vrf_of(iif));
         if is_link_local(family, src) {
             return match self.on_link(src, iif) {
                 // The anycast address of the link is local too, but no source.
@@ -101,18 +102,18 @@ impl Fib {
     /// destination's of the way back to it.
     pub fn realms_in(&self, key: &Key, route: &Route) -> u32 {
         let (to, out) = match *route {
-            Route::Via { port, .. } => (self.find(key).realm, port),
+            Route::Via { port, .. } => (self.find(key, self.vrf_of(key.iif)).realm, port),
             _ => (0, PortId::NONE),
         };
         let is_known = key.family == Family::V4 && key.src >> 24 != 0;
         let back = Key { src: key.dst, dst: key.src, iif: out, mark: 0, hash: 0, ..*key };
-        let from = if is_known { self.find(&back).realm << 16 } else { 0 };
+        let from = if is_known { self.find(&back, self.vrf_of(key.iif)).realm << 16 } else { 0 };
         if to >> 16 == 0 { from | to } else { to }
     }
 
-    /// The realms of a packet of the router's own.
-    pub fn realms_out(&self, key: &Key) -> u32 {
-        self.find(key).realm
+    /// The realms of a packet of the router's own that is bound to a port, if it is.
+    pub fn realms_out(&self, key: &Key, port: PortId) -> u32 {
+        self.find(key, self.vrf_of(port)).realm
     }
 
     /// Looks the way back up: source and destination change places, and the packet comes from where it would have gone.
@@ -122,7 +123,7 @@ impl Fib {
         }
         // Marks do not count on the way back (`src_valid_mark` is off).
         let back = Key { src: key.dst, dst: key.src, iif: out, mark: 0, hash: 0, ..*key };
-        let target = self.find(&back);
+        let target = self.find(&back, self.vrf_of(key.iif));
         match target.kind {
             AddrType::Unicast if self.leaves_by(target, key.iif) => Back::Here,
             AddrType::Unicast => Back::Elsewhere,
@@ -134,6 +135,6 @@ impl Fib {
     /// Whether any next hop of an entry is on a port (`fib_info_nh_uses_dev`).
     fn leaves_by(&self, target: &Target, port: PortId) -> bool {
         let on_port = |route: &Route| matches!(route, Route::Via { port: out, .. } if *out == port);
-        on_port(&target.route) || self.ways_of(target).iter().any(|way| on_port(&way.route))
+        on_port(&target.route) || target.ways().iter().any(|way| on_port(&way.route))
     }
 }

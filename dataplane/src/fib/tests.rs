@@ -14,7 +14,7 @@ const LAN: PortId = PortId(0);
 const WAN: PortId = PortId(1);
 const DMZ: PortId = PortId(2);
 
-fn links() -> Vec<Link> {
+pub(super) fn links() -> Vec<Link> {
     let link = |(i, name): (usize, &&str)| Link {
         name: name.to_string(),
         mac: [2, 0, 0, 0, 0, i as u8],
@@ -57,7 +57,7 @@ fn addr(text: &str) -> u128 {
     number(text.parse().unwrap()).1
 }
 
-fn policy() -> Policy {
+pub(super) fn policy() -> Policy {
     let addresses = [
         &["10.0.0.1/24", "10.0.0.2/24", "2001:db8::1/64"][..],
         &["192.0.2.1/31", "2001:db8:1::1/127"],
@@ -69,6 +69,8 @@ fn policy() -> Policy {
             .map(|list| PortSettings { addresses: list.iter().map(|a| net(a)).collect(), ..Default::default() })
             .to_vec(),
         neighbours: Vec::new(),
+        routes_from: Default::default(),
+        vrfs: Vec::new(),
         routes: Vec::new(),
         rules: default_rules(),
         sysctl: Sysctl::default(),
@@ -505,7 +507,7 @@ fn realms_are_those_of_the_routes_to_the_destination_and_back_to_the_source() {
         let key = Key { iif, ..from_to(src, dst) };
         assert_eq!(fib.realms_in(&key, &fib.lookup(&key)), expected, "{src} to {dst}");
     }
-    assert_eq!(fib.realms_out(&from_to("192.0.2.1", "8.8.8.8")), 10);
+    assert_eq!(fib.realms_out(&from_to("192.0.2.1", "8.8.8.8"), PortId::NONE), 10);
     assert!(!Fib::build(&super::tests::policy(), &links()).has_realms());
 }
 
@@ -561,7 +563,7 @@ fn groups_that_the_router_is_in() {
 }
 
 mod lpm {
-    use super::super::lpm::{Address, Entry, Lpm};
+    use super::super::lpm::{Address, Entry, Lpm, Source};
     use proptest::prelude::*;
 
     fn naive<A: Address>(entries: &[Entry<A>], key: A) -> u32 {
@@ -588,6 +590,59 @@ mod lpm {
     fn edges6(key: u128, len: u8) -> [u128; 4] {
         let last = key | u128::MAX.checked_shr(len as u32).unwrap_or(0);
         [key, last, key.wrapping_sub(1), last.wrapping_add(1)]
+    }
+
+    /// Entries in order.
+    struct Listed<A>(std::collections::BTreeMap<(A, u8), u32>);
+
+    impl<A: Address> Source<A> for Listed<A> {
+        fn within(&self, key: A, len: u8, entries: &mut Vec<Entry<A>>) -> u32 {
+            let from = self.0.range((key, len + 1)..).take_while(|((other, _), _)| other.prefix(len) == key);
+            let longer = from.filter(|((_, its), _)| *its > len);
+            entries.extend(longer.map(|(&(key, len), &value)| Entry { key, len, value }));
+            (0..=len).rev().find_map(|len| self.0.get(&(key.prefix(len), len))).copied().unwrap_or(0)
+        }
+    }
+
+    /// Batches of changes, after each of which the table answers as one that was built from scratch.
+    fn keeps_up<A: Address>(batches: Vec<Vec<(A, u8, u32)>>, step: impl Fn(A, u8) -> [A; 4]) {
+        let mut listed = Listed(Default::default());
+        let mut lpm = Lpm::build(&[]);
+        for batch in batches {
+            let mut changed = Vec::new();
+            for (key, len, value) in batch {
+                let at = (key.prefix(len), len);
+                match value {
+                    0 => listed.0.remove(&at),
+                    value => listed.0.insert(at, value),
+                };
+                changed.push(at);
+            }
+            changed.sort();
+            changed.dedup();
+            lpm = lpm.updated(&changed, &listed, listed.0.len());
+            let fresh = Lpm::gather(&listed, listed.0.len());
+            let places = listed.0.keys().chain(&changed);
+            for key in places.flat_map(|&(key, len)| step(key, len)) {
+                assert_eq!(lpm.lookup(key), fresh.lookup(key), "{key:x?}");
+            }
+        }
+    }
+
+    /// A few hundred prefixes below one, some nested in each other, so that pages nest; and changes of some of them.
+    fn crowded() -> impl Strategy<Value = Vec<Vec<(u128, u8, u32)>>> {
+        let change = (0u32..40, any::<u16>(), prop_oneof![3 => 20u8..=32, 1 => 0u8..20], 0u32..4);
+        let batch = prop::collection::vec(change, 1..40);
+        let first = prop::collection::vec((0u32..3, any::<u16>(), 22u8..=32, 1u32..4), 300..1500);
+        (first, prop::collection::vec(batch, 1..8)).prop_map(|(first, rest)| {
+            let place = |(net, low, len, value)| {
+                let net = if net < 3 { net } else { net % 3 * 0x1234 };
+                let bits = 0x0a00_0000u32 | net << 12 | low as u32;
+                ((bits as u128) << 96, len, value)
+            };
+            let batches = std::iter::once(first.into_iter().map(place).collect());
+            batches.chain(rest.into_iter().map(|batch| batch.into_iter().map(place).collect())).collect()
+        })
     }
 
     #[test]
@@ -634,6 +689,20 @@ mod lpm {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn a_changed_table_answers_as_a_new_one(batches in crowded()) {
+            let v4 = |batch: &Vec<(u128, u8, u32)>| {
+                batch.iter().map(|&(key, len, value)| ((key >> 96) as u32, len, value)).collect()
+            };
+            keeps_up(batches.iter().map(v4).collect(), edges4);
+            // The same further down, and with what the addresses are spread over doubled.
+            let deep = |batch: &Vec<(u128, u8, u32)>| {
+                let place = |&(key, len, value): &(u128, u8, u32)| (key >> 16 | 0x2001 << 112, (len + 16) * (len > 8) as u8, value);
+                batch.iter().map(place).collect()
+            };
+            keeps_up(batches.iter().map(deep).collect(), edges6);
+        }
 
         #[test]
         fn ipv4_as_the_linear_search(

@@ -83,7 +83,7 @@ pub fn process(bytes: &[u8], port: PortId, pkt_type: PacketType, fib: &Fib) -> R
     if is_loopback_or_group || is_bad_mac || pkt_type == PacketType::OtherHost {
         return Err(DropReason::Arp);
     }
-    let is_local = fib.addr_type(Family::V4, target as u128, PortId::NONE) == AddrType::Local;
+    let is_local = fib.addr_type_from(Family::V4, target as u128, port) == AddrType::Local;
     let reply = Some(Reply { addr: target, to_mac: sender_mac, to: sender });
     if sender == 0 {
         // A host looks whether its address is taken (RFC 5227).
@@ -105,7 +105,7 @@ pub fn process(bytes: &[u8], port: PortId, pkt_type: PacketType, fib: &Fib) -> R
     }
     let is_gratuitous = sender == target
         && (!is_reply || target_mac == sender_mac)
-        && fib.addr_type(Family::V4, sender as u128, PortId::NONE) == AddrType::Unicast;
+        && fib.addr_type_from(Family::V4, sender as u128, port) == AddrType::Unicast;
     learned.creates = false;
     learned.confirms = is_reply && pkt_type == PacketType::Host;
     learned.replaces = if is_gratuitous { Replaces::Always } else { Replaces::Settled };

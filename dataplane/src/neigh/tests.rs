@@ -16,7 +16,7 @@ pub fn fib() -> Fib {
     let settings = |(list, rp_filter): ([&str; 2], RpFilter)| PortSettings {
         addresses: list.iter().map(|text| text.parse().unwrap()).collect(),
         rp_filter,
-        group: 0,
+        ..Default::default()
     };
     let rule = |(family, priority, table)| RoutingRule {
         priority,
@@ -34,6 +34,8 @@ pub fn fib() -> Fib {
         ports: vec!["lan".into(), "wan".into()],
         port_settings: addresses.into_iter().zip([RpFilter::Off, RpFilter::Strict]).map(settings).collect(),
         neighbours: Vec::new(),
+        routes_from: Default::default(),
+        vrfs: Vec::new(),
         routes: Vec::new(),
         rules: rules.map(rule).collect(),
         sysctl: Sysctl::default(),

@@ -149,6 +149,8 @@ fn policy(ports: &[&str]) -> Policy {
         ports: ports.iter().map(|p| p.to_string()).collect(),
         port_settings: Vec::new(),
         neighbours: Vec::new(),
+        routes_from: Default::default(),
+        vrfs: Vec::new(),
         routes: Vec::new(),
         rules: Vec::new(),
         sysctl: Sysctl::default(),

@@ -1,0 +1,216 @@
+//! The tables of one family, writable, and what lookups see of them.
+//!
+//! A table is an ordered map of candidates: by prefix, and among equal prefixes by preference. A list of tables that are
+//! asked one after the other is one [`Lpm`]; lists are kept from version to version and only what has changed in one of
+//! their tables is built anew.
+
+use super::leads::{Answer, Leads};
+use super::lpm::{Address, Entry, Lpm, Source};
+use std::collections::{BTreeMap, HashMap};
+use std::iter::Peekable;
+
+/// Where a candidate stands in its table. The order of fields is the order of preference among equal prefixes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Spot<A> {
+    pub key: A,
+    pub len: u8,
+    pub metric: u32,
+    /// Earlier ones win among equals.
+    pub order: u32,
+}
+
+/// A route in its table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Held {
+    /// Of [`Leads`].
+    pub lead: u32,
+    pub protocol: u8,
+}
+
+/// A table.
+pub(super) struct Routes<A> {
+    pub spots: BTreeMap<Spot<A>, Held>,
+    /// How many candidates there are of each length.
+    lens: Vec<u32>,
+}
+
+impl<A: Address> Routes<A> {
+    fn new() -> Routes<A> {
+        Routes { spots: BTreeMap::new(), lens: vec![0; A::BITS as usize + 1] }
+    }
+
+    /// The candidates of a prefix and metric, in order of preference.
+    pub fn equals(&self, key: A, len: u8, metric: u32) -> impl DoubleEndedIterator<Item = (&Spot<A>, &Held)> {
+        let spot = |order| Spot { key, len, metric, order };
+        self.spots.range(spot(0)..=spot(u32::MAX))
+    }
+
+    /// What holds for a prefix as a whole: of itself, or of the longest around it.
+    fn around(&self, key: A, len: u8, leads: &Leads) -> Answer {
+        for len in (0..=len).rev().filter(|&len| self.lens[len as usize] != 0) {
+            let key = key.prefix(len);
+            let spot = |metric, order| Spot { key, len, metric, order };
+            let candidates = self.spots.range(spot(0, 0)..=spot(u32::MAX, u32::MAX));
+            if let Some(answer) = best(candidates.map(|(_, held)| held), leads) {
+                return answer;
+            }
+        }
+        Answer::Throw
+    }
+}
+
+/// What the first candidate that counts says.
+fn best<'a>(mut candidates: impl Iterator<Item = &'a Held>, leads: &Leads) -> Option<Answer> {
+    candidates.find_map(|held| match leads.answer(held.lead) {
+        Answer::Dead => None,
+        answer => Some(answer),
+    })
+}
+
+/// All tables of a family.
+pub(super) struct Half<A> {
+    pub tables: HashMap<u32, Routes<A>>,
+    /// Tables that are asked one after the other, as one: in force, and to be brought up to date.
+    lists: HashMap<Vec<u32>, Lpm<A>>,
+    /// Prefixes whose candidates have changed, by table.
+    changed: HashMap<u32, Vec<(A, u8)>>,
+    /// Everything may have changed.
+    is_stale: bool,
+    pub count: usize,
+}
+
+impl<A: Address> Half<A> {
+    pub fn new() -> Half<A> {
+        Half { tables: HashMap::new(), lists: HashMap::new(), changed: HashMap::new(), is_stale: false, count: 0 }
+    }
+
+    pub fn insert(&mut self, table: u32, spot: Spot<A>, held: Held) -> Option<Held> {
+        let routes = self.tables.entry(table).or_insert_with(Routes::new);
+        let before = routes.spots.insert(spot, held);
+        if before.is_none() {
+            routes.lens[spot.len as usize] += 1;
+            self.count += 1;
+        }
+        self.changed.entry(table).or_default().push((spot.key, spot.len));
+        before
+    }
+
+    pub fn remove(&mut self, table: u32, spot: &Spot<A>) -> Option<Held> {
+        let routes = self.tables.get_mut(&table)?;
+        let held = routes.spots.remove(spot)?;
+        routes.lens[spot.len as usize] -= 1;
+        self.count -= 1;
+        if routes.spots.is_empty() {
+            self.tables.remove(&table);
+        }
+        self.changed.entry(table).or_default().push((spot.key, spot.len));
+        Some(held)
+    }
+
+    /// Which leads count has changed.
+    pub fn spoil(&mut self) {
+        self.is_stale = true;
+    }
+
+    /// Brings the lists up to date, with these lists wanted. They answer for what the tables are now.
+    pub fn bring_up(&mut self, wanted: &[Vec<u32>], leads: &Leads) {
+        let mut before = std::mem::take(&mut self.lists);
+        for changed in self.changed.values_mut() {
+            changed.sort_unstable();
+            changed.dedup();
+        }
+        for numbers in wanted {
+            let tables: Vec<&Routes<A>> = numbers.iter().filter_map(|number| self.tables.get(number)).collect();
+            let count = tables.iter().map(|table| table.spots.len()).sum();
+            let merged = Merged { tables, leads };
+            let lpm = match before.remove(numbers) {
+                Some(lpm) if !self.is_stale => {
+                    let mut changed: Vec<&Vec<(A, u8)>> =
+                        numbers.iter().filter_map(|number| self.changed.get(number)).collect();
+                    match changed.len() {
+                        0 => lpm,
+                        1 => lpm.updated(changed.pop().map_or(&[], Vec::as_slice), &merged, count),
+                        _ => {
+                            let mut all: Vec<(A, u8)> = changed.into_iter().flatten().copied().collect();
+                            all.sort_unstable();
+                            all.dedup();
+                            lpm.updated(&all, &merged, count)
+                        }
+                    }
+                }
+                _ => Lpm::gather(&merged, count),
+            };
+            self.lists.insert(numbers.clone(), lpm);
+        }
+        self.changed.clear();
+        self.is_stale = false;
+    }
+
+    /// A list that was wanted.
+    pub fn list(&self, numbers: &[u32]) -> Lpm<A> {
+        self.lists.get(numbers).cloned().unwrap_or_else(|| Lpm::build(&[]))
+    }
+}
+
+/// Tables that answer as one: each where those before it have nothing to say.
+///
+/// An earlier table's answer stands even where a later one has a longer prefix.
+struct Merged<'a, A> {
+    tables: Vec<&'a Routes<A>>,
+    leads: &'a Leads,
+}
+
+/// What the first table that has an answer says; by table, [`Answer::Throw`] where it has none.
+fn first(answers: &[Answer]) -> u32 {
+    let value = answers.iter().find_map(|answer| match answer {
+        Answer::Value(value) => Some(*value),
+        _ => None,
+    });
+    value.unwrap_or(0)
+}
+
+impl<'a, A: Address> Source<A> for Merged<'a, A> {
+    fn within(&self, key: A, len: u8, entries: &mut Vec<Entry<A>>) -> u32 {
+        let n = self.tables.len();
+        if n == 0 {
+            return 0;
+        }
+        // The answers of each table for the prefixes around the current one, outermost first, and where those are.
+        let mut answers: Vec<Answer> = self.tables.iter().map(|table| table.around(key, len, self.leads)).collect();
+        let mut around: Vec<(A, u8)> = vec![(key, len)];
+        let otherwise = first(&answers);
+        let from = Spot { key, len: len + 1, metric: 0, order: 0 };
+        let inside = |table: &'a Routes<A>| {
+            let spots = table.spots.range(from..);
+            spots.take_while(move |(spot, _)| spot.key.prefix(len) == key).peekable()
+        };
+        if len == A::BITS {
+            return otherwise;
+        }
+        let mut tables: Vec<Peekable<_>> = self.tables.iter().copied().map(inside).collect();
+        loop {
+            let next = tables.iter_mut().filter_map(|table| table.peek().map(|(spot, _)| (spot.key, spot.len))).min();
+            let Some(place) = next else { break };
+            while around.pop_if(|(outer, outer_len)| place.0.prefix(*outer_len) != *outer).is_some() {
+                answers.truncate(answers.len() - n);
+            }
+            let outer = answers.len() - n;
+            answers.extend_from_within(outer..);
+            around.push(place);
+            for (i, table) in tables.iter_mut().enumerate() {
+                let mut found = None;
+                while let Some((_, held)) = table.next_if(|(spot, _)| (spot.key, spot.len) == place) {
+                    found = found.or_else(|| best(std::iter::once(held), self.leads));
+                }
+                if let Some(found) = found {
+                    answers[outer + n + i] = found;
+                }
+            }
+            let value = first(&answers[outer + n..]);
+            if value != first(&answers[outer..outer + n]) {
+                entries.push(Entry { key: place.0, len: place.1, value });
+            }
+        }
+        otherwise
+    }
+}
