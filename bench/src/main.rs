@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 mod frames;
 mod pipeline;
+mod routes;
 mod ruleset;
 mod sets;
 
@@ -24,6 +25,8 @@ enum Command {
     Pipeline(pipeline::Options),
     /// A large ruleset: how long until it is in force, and the memory it takes.
     Ruleset(ruleset::Options),
+    /// A large routing table: how long until it is in force, what a change costs, and what a lookup costs.
+    Routes(routes::Options),
     /// Large sets: how long until they are in force, the memory of an element, and what a lookup costs.
     Sets(sets::Options),
 }
@@ -32,6 +35,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Pipeline(options) => pipeline::run(&options),
         Command::Ruleset(options) => ruleset::run(&options),
+        Command::Routes(options) => routes::run(&options),
         Command::Sets(options) => sets::run(&options),
     }
 }

@@ -11,6 +11,7 @@ mod iptables;
 mod message;
 mod nflog;
 mod objects;
+mod routes;
 mod set;
 mod show;
 mod simulate;
@@ -109,6 +110,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The routes in force, and where a packet would go: with the words and in the format of ip-route(8)
+    Routes(routes::Options),
     /// Neighbours (ARP and NDP) as ip-neighbour(8) prints them
     Neighbours {
         /// For programs
@@ -253,6 +256,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             protocol::Response::Done => {}
             other => bail!(astray(&other)),
         },
+        Command::Routes(options) => {
+            let code = routes::run(&options, &run_dir, &mut out)?;
+            out.flush()?;
+            return Ok(code);
+        }
         Command::Recent(what) => objects::ask(what.request(), &run_dir, &mut out)?,
         Command::Hashlimit(what) => objects::ask(what.request(), &run_dir, &mut out)?,
         Command::Timers { json } => match Control::connect(&run_dir)?.dataplane(protocol::Request::Timers)? {

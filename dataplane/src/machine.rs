@@ -14,7 +14,8 @@ use crate::protocol::{
     ConntrackStats, Counter, Counters, EventKind, EventRow, FlowFilter, FlowKey, FlowRow, FlowTuple,
 };
 use crate::protocol::{
-    ExpectationRow, InvalidCount, NeighbourRow, ObjectRequest, PacketRow, PortStatus, SetAnswer, SetRequest, TimerRow,
+    ExpectationRow, InvalidCount, NeighbourRow, ObjectRequest, PacketRow, PortStatus, RoutesAnswer, RoutesRequest,
+    SetAnswer, SetRequest, TimerRow,
 };
 use crate::reason::DropReason;
 use crate::server::Service;
@@ -322,6 +323,10 @@ impl Service for Answers {
             workers: conntrack.stats_of_workers().into_iter().map(names).collect(),
             invalid: invalid.collect(),
         }
+    }
+
+    fn routes(&self, request: RoutesRequest) -> Result<RoutesAnswer, String> {
+        crate::fib::told::answer(&self.router, request)
     }
 
     fn sets(&self, request: SetRequest) -> Result<SetAnswer, String> {

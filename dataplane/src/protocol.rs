@@ -24,10 +24,12 @@ use sumun_config::model::Appliance;
 use sumun_config::rule::matches::nfacct::Quota;
 
 mod flow;
+mod route;
 mod set;
 
 pub use flow::{ConntrackStats, EventKind, EventRow, ExpectationRow, FlowFilter, FlowKey, FlowRow, FlowTuple};
 pub use flow::{IcmpFilter, InvalidCount, Masked, TupleFilter, has_ports};
+pub use route::{HopRow, RoutePlace, RouteQuestion, RouteRow, RouteWay, RoutesAnswer, RoutesRequest, TableName};
 pub use set::{SetAnswer, SetRequest, SetRow};
 
 /// The version of frames and messages. Both ends must have the same: they are of one release.
@@ -265,6 +267,8 @@ pub enum Request {
     Neighbours,
     /// About sets. Answered by [`Response::Sets`].
     Sets(SetRequest),
+    /// About routes. Answered by [`Response::Routes`].
+    Routes(RoutesRequest),
     /// Timers of IDLETIMER. Answered by [`Response::Timers`].
     Timers,
     /// What rules of `nfacct` counted. Answered by [`Response::Accounts`].
@@ -361,6 +365,8 @@ pub enum Response {
     Neighbours(Vec<NeighbourRow>),
     /// To [`Request::Sets`].
     Sets(SetAnswer),
+    /// To [`Request::Routes`].
+    Routes(RoutesAnswer),
     /// To [`Request::Object`].
     Lines(Vec<String>),
     /// To [`Request::Timers`].

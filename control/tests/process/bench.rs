@@ -19,7 +19,7 @@ use sumun_dataplane::protocol::{
     EventKind, EventRow, ExpectationRow, FlowTuple, InvalidCount, NeighbourRow, ObjectRequest, PacketRow, PortStatus,
     TimerRow,
 };
-use sumun_dataplane::protocol::{SetAnswer, SetRequest};
+use sumun_dataplane::protocol::{RoutesAnswer, RoutesRequest, SetAnswer, SetRequest};
 use sumun_dataplane::reason::DropReason;
 use sumun_dataplane::server::claim::Claim;
 use sumun_dataplane::server::events::{Hub, Subscription, WAITING};
@@ -216,6 +216,9 @@ impl Service for Memory {
         ConntrackStats { workers: vec![worker], invalid: vec![invalid] }
     }
 
+    fn routes(&self, _: RoutesRequest) -> Result<RoutesAnswer, String> {
+        Err("no routes here".to_string())
+    }
     fn sets(&self, _: SetRequest) -> Result<SetAnswer, String> {
         Err("no sets here".to_string())
     }

@@ -47,13 +47,22 @@ pub enum User {
 /// What makes fragments parts of one packet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Key {
-    user: User,
+    whose: Whose,
     family: Family,
     src: u128,
     dst: u128,
     id: u32,
     /// IPv4: the protocol. IPv6: the port, as addresses may mean another host on each link.
     of: u16,
+}
+
+/// Which fragments may come together: those that one user sees in one VRF.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Whose {
+    /// Who gathers them.
+    pub user: User,
+    /// Number of the VRF, whose addresses others may have too; 0 is none.
+    pub vrf: u16,
 }
 
 /// Where a fragment was placed.
@@ -154,7 +163,7 @@ impl Defrag {
     /// The fragment is to be dropped, and maybe others with it ([`Defrag::ended`]).
     pub fn place(
         &mut self,
-        user: User,
+        whose: Whose,
         facts: &Facts,
         l3: &[u8],
         room: usize,
@@ -176,12 +185,12 @@ impl Defrag {
         if is_full || self.held.iter().sum::<usize>() >= self.most {
             return Err(DropReason::FragmentQueue);
         }
-        let of = match (family, user) {
+        let of = match (family, whose.user) {
             (Family::V4, _) => u16::from(facts.proto),
             (Family::V6, User::Local) if !crate::fib::is_link_local(family, facts.dst) => PortId::NONE.0,
             (Family::V6, _) => facts.iif.0,
         };
-        let key = Key { user, family, src: facts.src, dst: facts.dst, id: fragment.id, of };
+        let key = Key { whose, family, src: facts.src, dst: facts.dst, id: fragment.id, of };
         let deadline = now.saturating_add(timeout.saturating_mul(1_000_000));
         let at = match self.keys.get(&key) {
             Some(at) => *at,
@@ -325,7 +334,7 @@ impl Defrag {
             self.held[key.family.index()] -= 1;
         }
         self.end(at, DropReason::FragmentTimeout);
-        Some(first.map(|(frame, l3)| Late { frame, facts, l3, user: key.user }))
+        Some(first.map(|(frame, l3)| Late { frame, facts, l3, user: key.whose.user }))
     }
 
     /// When the next packet is late.

@@ -62,7 +62,14 @@ impl Bench {
         let mut frame = self.pool.take().expect("a frame");
         assert!(frame.set(packet));
         let facts = parse::ip(family, packet).expect("a fragment");
-        let place = self.defrag.place(User::Prerouting, &facts, packet, frame.size(), now, &self.sysctl);
+        let place = self.defrag.place(
+            Whose { user: User::Prerouting, vrf: 0 },
+            &facts,
+            packet,
+            frame.size(),
+            now,
+            &self.sysctl,
+        );
         let outcome = match place {
             Ok(Place::Waits(ticket)) => {
                 self.defrag.hold(ticket, frame, 0);

@@ -5,7 +5,7 @@ use super::fate::Fate;
 use super::packet::Packet;
 use super::pipeline::key;
 use super::running::Running;
-use crate::defrag::{Late, Place, User};
+use crate::defrag::{Late, Place, User, Whose};
 use crate::fib::Route;
 use crate::icmp::Error;
 use crate::reason::DropReason;
@@ -23,7 +23,8 @@ impl Engine {
 
     #[cold]
     fn gather_fragment(&mut self, g: &Running, user: User, p: &mut Packet) -> Result<Option<Fate>, DropReason> {
-        let place = self.defrag.place(user, &p.facts, p.l3(), p.frame.size(), self.now, &g.policy.sysctl);
+        let whose = Whose { user, vrf: g.fib.vrf_of(p.facts.iif) };
+        let place = self.defrag.place(whose, &p.facts, p.l3(), p.frame.size(), self.now, &g.policy.sysctl);
         self.bury();
         match place? {
             Place::Passes => Ok(None),

@@ -12,7 +12,7 @@ use super::objects::Objects;
 use super::running::Running;
 use super::stats::{Traffic, WorkerStats};
 use crate::conntrack::Conntrack;
-use crate::fib::{Change, Fib, Own, Table};
+use crate::fib::{Change, Fib, Listed, Own, Place, Selection, Table};
 use crate::log::{LogRing, PacketRing};
 use crate::neigh::Neighbours;
 use crate::packet::vlan::Vlans;
@@ -253,6 +253,12 @@ impl Router {
         let (fib, gone) = self.put(None, fib);
         self.forget(&gone);
         Applied { number: fib.number(), left_out }
+    }
+
+    /// The routes behind a place, up to `most` of them, and where to go on if there are more.
+    pub fn list_routes(&self, of: Selection, after: Option<Place>, most: usize) -> (Vec<Listed>, Option<Place>) {
+        let publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        publishing.table.list(of, after, most)
     }
 
     /// Puts routes in force, and with them the generation that they came with. Returns them, and the addresses that ports no

@@ -6,6 +6,7 @@ use super::entry::{Entry, Hop, Kind, Out, protocol};
 use super::own::link_local_of;
 use super::{Fib, Own, is_link_local};
 use ipnet::IpNet;
+use std::collections::HashSet;
 use sumun_config::facts::{Family, PortId, number};
 use sumun_config::model::table;
 
@@ -15,13 +16,8 @@ const CONNECTED_V6: u32 = 256;
 /// Own addresses of a port: as given, each once, then the link-local one that the MAC gives.
 pub(super) fn own_addresses(port: PortId, addresses: impl Iterator<Item = Own>, mac: [u8; 6]) -> Vec<Own> {
     let derived = Own { port, family: Family::V6, addr: link_local_of(mac), prefix: 64 };
-    let mut own: Vec<Own> = Vec::new();
-    for address in addresses.chain([derived]) {
-        if !own.iter().any(|other| (other.family, other.addr) == (address.family, address.addr)) {
-            own.push(address);
-        }
-    }
-    own
+    let mut known = HashSet::new();
+    addresses.chain([derived]).filter(|own| known.insert((own.family, own.addr))).collect()
 }
 
 /// A configured address of a port.
@@ -50,7 +46,9 @@ pub(super) fn routes(addresses: &[Vec<Own>], vrf: impl Fn(PortId) -> Option<u32>
                 continue;
             }
             let (local, main) = vrf(port).map_or((table::LOCAL, table::MAIN), |table| (table, table));
-            add(local, family, addr, family.bits(), 0, Kind::Local(port), None);
+            // Where IPv4 puts what it prefers as a source, `ip route` shows it.
+            let source = Some(addr).filter(|_| family == Family::V4);
+            add(local, family, addr, family.bits(), 0, Kind::Local(port), source);
             // The first address of a network is the primary one: its prefix route and broadcast are there already for the
             // others, and the others' packets have its source.
             let primary = own[..i].iter().find(|other| {
@@ -67,7 +65,7 @@ pub(super) fn routes(addresses: &[Vec<Own>], vrf: impl Fn(PortId) -> Option<u32>
             if primary.is_none() && family == Family::V4 && prefix < 31 {
                 // The lowest address of a network is unicast since Linux 5.14.
                 let broadcast = addr | !family.mask(prefix) & family.ones();
-                add(local, family, broadcast, 32, 0, Kind::Broadcast(port), None);
+                add(local, family, broadcast, 32, 0, Kind::Broadcast(port), source);
             }
             if let Some(anycast) = Fib::anycast_of(address) {
                 add(local, family, anycast, family.bits(), 0, Kind::Anycast(port), None);

@@ -20,16 +20,21 @@ mod derive;
 mod entry;
 mod half;
 mod leads;
+mod list;
 pub(crate) mod lpm;
 mod own;
 mod rules;
 mod source;
 mod table;
+pub mod told;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vrf_tests;
 
 pub use entry::{Change, Entry, Hop, Kind, LinkState, Out, protocol};
+pub use list::{Listed, Place, Selection};
 pub use own::{Own, is_forwardable_source, is_link_local, is_on_no_link, solicited_node};
 
 pub use table::{MAX_OTHERS, MAX_ROUTES, Table};
@@ -187,9 +192,9 @@ impl Fib {
         table.fib()
     }
 
-    /// The VRF of a port, 0 for none.
+    /// The number of a port's VRF, 0 for none.
     #[inline]
-    fn vrf_of(&self, port: PortId) -> u16 {
+    pub fn vrf_of(&self, port: PortId) -> u16 {
         if self.vrf_of.is_empty() {
             return 0;
         }

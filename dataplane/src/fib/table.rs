@@ -16,6 +16,7 @@ use super::rules::{self, Refusals};
 use super::{Fib, Own};
 use crate::port::Link;
 use ipnet::IpNet;
+use std::collections::HashSet;
 use std::sync::Arc;
 use sumun_config::facts::{Family, PortId, number};
 use sumun_config::model::{Policy, RoutesFrom, RoutingRule, RpFilter};
@@ -36,10 +37,10 @@ type Placed = (Family, u32, Spot<u128>, Held);
 /// Routes, rules, addresses and ports.
 pub struct Table {
     links: Vec<Link>,
-    ports: Ports,
-    leads: Leads,
-    v4: Half<u32>,
-    v6: Half<u128>,
+    pub(super) ports: Ports,
+    pub(super) leads: Leads,
+    pub(super) v4: Half<u32>,
+    pub(super) v6: Half<u128>,
     /// Candidates of the configuration and of its addresses, sorted.
     placed: Vec<Placed>,
     configured: Side,
@@ -201,7 +202,8 @@ impl Table {
         self.collect();
         let derived_of = |i: usize| {
             let mirrored = &self.mirrored.addresses[i];
-            let known = |own: &&Own| !mirrored.iter().any(|other| (other.family, other.addr) == (own.family, own.addr));
+            let mirrored: HashSet<_> = mirrored.iter().map(|own| (own.family, own.addr)).collect();
+            let known = |own: &&Own| !mirrored.contains(&(own.family, own.addr));
             self.configured.addresses[i].iter().filter(known).copied().collect()
         };
         let addresses: Vec<Vec<Own>> = (0..self.links.len()).map(derived_of).collect();

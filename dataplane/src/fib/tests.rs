@@ -106,7 +106,7 @@ fn from_to(src: &str, dst: &str) -> Key {
 }
 
 /// A decision in words: `local`, `via PORT GATEWAY`, ...
-fn say(family: Family, route: Route) -> String {
+pub(super) fn say(family: Family, route: Route) -> String {
     match route {
         Route::Via { port, gateway: None, .. } => format!("on {}", port.0),
         Route::Via { port, gateway: Some(gateway), .. } => format!("via {} {}", port.0, family.address(gateway)),

@@ -5,7 +5,10 @@ use crate::protocol::AccountRow;
 use crate::protocol::{
     self, ConntrackStats, Counters, FlowFilter, FlowKey, FlowRow, Kind, NeighbourRow, ObjectRequest, PortStatus,
 };
-use crate::protocol::{EventRow, ExpectationRow, PacketRow, Request, Response, SetAnswer, SetRequest, TimerRow};
+use crate::protocol::{
+    EventRow, ExpectationRow, PacketRow, Request, Response, RoutesAnswer, RoutesRequest, SetAnswer, SetRequest,
+    TimerRow,
+};
 use crate::reason::DropReason;
 use crate::server::events::Subscription;
 use std::io::Write;
@@ -71,6 +74,9 @@ impl Service for Still {
     }
     fn conntrack_stats(&self) -> ConntrackStats {
         ConntrackStats::default()
+    }
+    fn routes(&self, _: RoutesRequest) -> Result<RoutesAnswer, String> {
+        Err("no routes here".to_string())
     }
     fn sets(&self, _: SetRequest) -> Result<SetAnswer, String> {
         Err("no sets here".to_string())

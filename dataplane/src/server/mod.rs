@@ -12,7 +12,7 @@ use crate::protocol::{
 use crate::protocol::{
     EventRow, ExpectationRow, Hello, Kind, NeighbourRow, ObjectRequest, PacketRow, PortStatus, Request, Response,
 };
-use crate::protocol::{Rules, SetAnswer, SetRequest, Status, TimerRow};
+use crate::protocol::{RoutesAnswer, RoutesRequest, Rules, SetAnswer, SetRequest, Status, TimerRow};
 use crate::reason::DropReason;
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -85,6 +85,8 @@ pub trait Service: Send + Sync {
     fn neighbours(&self) -> Vec<NeighbourRow>;
     /// What is asked of sets, or done with them; or why not.
     fn sets(&self, request: SetRequest) -> Result<SetAnswer, String>;
+    /// What is asked of routes; or why there is no answer.
+    fn routes(&self, request: RoutesRequest) -> Result<RoutesAnswer, String>;
     /// What is asked of objects that rules share by name: lines for people; or why there are none.
     fn object(&self, ask: &ObjectRequest) -> Result<Vec<String>, String>;
     /// All timers of IDLETIMER.
@@ -340,6 +342,7 @@ impl Shared {
                 Ok(answer) => Response::Sets(answer),
                 Err(reason) => refused(&reason),
             },
+            Request::Routes(request) => service.routes(request).map_or_else(|why| refused(&why), Response::Routes),
             Request::Object(ask) => service.object(&ask).map_or_else(|why| refused(&why), Response::Lines),
             Request::Timers => Response::Timers(service.timers()),
             Request::Accounts => Response::Accounts(service.accounts()),

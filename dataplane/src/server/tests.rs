@@ -6,7 +6,7 @@ use crate::protocol::{
     AccountRow, ChainCounters, Counter, EventKind, EventRow, ExpectationRow, FlowTuple, HEADER_LEN, PacketRow,
     TupleFilter,
 };
-use crate::protocol::{SetAnswer, SetRequest};
+use crate::protocol::{RoutesAnswer, RoutesRequest, SetAnswer, SetRequest};
 use proptest::prelude::*;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -92,6 +92,9 @@ impl Service for Memory {
     }
     fn conntrack_stats(&self) -> ConntrackStats {
         ConntrackStats::default()
+    }
+    fn routes(&self, _: RoutesRequest) -> Result<RoutesAnswer, String> {
+        Err("no routes here".to_string())
     }
     fn sets(&self, _: SetRequest) -> Result<SetAnswer, String> {
         Err("no sets here".to_string())
