@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use std::collections::HashSet;
 use std::sync::Arc;
 use sumun_config::facts::{Family, PortId, number};
-use sumun_config::model::{Policy, RoutesFrom, RoutingRule, RpFilter};
+use sumun_config::model::{MIN_MTU, Policy, RoutesFrom, RoutingRule, RpFilter};
 
 /// Most routes of both families together.
 pub const MAX_ROUTES: usize = 1 << 22;
@@ -423,6 +423,7 @@ impl Table {
             }
             Change::Mtu { port, mtu } => {
                 let i = index(*port)?;
+                wrong((*mtu < MIN_MTU).then(|| format!("an MTU below {MIN_MTU}")))?;
                 self.ports.mtu[i] = (*mtu).min(self.links[i].mtu);
                 self.renew();
             }

@@ -170,7 +170,7 @@ struct Nested<A> {
 /// An immutable table of prefixes, cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Lpm<A> {
-    tops: Box<[Page<A>]>,
+    tops: Arc<[Page<A>]>,
     /// Selects a top by the first bits of an address: 0 where there is only one.
     mask: usize,
 }
@@ -193,7 +193,7 @@ impl<A: Address> Lpm<A> {
     fn of_size(entries: &[Entry<A>], size: Size) -> Lpm<A> {
         let mut builder = Builder::new();
         let builder = &mut builder;
-        let tops: Box<[Page<A>]> = match size {
+        let tops: Arc<[Page<A>]> = match size {
             Size::Small => [Page::build(entries, 0, STRIDE, 0, builder)].into(),
             Size::Medium => [Page::build(entries, 0, 2 * STRIDE, 0, builder)].into(),
             Size::Large => {

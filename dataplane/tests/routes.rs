@@ -1,0 +1,150 @@
+//! Routes that change while the router runs.
+
+mod common;
+
+use common::{LAN, Rig, WAN, config, describe, ends, ping, udp};
+use std::sync::Arc;
+use sumun_config::facts::{Family, PortId, number};
+use sumun_config::model::{RoutesFrom, table};
+use sumun_dataplane::fib::{Change, Entry, Hop, Kind, LinkState, Out, Own};
+
+/// A router that takes its routes from the kernel and forwards everything.
+fn rig() -> Rig {
+    let mut policy = config("[filter.FORWARD]\npolicy = \"ACCEPT\"\n[filter.INPUT]\npolicy = \"ACCEPT\"\n").policy;
+    policy.routes_from = RoutesFrom::Kernel;
+    Rig::of(policy)
+}
+
+fn entry(prefix: &str, kind: Kind) -> Entry {
+    let prefix = prefix.parse().unwrap();
+    Entry { table: table::MAIN, prefix, metric: 20, kind, mtu: None, source: None, realm: 0, protocol: 186 }
+}
+
+fn via(out: Out, gateway: &str) -> Kind {
+    Kind::Via(vec![Hop { out, gateway: Some(gateway.parse().unwrap()), weight: 1, onlink: false }])
+}
+
+/// Somebody on the LAN to somebody behind other routers, of both families.
+fn strangers() -> [(Family, Vec<u8>, &'static str, &'static str); 2] {
+    let frame = |family, to: &str| udp(family, ends(family).0, number(to.parse().unwrap()).1, (1000, 53), b"?");
+    [
+        (Family::V4, frame(Family::V4, "198.51.100.1"), "198.51.100.0/24", "203.0.113.9"),
+        (Family::V6, frame(Family::V6, "2001:db8:99::1"), "2001:db8:99::/48", "2001:db8:2::9"),
+    ]
+}
+
+#[test]
+fn a_change_holds_from_the_next_burst_on() {
+    let mut rig = rig();
+    for (_, frame, prefix, gateway) in strangers() {
+        let out = |rig: &mut Rig| rig.send(LAN, &frame).iter().map(|(port, _)| *port).collect::<Vec<_>>();
+        // Only the error goes back.
+        assert_eq!(out(&mut rig), [LAN]);
+        let route = entry(prefix, via(Out::Port(WAN), gateway));
+        assert_eq!(rig.router.routes(vec![Change::Append(route.clone())]).left_out, []);
+        assert_eq!(out(&mut rig), [WAN]);
+        rig.router.routes(vec![Change::Replace(entry(prefix, Kind::Blackhole))]);
+        assert_eq!(out(&mut rig), []);
+        rig.router.routes(vec![Change::Replace(route.clone()), Change::Link { port: WAN, state: LinkState::Down }]);
+        assert_eq!(out(&mut rig), [LAN]);
+        rig.router.routes(vec![Change::Link { port: WAN, state: LinkState::Up }]);
+        assert_eq!(out(&mut rig), [WAN]);
+        rig.router.routes(vec![Change::Remove(route)]);
+        assert_eq!(out(&mut rig), [LAN]);
+    }
+    assert_eq!(rig.drops(), [("blackhole", 2), ("no-route", 6)]);
+    rig.assert_census();
+}
+
+#[test]
+fn what_would_leave_by_another_device_is_refused_and_counted() {
+    let mut rig = rig();
+    let other = || Out::Other("docker0".into());
+    for (_, frame, prefix, gateway) in strangers() {
+        rig.router.routes(vec![Change::Append(entry(prefix, via(other(), gateway)))]);
+        let sent = rig.send(LAN, &frame);
+        assert!(matches!(&sent[..], [(LAN, error)] if describe(error).contains("icmp")), "{sent:?}");
+    }
+    assert_eq!(rig.drops(), [("not-a-port", 2)]);
+}
+
+#[test]
+fn mirrored_addresses_are_the_routers_own_and_those_of_the_file_stay() {
+    let mut rig = rig();
+    let own = |text: &str| {
+        let (family, addr) = number(text.parse().unwrap());
+        Own { port: LAN, family, addr, prefix: family.bits() }
+    };
+    let client = ends(Family::V4).0;
+    let answers = |to: &str, rig: &mut Rig| {
+        let to = number(to.parse().unwrap()).1;
+        !rig.send(LAN, &ping(Family::V4, client, to, 1, b"x")).is_empty()
+    };
+    assert!(answers("192.168.1.1", &mut rig));
+    let added = own("192.168.1.200");
+    let local = entry("192.168.1.200/32", Kind::Local(LAN));
+    let local = Entry { table: table::LOCAL, metric: 0, ..local };
+    rig.router.routes(vec![Change::Address(added), Change::Append(local.clone())]);
+    assert!(rig.router.fib().is_own(Family::V4, added.addr, LAN));
+    assert!(answers("192.168.1.200", &mut rig));
+    rig.router.routes(vec![Change::NoAddress(added), Change::Remove(local)]);
+    assert!(!rig.router.fib().is_own(Family::V4, added.addr, LAN));
+    rig.router.routes(vec![Change::Forget]);
+    assert!(answers("192.168.1.1", &mut rig));
+}
+
+#[test]
+fn an_address_and_the_rules_of_a_policy_come_together() {
+    let mut rig = rig();
+    let before = (rig.router.generation(), rig.router.routes_number());
+    rig.swap("");
+    assert!(rig.router.is_settled());
+    let after = (rig.router.generation(), rig.router.routes_number());
+    assert_eq!(after, (before.0 + 1, before.1 + 1));
+    // Routes of their own do not make rules new.
+    let refused = rig.router.routes(vec![Change::Forget]).left_out;
+    assert_eq!(refused.len(), 1, "routes come from the file now");
+    assert!(!rig.router.is_settled());
+    rig.wait(1);
+    assert!(rig.router.is_settled());
+    assert_eq!(rig.router.generation(), after.0);
+}
+
+#[test]
+fn routes_that_no_worker_has_are_freed_by_who_settles() {
+    let mut rig = rig();
+    let old = Arc::downgrade(&rig.router.fib());
+    rig.router.routes(vec![Change::Append(entry("198.51.100.0/24", Kind::Blackhole))]);
+    rig.router.settle();
+    assert!(old.upgrade().is_some(), "the worker has not looked yet");
+    rig.wait(1);
+    assert!(old.upgrade().is_some(), "not on the worker");
+    rig.router.settle();
+    assert!(old.upgrade().is_none());
+}
+
+#[test]
+fn nonsense_is_left_out_and_the_rest_of_the_batch_holds() {
+    let rig = rig();
+    let far = PortId(7);
+    let nonsense = vec![
+        Change::Append(entry("198.51.100.0/24", via(Out::Port(far), "203.0.113.9"))),
+        Change::Append(entry("198.51.100.0/24", via(Out::Port(WAN), "2001:db8::1"))),
+        Change::Append(entry("198.51.100.0/24", Kind::Local(far))),
+        Change::Append(Entry { table: 0, ..entry("198.51.100.0/24", Kind::Blackhole) }),
+        Change::Remove(entry("198.51.100.0/24", Kind::Blackhole)),
+        Change::Mtu { port: far, mtu: 1400 },
+        Change::Mtu { port: LAN, mtu: 20 },
+        Change::Link { port: PortId::NONE, state: LinkState::Down },
+        Change::Vrf { port: far, table: Some(100) },
+        Change::NoAddress(Own { port: LAN, family: Family::V4, addr: 1, prefix: 24 }),
+        Change::Address(Own { port: LAN, family: Family::V4, addr: 1, prefix: 33 }),
+    ];
+    let good = entry("198.51.100.0/24", via(Out::Port(WAN), "203.0.113.9"));
+    let count = rig.router.fib().routes();
+    let batch = nonsense.iter().cloned().chain([Change::Append(good)]).collect();
+    let applied = rig.router.routes(batch);
+    let left_out: Vec<Change> = applied.left_out.into_iter().map(|(change, _)| change).collect();
+    assert_eq!(left_out, nonsense);
+    assert_eq!(rig.router.fib().routes(), count + 1);
+}
