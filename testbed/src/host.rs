@@ -125,3 +125,17 @@ pub fn ip(args: &[&str]) -> Result<String> {
     ensure!(output.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
+
+/// Joins two namespaces by a veth pair. Frames of local sockets get whole checksums, as on a wire.
+pub fn join(a: &Host, a_dev: &str, b: &Host, b_dev: &str, queues: u32) -> Result<()> {
+    let queues = queues.to_string();
+    let mut args = vec!["link", "add", a_dev, "netns", a.name(), "numrxqueues", &queues, "numtxqueues", &queues];
+    args.extend(["type", "veth", "peer", "name", b_dev, "netns", b.name()]);
+    args.extend(["numrxqueues", &queues, "numtxqueues", &queues]);
+    ip(&args)?;
+    for (host, device) in [(a, a_dev), (b, b_dev)] {
+        host.run(&["ethtool", "-K", device, "tx", "off", "gso", "off", "tso", "off", "gro", "on"])?;
+        host.ip(&format!("link set {device} up"))?;
+    }
+    Ok(())
+}

@@ -1,6 +1,6 @@
 //! The standard topology, and what it takes to make and sweep it.
 
-use crate::host::{Host, PREFIX, ip};
+use crate::host::{Host, PREFIX, ip, join};
 use anyhow::{Result, ensure};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -99,16 +99,7 @@ impl Lab {
 
     /// Joins two namespaces by a veth pair. Frames of local sockets get whole checksums, as on a wire.
     pub fn join(&self, a: &Host, a_dev: &str, b: &Host, b_dev: &str, queues: u32) -> Result<()> {
-        let queues = queues.to_string();
-        let mut args = vec!["link", "add", a_dev, "netns", a.name(), "numrxqueues", &queues, "numtxqueues", &queues];
-        args.extend(["type", "veth", "peer", "name", b_dev, "netns", b.name()]);
-        args.extend(["numrxqueues", &queues, "numtxqueues", &queues]);
-        ip(&args)?;
-        for (host, device) in [(a, a_dev), (b, b_dev)] {
-            host.run(&["ethtool", "-K", device, "tx", "off", "gso", "off", "tso", "off", "gro", "on"])?;
-            host.ip(&format!("link set {device} up"))?;
-        }
-        Ok(())
+        join(a, a_dev, b, b_dev, queues)
     }
 
     /// A path inside the lab's directory.

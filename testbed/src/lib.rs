@@ -15,7 +15,9 @@ pub mod host;
 pub mod lab;
 pub mod router;
 pub mod talk;
+pub mod trunk;
 
 pub use host::Host;
 pub use lab::{Lab, sweep};
 pub use router::Router;
+pub use trunk::Trunk;

@@ -1,6 +1,6 @@
 //! The router's two processes inside a lab.
 
-use crate::{Lab, sweep};
+use crate::{Host, Lab, sweep};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 /// `sumun-dataplane` and `sumun control`, running on one configuration file; killed when dropped.
 pub struct Router<'a> {
-    lab: &'a Lab,
+    host: &'a Host,
+    /// Of sockets, configuration and logs.
+    dir: &'a Path,
     /// The configuration file.
     pub config: PathBuf,
     dataplane: Option<Child>,
@@ -27,10 +29,15 @@ pub fn programs() -> PathBuf {
 
 /// What the configuration says first: where sockets are and which core works.
 pub fn head(lab: &Lab, cores: &str) -> String {
+    head_in(lab.dir.path(), cores)
+}
+
+/// The same for a router whose files are in this directory.
+pub fn head_in(dir: &Path, cores: &str) -> String {
     format!(
         "[dataplane]\nrun-dir = \"{}\"\ncores = [{cores}]\nlog = \"file:{}\"\n\n",
-        lab.path("run").display(),
-        lab.path("packets.log").display()
+        dir.join("run").display(),
+        dir.join("packets.log").display()
     )
 }
 
@@ -60,10 +67,15 @@ impl<'a> Router<'a> {
 
     /// The same with a whole configuration.
     pub fn start_with(lab: &'a Lab, config: &str) -> Result<Router<'a>> {
+        Router::start_in(&lab.router, lab.dir.path(), config)
+    }
+
+    /// The same in any namespace, with the files in this directory.
+    pub fn start_in(host: &'a Host, dir: &'a Path, config: &str) -> Result<Router<'a>> {
         sweep()?;
-        let path = lab.path("router.toml");
+        let path = dir.join("router.toml");
         std::fs::write(&path, config)?;
-        let mut router = Router { lab, config: path, dataplane: None, control: None };
+        let mut router = Router { host, dir, config: path, dataplane: None, control: None };
         router.start_dataplane()?;
         router.start_control()?;
         router.wait_for_generation(1)?;
@@ -73,7 +85,7 @@ impl<'a> Router<'a> {
     /// Starts `sumun-dataplane` and waits for its socket to answer.
     pub fn start_dataplane(&mut self) -> Result<()> {
         self.dataplane = Some(self.launch("sumun-dataplane", &["--config"], "dataplane.log")?);
-        let socket = self.lab.path("run/dataplane.sock");
+        let socket = self.dir.join("run/dataplane.sock");
         wait("the dataplane's socket", || {
             self.check_alive()?;
             Ok(socket.exists())
@@ -83,7 +95,7 @@ impl<'a> Router<'a> {
     /// Starts `sumun control`.
     pub fn start_control(&mut self) -> Result<()> {
         self.control = Some(self.launch("sumun", &["control", "--config"], "control.log")?);
-        let socket = self.lab.path("run/control.sock");
+        let socket = self.dir.join("run/control.sock");
         wait("control's socket", || {
             self.check_alive()?;
             Ok(socket.exists())
@@ -91,9 +103,9 @@ impl<'a> Router<'a> {
     }
 
     fn launch(&self, program: &str, args: &[&str], log: &str) -> Result<Child> {
-        let log = File::options().create(true).append(true).open(self.lab.path(log))?;
+        let log = File::options().create(true).append(true).open(self.dir.join(log))?;
         // The child becomes the program itself (`ip netns exec` execs), so its id is the program's.
-        let mut command = self.lab.router.command(&programs().join(program).display().to_string());
+        let mut command = self.host.command(&programs().join(program).display().to_string());
         command.args(args).arg(&self.config);
         command.stdout(log.try_clone()?).stderr(log).stdin(Stdio::null()).spawn().context(program.to_string())
     }
@@ -103,7 +115,7 @@ impl<'a> Router<'a> {
             if let Some(child) = child
                 && let Some(status) = child.try_wait()?
             {
-                let log = std::fs::read_to_string(self.lab.path(&format!("{name}.log"))).unwrap_or_default();
+                let log = std::fs::read_to_string(self.dir.join(format!("{name}.log"))).unwrap_or_default();
                 bail!("{name} ended with {status}:\n{log}");
             }
         }
@@ -122,7 +134,7 @@ impl<'a> Router<'a> {
     /// `sumun ARGS`, with whatever end.
     pub fn sumun(&self, args: &[&str]) -> Result<Output> {
         let mut command = Command::new(programs().join("sumun"));
-        command.args(args).env("SUMUN_RUN_DIR", self.lab.path("run")).stdin(Stdio::null());
+        command.args(args).env("SUMUN_RUN_DIR", self.dir.join("run")).stdin(Stdio::null());
         command.output().context("sumun")
     }
 
@@ -154,7 +166,7 @@ impl<'a> Router<'a> {
 
     /// Writes new rules into the configuration file without telling anybody.
     pub fn rewrite(&self, rules: &str) -> Result<()> {
-        let text = format!("{}{INTERFACES}{rules}", head(self.lab, "1"));
+        let text = format!("{}{INTERFACES}{rules}", head_in(self.dir, "1"));
         let new = self.config.with_extension("new");
         std::fs::write(&new, text)?;
         std::fs::rename(&new, &self.config)?;
@@ -178,7 +190,7 @@ impl<'a> Router<'a> {
 
     /// A log of one of the processes.
     pub fn log(&self, name: &str) -> String {
-        std::fs::read_to_string(self.lab.path(name)).unwrap_or_default()
+        std::fs::read_to_string(self.dir.join(name)).unwrap_or_default()
     }
 }
 

@@ -319,6 +319,61 @@ fn refusals_and_errors_leave_by_the_port_of_the_offender() {
 }
 
 #[test]
+fn tagged_frames_are_those_of_vlans_and_go_out_tagged() {
+    let place = Place::new();
+    place.replace(
+        r#"
+        [interfaces.office]
+        parent = "trunk0"
+        vlan = [100, 10]
+        vlan-protocol = "802.1ad"
+        addresses = ["192.168.1.1/24"]
+        [interfaces.trunk0]
+        [interfaces.wan0]
+        parent = "trunk0"
+        vlan = 20
+        addresses = ["203.0.113.2/24"]
+        [nat.POSTROUTING]
+        rules = ["-o wan0 -j MASQUERADE"]
+        "#,
+    );
+    let tagged = |tags: &[u8], frame: Vec<u8>| [&frame[..12], tags, &frame[12..]].concat();
+    let (office, wan) = ([0x88, 0xa8, 0, 100, 0x81, 0, 0, 10], [0x81, 0, 0, 20]);
+    let heard = [
+        ("trunk0", 0, tagged(&office, udp(CLIENT, SERVER, (1000, 53)))),
+        ("trunk0", 1, tagged(&wan, udp(SERVER, [203, 0, 113, 2], (53, 1000)))),
+        ("trunk0", 2, tagged(&wan[..], ping(LAN))),
+        ("trunk0", 3, tagged(&[0x81, 0, 0, 21], ping(LAN))),
+        // As tcpdump records a VLAN device of the kernel.
+        ("office", 4, udp(CLIENT, SERVER, (1000, 53))),
+    ];
+    let out = place.path("out.pcapng");
+    let ran = simulate(&place, &record(&place, &heard), &["--out", arg(&out), "--trace", "text"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    for line in ["dropped", "unknown-vlan"] {
+        assert!(ran.out.contains(line), "{line} is not in {}", ran.out);
+    }
+    let (names, frames) = read(&place, "out.pcapng");
+    assert_eq!(names, ["office", "trunk0", "wan0", "host"]);
+    let seen: Vec<_> = frames
+        .iter()
+        .filter(|(port, ..)| port != "host")
+        .map(|(port, time, frame)| (port.as_str(), *time, frame[6..].strip_prefix(&ROUTER).unwrap().to_vec()))
+        .map(|(port, time, rest)| (port, time, rest[..4].to_vec(), rest[4] != 8))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("trunk0", 0, wan.to_vec(), false),
+            ("trunk0", 1, office[..4].to_vec(), true),
+            // The client's address lies in the office: the answer leaves there.
+            ("trunk0", 2, office[..4].to_vec(), true),
+            ("trunk0", 4, wan.to_vec(), false),
+        ]
+    );
+}
+
+#[test]
 fn classic_pcap_comes_in_on_the_port_that_is_named() {
     let place = place("");
     let path = place.path("in.pcap");

@@ -8,11 +8,11 @@ use etherparse::{PacketBuilder, PacketBuilderStep};
 use std::sync::Arc;
 use sumun_config::diag::{Source, render};
 use sumun_config::facts::{Family, PortId};
-use sumun_config::model::{Config, Policy};
+use sumun_config::model::{Appliance, Config, Policy};
 use sumun_config::rule::Table;
 use sumun_dataplane::engine::stats::Traffic;
 use sumun_dataplane::engine::{Engine, Router, Trace};
-use sumun_dataplane::port::Link;
+use sumun_dataplane::port::{Link, links};
 use sumun_dataplane::reason::DropReason;
 use sumun_dataplane::umem::Pool;
 
@@ -68,7 +68,12 @@ icmpv6_ratelimit = 0
 
 /// Parses rules behind the base configuration.
 pub fn config(rules: &str) -> Config {
-    let source = Source::new("test.toml", format!("{BASE}{rules}"));
+    read(format!("{BASE}{rules}"))
+}
+
+/// Parses a whole configuration.
+fn read(text: String) -> Config {
+    let source = Source::new("test.toml", text);
     match sumun_config::schema::load(&source) {
         Ok((config, _)) => config,
         Err(mistakes) => panic!("{}", render(&source, &mistakes, false)),
@@ -105,10 +110,24 @@ impl Rig {
     }
 
     fn linked(policy: Policy, mtu: u16) -> Rig {
-        let config = config("");
         let links = [("lan0", 1500), ("wan0", mtu)];
         let links = links.map(|(name, mtu)| Link { name: name.into(), mac: ROUTER, mtu, trunk: None }).to_vec();
-        let router = Router::new(&config.appliance, links, 7);
+        Rig::made(&config("").appliance, links, policy)
+    }
+
+    /// A router with this whole configuration. Its devices have the MAC [`ROUTER`] and an MTU of 1500.
+    pub fn of_file(text: &str) -> Rig {
+        let Config { appliance, policy } = read(text.to_string());
+        let own = appliance.interfaces.iter().map(|interface| {
+            let link = |_| Link { name: interface.name.clone(), mac: ROUTER, mtu: 1500, trunk: None };
+            interface.device().map(link)
+        });
+        let links = links(&appliance.interfaces, own.collect()).expect("VLANs on devices");
+        Rig::made(&appliance, links, policy)
+    }
+
+    fn made(appliance: &Appliance, links: Vec<Link>, policy: Policy) -> Rig {
+        let router = Router::new(appliance, links, 7);
         let engine = router.engine(0, Pool::fresh(FRAMES, 2048));
         router.publish(policy).expect("a valid policy");
         let mut rig = Rig { router, engine, now: 1_000_000_000 };
@@ -161,7 +180,7 @@ impl Rig {
 
     fn sent(&mut self) -> Vec<Sent> {
         let mut out = Vec::new();
-        for port in [LAN, WAN] {
+        for port in (0..self.router.links.len()).map(|number| PortId(number as u16)) {
             let frames: Vec<_> = self.engine.take_tx(port).drain(..).collect();
             for frame in frames {
                 out.push((port, frame.bytes().to_vec()));
@@ -196,7 +215,11 @@ impl Rig {
     /// Every frame is free, or held for a reason that the engine names; and every packet had exactly one fate.
     pub fn assert_census(&mut self) {
         let stats = &self.router.stats[0];
-        let frames = |ports: &[Traffic]| ports.iter().map(|t| t.packets.get()).sum::<u64>();
+        // Frames of a VLAN count on its device, too.
+        let frames = |ports: &[Traffic]| {
+            let devices = self.router.links.iter().zip(ports).filter(|(link, _)| link.trunk.is_none());
+            devices.map(|(_, traffic)| traffic.packets.get()).sum::<u64>()
+        };
         let drops: u64 = stats.drops.iter().map(|n| n.get()).sum();
         let came = frames(&stats.rx) + stats.originated.get() + stats.pieces.get();
         let went = frames(&stats.tx) + stats.delivered.get() + stats.consumed.get() + drops;
