@@ -57,6 +57,24 @@ pub struct Appliance {
     pub initial_policy: crate::rule::Policy,
     /// Where LOG lines go.
     pub log: LogTo,
+    /// The host's own stack takes part, by a TAP for each port; none: it does not.
+    pub host: Option<Host>,
+}
+
+/// Where the TAPs are.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Host {
+    /// Network namespace by its name, as `ip netns` shows it; none: that of the dataplane process.
+    pub namespace: Option<String>,
+}
+
+/// Who is the host behind a port's own addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum LocalStack {
+    /// The kernel's stack, by a TAP.
+    Host,
+    /// The router itself: echo and refusals.
+    Smoltcp,
 }
 
 /// What a worker does when its ports are quiet.
@@ -89,6 +107,8 @@ pub struct Interface {
     pub kind: Kind,
     /// IP MTU; the device's where none, of a VLAN its parent's.
     pub mtu: Option<u16>,
+    /// Who answers for its addresses.
+    pub local: LocalStack,
 }
 
 /// What a port is made of.

@@ -84,6 +84,7 @@ fn interfaces_alone_are_a_configuration_with_the_defaults() {
             tx: Transmit::Auto,
         }),
         mtu: None,
+        local: LocalStack::Smoltcp,
     };
     let appliance = Appliance {
         run_dir: "/run/sumun".into(),
@@ -97,6 +98,7 @@ fn interfaces_alone_are_a_configuration_with_the_defaults() {
         interfaces: vec![port("lan0"), port("wan0")],
         initial_policy: rule::Policy::Drop,
         log: LogTo::Syslog,
+        host: None,
     };
     assert_eq!(config.appliance, appliance);
     let settings = |a: &str, b: &str| PortSettings {
@@ -191,6 +193,29 @@ fn vlans_are_resolved_to_the_ports_that_have_their_devices() {
     assert_eq!(config.policy.port_settings[2].rp_filter, RpFilter::Strict);
     let RouteAction::Via(hops) = &config.policy.routes[0].action else { panic!("no route") };
     assert_eq!(hops[0].port, PortId(2));
+}
+
+#[test]
+fn ports_have_taps_where_the_host_takes_part() {
+    let ports = r#"
+        [interfaces.a]
+        device = "eth0"
+        [interfaces.b]
+        device = "eth1"
+        local = "smoltcp"
+        "#;
+    for (section, host, first) in [
+        ("", None, LocalStack::Smoltcp),
+        ("[host]", Some(Host { namespace: None }), LocalStack::Host),
+        ("[host]\nnamespace = 'box'", Some(Host { namespace: Some("box".into()) }), LocalStack::Host),
+    ] {
+        let appliance = config(&format!("{section}{ports}")).appliance;
+        assert_eq!(appliance.host, host, "{section}");
+        let locals: Vec<LocalStack> = appliance.interfaces.iter().map(|interface| interface.local).collect();
+        assert_eq!(locals, [first, LocalStack::Smoltcp], "{section}");
+    }
+    let beside = config("[host]\nnamespace = 'box'\n[interfaces.a]\n[interfaces.b]\nlocal = 'host'").appliance;
+    assert!(beside.interfaces.iter().all(|interface| interface.local == LocalStack::Host), "names are free elsewhere");
 }
 
 #[test]

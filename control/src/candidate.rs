@@ -156,6 +156,7 @@ pub fn differences(running: &Appliance, wanted: &Appliance) -> Vec<&'static str>
         interfaces,
         initial_policy,
         log,
+        host,
     } = wanted;
     [
         ("cores", running.cores != *cores),
@@ -168,6 +169,7 @@ pub fn differences(running: &Appliance, wanted: &Appliance) -> Vec<&'static str>
         ("interfaces", running.interfaces != *interfaces),
         ("initial policy", running.initial_policy != *initial_policy),
         ("log", running.log != *log),
+        ("host", running.host != *host),
     ]
     .into_iter()
     .filter_map(|(name, differs)| differs.then_some(name))

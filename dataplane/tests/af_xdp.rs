@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use sumun_config::facts::PortId;
-use sumun_config::model::{Attach, CopyMode, Device, Idle, Interface, Kind, Transmit};
+use sumun_config::model::{Attach, CopyMode, Device, Idle, Interface, Kind, LocalStack, Transmit};
 use sumun_dataplane::port::af_xdp::{self, Mode, OpenError, Opened, Plan, Sending};
 use sumun_dataplane::reason::DropReason;
 use sumun_dataplane::umem::{Frame, Pool};
@@ -376,6 +376,7 @@ fn interface(device: &str, attach: Attach) -> Interface {
         name: device.into(),
         kind: Kind::Device(Device { name: device.into(), attach, copy: CopyMode::Auto, ring: 512, tx: Transmit::Auto }),
         mtu: None,
+        local: LocalStack::Smoltcp,
     }
 }
 

@@ -1,11 +1,12 @@
 //! `[interfaces.NAME]`: the ports, and who may name them.
 
+use super::host;
 use super::reader::{Field, Fields};
 use super::report::{Sink, suggest_quoted};
 use super::values::{bad_device_name, family_of_net, interface_address, is_link_local};
 use super::vlan;
 use crate::facts::{Family, LOOPBACK, PortId};
-use crate::model::{Attach, CopyMode, Device, IPV6_MIN_MTU, Interface, Kind, PortSettings, RpFilter, Transmit};
+use crate::model::{Attach, CopyMode, Device, Host, IPV6_MIN_MTU, Interface, Kind, PortSettings, RpFilter, Transmit};
 use crate::rule::matches::devgroup::GROUPS;
 use ipnet::IpNet;
 use std::ops::Range;
@@ -18,6 +19,8 @@ pub(super) struct Interfaces {
     pub settings: Vec<PortSettings>,
     /// All addresses with their places, port by port.
     pub addresses: Vec<(PortId, IpNet, Range<usize>)>,
+    /// Devices with their places.
+    pub devices: Vec<(String, Range<usize>)>,
 }
 
 /// Bytes of a frame that are not the IP packet: the headroom of XDP and of the router, Ethernet and two tags.
@@ -54,10 +57,9 @@ impl Interfaces {
 }
 
 /// Reads `[interfaces]`.
-pub(super) fn read(field: Option<Field>, frame_size: u32, sink: &mut Sink) -> Interfaces {
+pub(super) fn read(field: Option<Field>, frame_size: u32, host: Option<&Host>, sink: &mut Sink) -> Interfaces {
     let accepts = "a section such as `[interfaces.lan0]`";
     let mut all = Interfaces::default();
-    let mut devices: Vec<(String, Range<usize>)> = Vec::new();
     let mut vlans: Vec<vlan::Draft> = Vec::new();
     let mut mtus: Vec<Option<Range<usize>>> = Vec::new();
     let fields = field.map(|field| (field, field.table("[interfaces]", accepts, sink)));
@@ -69,6 +71,7 @@ pub(super) fn read(field: Option<Field>, frame_size: u32, sink: &mut Sink) -> In
     if sections.is_empty() {
         sink.conflict(at, "there is no interface").help(format!("add {accepts}"));
     }
+    let mut names = Vec::new();
     for section in sections {
         if all.interfaces.len() == usize::from(u16::MAX) {
             sink.conflict(section.key(), "there are more than 65535 interfaces");
@@ -84,7 +87,7 @@ pub(super) fn read(field: Option<Field>, frame_size: u32, sink: &mut Sink) -> In
                 vlans.push(draft);
                 kind
             }
-            None => Kind::Device(device(&section, &mut fields, &mut devices, sink)),
+            None => Kind::Device(device(&section, &mut fields, &mut all.devices, sink)),
         };
         let addresses = addresses(port, &mut fields, &mut all, sink);
         let mtu_field = fields.take("mtu");
@@ -94,15 +97,18 @@ pub(super) fn read(field: Option<Field>, frame_size: u32, sink: &mut Sink) -> In
             field.choice(&[("off", RpFilter::Off), ("strict", RpFilter::Strict), ("loose", RpFilter::Loose)], sink)
         });
         let group = fields.take("group").and_then(|field| group(&field, sink));
+        let local = host::local(&mut fields, host, sink);
         fields.finish(sink);
+        names.push(section.key());
         all.settings.push(PortSettings {
             addresses,
             rp_filter: rp_filter.unwrap_or_default(),
             group: group.unwrap_or(0),
             vrf: None,
         });
-        all.interfaces.push(Interface { name: section.name.to_string(), kind, mtu });
+        all.interfaces.push(Interface { name: section.name.to_string(), kind, mtu, local });
     }
+    host::check_names(host, &all, &names, sink);
     vlan::resolve(vlans, &mut all, &mtus, sink);
     all
 }

@@ -23,6 +23,9 @@
 //! initial-policy = "DROP"              # of the filter table until rules are published; or "ACCEPT"
 //! log = "syslog"                       # of LOG; or "file:/var/log/sumun.log"
 //!
+//! [host]                               # a TAP for each interface, where the appliance's own programs live
+//! namespace = "host"                   # its name in `ip netns`; default: the dataplane's own
+//!
 //! [interfaces.lan0]                    # the name that rules use; the order of the file is that of the ports
 //! device = "lan0"                      # default: the same name
 //! addresses = ["192.168.1.1/24", "fd00:1::1/64"]   # fe80:: follows from the MAC
@@ -33,6 +36,7 @@
 //! attach = "auto"                      # "native", "generic": how the XDP program is attached
 //! copy = "auto"                        # "zero-copy", "copy"
 //! tx = "auto"                          # "ring", "xdp": how many frames at once are sent where there is no zero-copy
+//! local = "host"                       # where there is [host]: it has a TAP; "smoltcp": it has none
 //!
 //! [interfaces.office]                  # a VLAN: what is tagged on the device of another interface, wherever that stands
 //! parent = "lan0"                      # needed: that interface
@@ -140,6 +144,7 @@ mod chains;
 mod conntrack;
 mod fields;
 mod foreign;
+mod host;
 mod interfaces;
 mod literal;
 mod neighbours;
@@ -178,8 +183,10 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     let foreign = section("foreign", sink);
     let quotas = section("accounts", sink);
     let osf = section("osf", sink);
+    let host = section("host", sink);
     let dataplane = appliance::read(dataplane, sink);
-    let interfaces = interfaces::read(top.take("interfaces"), dataplane.frame_size, sink);
+    let host = host::read(host, sink);
+    let interfaces = interfaces::read(top.take("interfaces"), dataplane.frame_size, host.as_ref(), sink);
     let mut sections = |key: &'static str, sink: &mut Sink| -> Vec<Fields<'a>> {
         top.take(key).map(|field: Field<'a>| field.tables(sink)).unwrap_or_default()
     };
@@ -219,6 +226,7 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
             interfaces: interfaces.interfaces,
             initial_policy: dataplane.initial_policy,
             log: dataplane.log,
+            host,
         },
         policy: Policy {
             ports,

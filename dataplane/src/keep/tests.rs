@@ -166,6 +166,7 @@ fn mappings_outlive_the_rules_that_chose_them_from_process_to_process() {
         interfaces: Vec::new(),
         initial_policy: rule::Policy::Drop,
         log: LogTo::Syslog,
+        host: None,
     };
     let is_mapping = |conntrack| {
         let router = Router::with(conntrack, &appliance, Vec::new(), 7);

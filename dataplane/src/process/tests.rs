@@ -135,6 +135,7 @@ fn appliance(run_dir: &Path) -> Appliance {
         interfaces: Vec::new(),
         initial_policy: rule::Policy::Drop,
         log: LogTo::Syslog,
+        host: None,
     }
 }
 

@@ -187,6 +187,7 @@ impl Bench {
             interfaces: Vec::new(),
             initial_policy: ChainPolicy::Drop,
             log: LogTo::Syslog,
+            host: None,
         };
         let flows = (0..flows).map(flow).collect();
         let service = Arc::new(Memory {
