@@ -13,7 +13,8 @@ pub(super) fn read(fields: Option<Fields>, sink: &mut Sink) -> Option<Host> {
     let namespace = fields.take("namespace").and_then(|field| {
         let name = field.string(accepts, sink)?;
         // What `ip netns add` takes: it is the name of a file.
-        let is_name = !name.is_empty() && name.len() < 256 && !name.contains(['/', '\0']) && !matches!(name, "." | "..");
+        let is_name =
+            !name.is_empty() && name.len() < 256 && !name.contains(['/', '\0']) && !matches!(name, "." | "..");
         if !is_name {
             field.refuse(accepts, sink);
         }
@@ -48,7 +49,10 @@ pub(super) fn check_names(host: Option<&Host>, all: &Interfaces, names: &[Range<
         let Some((_, place)) = taken.filter(|_| interface.local == LocalStack::Host) else { continue };
         let name = &interface.name;
         let complaint = sink
-            .conflict(at.clone(), format!("the TAP of this interface would be called `{name}`, as the device is already"))
+            .conflict(
+                at.clone(),
+                format!("the TAP of this interface would be called `{name}`, as the device is already"),
+            )
             .help("another name with `device = \"...\"`, `namespace` in [host], or `local = \"smoltcp\"`");
         if place != at {
             complaint.label(place.clone(), "this device");

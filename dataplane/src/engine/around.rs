@@ -98,7 +98,11 @@ impl Surroundings for Around<'_> {
     }
 
     fn socket(&self) -> Socket<'_> {
-        if self.p.has_socket { Socket::Kernel } else { Socket::None }
+        match &self.p.owner {
+            Some(owner) => Socket::Of { uid: owner.uid, gid: owner.gid, groups: &owner.groups },
+            None if self.p.has_socket => Socket::Kernel,
+            None => Socket::None,
+        }
     }
 
     fn flow(&self) -> Option<&dyn FlowFacts> {

@@ -24,6 +24,8 @@ pub(super) enum Fate {
     Gather(Ticket),
     /// The local stack has it.
     Delivered,
+    /// To the host, on the TAP of this port.
+    Host { port: PortId },
     /// The engine itself was meant (neighbour discovery).
     Consumed,
 }
@@ -65,7 +67,7 @@ impl Engine {
             trace.end.get_or_insert(match end {
                 Ok(Fate::Send { .. }) => End::Forwarded,
                 Ok(Fate::Wait(_) | Fate::Gather(_)) => End::Waiting,
-                Ok(Fate::Delivered) => End::Delivered,
+                Ok(Fate::Delivered | Fate::Host { .. }) => End::Delivered,
                 Ok(Fate::Consumed) => End::Consumed,
                 Err(reason) => End::Dropped(reason),
             });
@@ -87,6 +89,7 @@ impl Engine {
                 }
                 self.pool.give(p.frame);
             }
+            Ok(Fate::Host { port }) => self.hand_to_host(port, p),
             Ok(Fate::Consumed) => {
                 self.stats.consumed.add(1);
                 self.pool.give(p.frame);

@@ -8,6 +8,7 @@
 //! | `targets` | what targets do to it |
 //! | [`program`], `classify` | chains as flat arrays; which rules of a long one to ask |
 //! | `own` | what the router says and hears itself |
+//! | `host` | what the host's own stack sends and gets |
 //! | `gather` | fragments on their way to a packet |
 //! | `fate` | how packets end and frames leave |
 //! | [`router`], [`generation`], [`running`] | what workers share; publishing without stopping |
@@ -44,6 +45,7 @@ pub mod contexts;
 mod fate;
 mod gather;
 pub mod generation;
+mod host;
 mod judge;
 pub mod objects;
 pub mod order;
@@ -107,6 +109,8 @@ pub struct Engine {
     /// Calls of [`Engine::tick`].
     ticks: usize,
     trace: Option<Trace>,
+    /// Frames for TAPs; none where nobody serves TAPs.
+    to_host: Option<Vec<(PortId, Frame)>>,
     /// Every next hop answers at once.
     assumes_neighbours: bool,
 }
@@ -145,6 +149,7 @@ impl Router {
             events: Vec::with_capacity(BURST),
             ticks: worker,
             trace: None,
+            to_host: None,
             assumes_neighbours: false,
             router: self.clone(),
             running,

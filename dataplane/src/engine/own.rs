@@ -38,7 +38,9 @@ impl Engine {
         if error.is_limited() && !self.icmp_limit.allow(facts.family, facts.src, self.now, interval) {
             return;
         }
-        let Some(source) = self.own_source(g, facts) else { return };
+        // The host takes nothing from its own address that comes from outside: it hears from whom it has spoken to.
+        let of_host = Some(facts.dst).filter(|_| p.tap != PortId::NONE);
+        let Some(source) = of_host.or_else(|| self.own_source(g, facts)) else { return };
         self.say(p, |facts, l3, frame| icmp::build_error(error, facts, l3, source, hop_limit, frame));
     }
 
@@ -73,7 +75,7 @@ impl Engine {
 
     /// No answer from the next hop (`ipv4_link_failure`, `ndisc_error_report`).
     pub(super) fn unreachable(&mut self, g: &Running, p: &Packet) {
-        if p.facts.iif != PortId::NONE {
+        if p.facts.iif != PortId::NONE || p.tap != PortId::NONE {
             self.answer(g, p, Error::HostUnreachable);
         }
     }
@@ -133,7 +135,7 @@ impl Engine {
         let ct = place(&mut self.tracker, &mut facts);
         let hop = Hop { port: cause.facts.iif, ..Hop::NOWHERE };
         self.stats.originated.add(1);
-        self.own.push_back(Packet { ct, hop, has_socket: true, ..Packet::new(frame, facts, 0) });
+        self.own.push_back(Packet { ct, hop, has_socket: true, tap: cause.tap, ..Packet::new(frame, facts, 0) });
         true
     }
 
@@ -177,8 +179,12 @@ impl Engine {
 
     /// A packet for this host that INPUT let through.
     pub(super) fn deliver(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
+        let tap = self.tap_for(g, &p.facts);
         if ndp::is_ndp(&p.facts) {
-            return self.discovered(g, p);
+            return self.discovered(g, p, tap);
+        }
+        if let Some(port) = tap {
+            return Ok(Fate::Host { port });
         }
         let Facts { family, src, dst, iif, .. } = p.facts;
         let own = match g.fib.is_own(family, dst, iif) {
@@ -263,12 +269,14 @@ impl Engine {
                 self.stats.originated.add(1);
                 self.queue(port.0 as usize, frame);
             }
+            // The host asks for itself, and watches who says that he has its addresses.
+            _ if self.router.has_tap(port) => self.queue_for_host(port, frame),
             _ => self.pool.give(frame),
         }
     }
 
     /// A neighbour discovery message that INPUT let through.
-    fn discovered(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
+    fn discovered(&mut self, g: &Running, p: &mut Packet, tap: Option<PortId>) -> Result<Fate, DropReason> {
         let port = p.facts.iif;
         let mac = port.index().and_then(|i| self.router.links.get(i)).map(|link| link.mac).ok_or(DropReason::Arp)?;
         let outcome = ndp::process(p.l3(), &p.facts, port, &g.fib)?;
@@ -281,8 +289,10 @@ impl Engine {
                 true => self.discover(port, frame),
                 false => self.pool.give(frame),
             }
+            return Ok(Fate::Consumed);
         }
-        Ok(Fate::Consumed)
+        // What the host asked for, and what is none of the engine's business: router discovery, redirects, other addresses.
+        Ok(tap.map_or(Fate::Consumed, |port| Fate::Host { port }))
     }
 
     /// Asks the link for the MAC of an address: to all, or as a probe to the MAC that it had.

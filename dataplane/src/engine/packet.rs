@@ -1,6 +1,7 @@
 //! A packet on its way: the frame, what is known of it, and the flow it belongs to.
 
 use crate::conntrack::Ct;
+use crate::host::owner::Owner;
 use crate::umem::Frame;
 use std::num::NonZeroU16;
 use sumun_config::facts::{Facts, Family, PortId};
@@ -26,8 +27,12 @@ pub struct Packet {
     pub is_traced: bool,
     /// Realms of its route, for `realm`.
     pub realms: u32,
-    /// It is the router's own and comes from one of its sockets, for `owner`.
+    /// It is the router's own or the host's and comes from a socket, for `owner`.
     pub has_socket: bool,
+    /// Whose that socket is, where it is a process's and was asked for.
+    pub owner: Option<Owner>,
+    /// The host has sent it, or it is about what the host has sent, on the TAP of this port.
+    pub tap: PortId,
     /// Number of the security context that SECMARK or CONNSECMARK gave it; zero is none (`skb->secmark`).
     pub secmark: u32,
     /// TEE has made it: it is not copied again.
@@ -67,6 +72,8 @@ impl Packet {
             is_traced: false,
             realms: 0,
             has_socket: false,
+            owner: None,
+            tap: PortId::NONE,
             secmark: 0,
             is_copy: false,
             is_loose: false,
@@ -83,7 +90,7 @@ impl Packet {
     /// Larger than its path allows, and not to be fragmented. IPv6 packets are fragmented where they are made, and so are
     /// the router's own; a packet that came in fragments may leave in fragments of their size.
     pub fn must_fit(&self) -> bool {
-        let is_own = self.facts.iif == PortId::NONE && !self.is_copy;
+        let is_own = self.facts.iif == PortId::NONE && !self.is_copy && self.tap == PortId::NONE;
         self.facts.len > self.hop.mtu
             && (self.facts.dont_frag || (self.facts.family == Family::V6 && !is_own))
             && self.largest.is_none_or(|largest| largest.get() > self.hop.mtu)

@@ -80,7 +80,10 @@ impl Engine {
 
     /// From this host (`__ip_local_out`, `ip6_local_out`).
     pub(super) fn output(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
-        self.route_out(g, p)?;
+        match p.tap {
+            PortId::NONE => self.route_out(g, p)?,
+            _ => p.hop = Hop::NOWHERE,
+        }
         self.output_routed(g, p)
     }
 
@@ -92,11 +95,44 @@ impl Engine {
             return Ok(waits);
         }
         p.facts.oif = p.hop.port;
+        if p.hop == Hop::NOWHERE && p.tap != PortId::NONE {
+            // About what the host has sent.
+            self.hook(g, Hook::Postrouting, p)?;
+            return Ok(Fate::Host { port: p.tap });
+        }
         if p.hop == Hop::NOWHERE {
             // To the router itself, and nobody there waits for anything.
             return Err(DropReason::NoListener);
         }
         self.egress(g, p)
+    }
+
+    /// From the host, which has found the way: the port, and the MAC of the next hop. Where OUTPUT changes what the way depends
+    /// on, it is found anew (`ip_route_me_harder`).
+    pub(super) fn output_of_host(&mut self, g: &Running, p: &mut Packet, mac: [u8; 6]) -> Result<Fate, DropReason> {
+        // The kernel cuts packets behind POSTROUTING, so what comes cut is made whole before OUTPUT.
+        if let Some(waits) = self.gather(g, User::Output, p)? {
+            return Ok(waits);
+        }
+        let given = p.hop;
+        p.facts.oif = given.port;
+        if g.fib.has_realms() && p.facts.family == Family::V4 {
+            p.realms = g.fib.realms_out(&key(g, &p.facts), given.port);
+        }
+        if let Some(waits) = self.hook(g, Hook::Output, p)? {
+            return Ok(waits);
+        }
+        p.facts.oif = p.hop.port;
+        if p.hop == Hop::NOWHERE {
+            // To the host itself, which would have to take it for a stranger's, and answer without passing here.
+            return Err(DropReason::NoListener);
+        }
+        if p.hop != given {
+            return self.egress(g, p);
+        }
+        self.hook(g, Hook::Postrouting, p)?;
+        self.check_size(g, p)?;
+        Ok(Fate::Send { mac })
     }
 
     /// Out of the router (`ip_output`, `ip6_output`).
@@ -247,6 +283,9 @@ impl Engine {
     fn route_in(&mut self, g: &Running, p: &mut Packet) -> Result<Way, DropReason> {
         let key = key(g, &p.facts);
         let route = g.fib.lookup(&key);
+        if self.is_lease(p, &route) {
+            return Ok(Way::Host);
+        }
         g.fib.check_source(&key, &route)?;
         if g.fib.has_realms() && p.facts.family == Family::V4 {
             p.realms = g.fib.realms_in(&key, &route);
@@ -307,6 +346,8 @@ impl Engine {
                 Ok(())
             }
             Route::Multicast if link != PortId::NONE => Ok(()),
+            // The host knows what it says to all of a link.
+            Route::Broadcast { .. } if p.tap != PortId::NONE && link != PortId::NONE => Ok(()),
             Route::Broadcast { .. } | Route::Multicast => Err(DropReason::NoListener),
             Route::Blackhole => Err(DropReason::Blackhole),
             Route::Prohibit => Err(DropReason::Prohibit),

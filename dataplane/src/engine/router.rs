@@ -26,7 +26,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sumun_config::facts::{Family, PortId};
-use sumun_config::model::{Appliance, Policy, PortSettings, RoutingRule, Sysctl};
+use sumun_config::model::{Appliance, Interface, LocalStack, Policy, PortSettings, RoutingRule, Sysctl};
 use sumun_config::object::Object;
 use sumun_config::rule::matches::nfacct::Limits;
 use sumun_config::rule::{self, Match, Target};
@@ -49,6 +49,10 @@ pub struct Router {
     pub log: Arc<LogRing>,
     /// The sets that rules ask and change.
     pub sets: Sets,
+    /// Whether each port has a TAP.
+    pub(super) taps: Box<[bool]>,
+    /// Whether any has.
+    pub(super) has_taps: bool,
     /// The VLANs among the ports.
     pub(super) vlans: Vlans,
     /// Names of the ports, as sets know them.
@@ -111,6 +115,8 @@ impl Router {
     /// The same with this flow table, which is made for the appliance's workers and may have flows already.
     pub fn with(conntrack: Conntrack, appliance: &Appliance, links: Vec<Link>, seed: u64) -> Arc<Router> {
         let workers = appliance.cores.len().max(1);
+        let has_tap = |interface: &Interface| appliance.host.is_some() && interface.local == LocalStack::Host;
+        let taps: Box<[bool]> = appliance.interfaces.iter().map(has_tap).collect();
         let policy = nothing(appliance, &links);
         let mut cells = CellPool::full();
         let sets = Sets::new(seed);
@@ -131,6 +137,8 @@ impl Router {
             log: Arc::new(LogRing::new(LOG_RING)),
             sets,
             ifaces: Ifaces::of(links.iter().map(|link| link.name.as_str())),
+            has_taps: taps.contains(&true),
+            taps,
             vlans: Vlans::of(&links),
             set_changes: Mutex::default(),
             packets: Arc::default(),
