@@ -4,6 +4,7 @@
 
 use anyhow::Result;
 use std::fmt::Write;
+use std::time::Instant;
 use sumun_config::facts::{Family, PortId};
 use sumun_testbed::differential::compare::{self, Choices};
 use sumun_testbed::differential::kernel::Kernel;
@@ -205,7 +206,9 @@ fn differs(
     for line in compare::rules(&kernel.rules(family)?, &subject.rules(family)) {
         let _ = writeln!(found, "{line}");
     }
-    for line in Choices::default().flows(&kernel.flows_at_once(family)?, &subject.flows()) {
+    let time = Instant::now();
+    let flows = [kernel.flows_at_once(family)?, subject.flows(time)];
+    for line in Choices::default().flows(&flows[0], &flows[1], time.elapsed()) {
         let _ = writeln!(found, "{line}");
     }
     let now = counts(kernel)?;

@@ -139,7 +139,7 @@ fn copies_to_another_host() -> Result<()> {
         let tell =
             "-A POSTROUTING -m conntrack --ctstate UNTRACKED -j MARK --set-mark 5\n-A POSTROUTING -m mark --mark 5";
         let reroute = format!(
-            "-A OUTPUT -p udp -m conntrack --ctstate UNTRACKED -d {} -j TOS --set-tos 0x20/0xff",
+            "-A OUTPUT -p udp -m conntrack --ctstate UNTRACKED -d {}",
             of(family, "203.0.113.0/24", "2001:db8:2::/64")
         );
         let hop = of(family, "-j TTL --ttl-dec 3", "-j HL --hl-dec 3");
@@ -154,7 +154,9 @@ fn copies_to_another_host() -> Result<()> {
         ];
         let scripts = [
             format!("-A PREROUTING -j TEE --gateway {lan}\n{tell}"),
-            format!("-A PREROUTING -j TEE --gateway {lan}\n{reroute}"),
+            format!("-A PREROUTING -j TEE --gateway {lan}\n{reroute} -j TOS --set-tos 0x20/0xff"),
+            format!("-A PREROUTING -j TEE --gateway {lan}\n{reroute} -j MARK --set-mark 1"),
+            format!("-A PREROUTING -j TEE --gateway {lan}\n{reroute} {hop}"),
             format!("-A INPUT -j TEE --gateway {wan}\n{tell}"),
             format!("-A FORWARD -j TEE --gateway {wan}\n-A POSTROUTING {hop}"),
             format!("-A POSTROUTING -j TEE --gateway {lan}"),
@@ -171,6 +173,155 @@ fn copies_to_another_host() -> Result<()> {
             Script::new(rules, family, &table("mangle", &format!("{}{rules}", chains(rules)))).steps(steps.clone())
         };
         scripts.iter().map(script).collect()
+    })
+}
+
+/// Counts what each hook sees of these conditions, in chains of its own: `-i` is not taken in POSTROUTING's itself.
+fn counting(table: &str, hooks: &[&str], conditions: &[&str]) -> String {
+    let mut text = format!("*{table}\n");
+    for hook in hooks {
+        let _ = writeln!(text, ":of-{hook} - [0:0]\n-A {hook} -j of-{hook}");
+        for condition in conditions {
+            let _ = writeln!(text, "-A of-{hook} {condition}");
+        }
+    }
+    text + "COMMIT\n"
+}
+
+#[test]
+fn where_what_the_router_makes_seems_to_come_from() -> Result<()> {
+    run("made", |family| {
+        let count =
+            counting("security", &["INPUT", "FORWARD", "OUTPUT"], &["-i lan0", "-i wan0", "-o lan0", "-o wan0"])
+                + &counting("mangle", &["POSTROUTING"], &["-i lan0", "-i wan0", "-o lan0", "-o wan0"]);
+        let talk = Talk::new(family);
+        let [lan, wan] = of(family, ["192.168.1.13", "203.0.113.10"], ["fd00:1::13", "2001:db8:2::10"]);
+        let mut steps = everything(&talk);
+        for mut talk in [talk, talk.reversed()] {
+            talk.server.address = own(family)[talk.client.port.0 as usize];
+            steps.extend([
+                talk.there(&ping(family)),
+                talk.there(&segment(SYN)),
+                talk.there(&Datagram(b"nobody listens")),
+                talk.there(&Raw(99, b"unknown")),
+            ]);
+            if family == Family::V6 {
+                let mut body = talk.server.address.to_be_bytes().to_vec();
+                body.extend([1, 1, 2, 0, 0, 0, talk.client.port.0 as u8, 2]);
+                let asks = wire::Ip { ttl: 255, ..wire::Ip::new(family, talk.client.address, talk.server.address) };
+                steps.push(arrives(talk.client.port, &asks.packet(proto::ICMPV6, &wire::icmp(135, 0, 0, &body), 1)));
+            }
+        }
+        let rules = [
+            String::new(),
+            table("filter", "-A FORWARD -p tcp -j REJECT --reject-with tcp-reset\n-A FORWARD -j REJECT"),
+            table("raw", &format!("-A PREROUTING -j TEE --gateway {lan}\n-A PREROUTING -j TEE --gateway {wan}")),
+            table("filter", &format!("-A FORWARD -j TEE --gateway {lan}\n-A INPUT -j TEE --gateway {wan} --oif wan0")),
+        ];
+        let script = |rules: &String| Script::new(rules, family, &format!("{rules}{count}")).steps(steps.clone());
+        rules.iter().map(script).collect()
+    })
+}
+
+#[test]
+fn what_is_said_about_copies() -> Result<()> {
+    run("about", |family| {
+        let [lan, wan] = of(family, ["192.168.1.13", "203.0.113.10"], ["fd00:1::13", "2001:db8:2::10"]);
+        let far = of(family, "198.51.100.7", "2001:db8:77::7");
+        let talk = Talk::new(family);
+        let mut to_router = talk;
+        to_router.server.address = own(family)[0];
+        let large = Datagram(&[7; 1400]);
+        let mut steps = vec![talk.there(&large), to_router.there(&large), talk.there(&large), to_router.there(&large)];
+        steps.extend([to_router.from(5001).there(&large), to_router.from(5001).there(&ping(family))]);
+        let count = counting(
+            "security",
+            &["OUTPUT"],
+            &[
+                "-m conntrack --ctstate RELATED",
+                "-m conntrack --ctstate INVALID",
+                "-m connbytes --connbytes 0 --connbytes-mode packets --connbytes-dir both",
+                of(family, "-m realm --realm 0", ""),
+                of(family, "-m realm --realm 10", ""),
+            ],
+        );
+        let mut all = Vec::new();
+        for (table_name, hook) in [
+            ("raw", "PREROUTING"),
+            ("nat", "PREROUTING"),
+            ("security", "INPUT"),
+            ("nat", "INPUT"),
+            ("mangle", "FORWARD"),
+            ("nat", "POSTROUTING"),
+        ] {
+            for to in [lan.to_string(), wan.to_string(), format!("{far} --oif wan0")] {
+                let redirect = if table_name == "nat" { "" } else { "*nat\n-A PREROUTING -j REDIRECT\nCOMMIT\n" };
+                for nat in ["", redirect] {
+                    let tee = table(table_name, &format!("-A {hook} -j TEE --gateway {to}"));
+                    let again = table("mangle", &format!("-A OUTPUT -j TEE --gateway {lan}"));
+                    for again in if nat.is_empty() && table_name == "raw" {
+                        vec![String::new(), again]
+                    } else {
+                        vec![String::new()]
+                    } {
+                        let rules = format!("{tee}{again}{nat}{}", if table_name == "security" { "" } else { &count });
+                        all.push(Script::new(&format!("{tee}{again}{nat}"), family, &rules).steps(steps.clone()));
+                    }
+                }
+            }
+        }
+        all
+    })
+}
+
+#[test]
+fn resets_to_an_ipv4_address_in_the_place_of_an_ipv6_one() -> Result<()> {
+    run("mapped", |family| {
+        if family == Family::V4 {
+            return Vec::new();
+        }
+        let mapped = 0xffff_0102_0304;
+        let mut steps = Vec::new();
+        for server in [own(family)[1], Talk::new(family).client.address] {
+            let mut talk = Talk::new(family).reversed();
+            (talk.client.address, talk.server.address) = (mapped, server);
+            steps.extend([talk.there(&segment(SYN)), talk.there(&Datagram(b"mapped")), talk.there(&ping(family))]);
+        }
+        let refuse = |chain| table("filter", &format!("-A {chain} -p tcp -j REJECT --reject-with tcp-reset"));
+        ["", &refuse("INPUT"), &refuse("FORWARD")]
+            .map(|rules| Script::new(rules, family, rules).steps(steps.clone()))
+            .into()
+    })
+}
+
+#[test]
+fn nothing_is_behind_the_end_of_options() -> Result<()> {
+    run("ends", |family| {
+        if family == Family::V6 {
+            return Vec::new();
+        }
+        let talk = Talk::new(family);
+        let mut steps = Vec::new();
+        for (n, options) in
+            [&[0, 9, 9, 9][..], &[1, 1, 0, 7], &[148, 4, 0, 0, 1, 0, 5, 5], &[0, 0, 0, 0], &[1, 1, 1, 1]]
+                .iter()
+                .enumerate()
+        {
+            for (ttl, to) in [(64, talk.server.address), (64, own(family)[0]), (1, talk.server.address)] {
+                let mut ip = wire::Ip::new(family, talk.client.address, to);
+                (ip.ttl, ip.options) = (ttl, options.to_vec());
+                steps.push(arrives(LAN, &ip.packet(proto::UDP, &wire::udp((5000 + n as u16, 80), b"options"), 1)));
+                steps.push(arrives(LAN, &ip.packet(proto::ICMP, &wire::icmp(8, 0, 0x0102_0003, b"ping"), 1)));
+            }
+        }
+        let rules = [
+            "",
+            "*filter\n-A FORWARD -j REJECT\n-A INPUT -j REJECT\nCOMMIT\n",
+            "*nat\n-A POSTROUTING -j MASQUERADE\nCOMMIT\n",
+            "*raw\n-A PREROUTING -j TEE --gateway 192.168.1.13\nCOMMIT\n",
+            "*filter\n-A FORWARD -j TEE --gateway 192.168.1.13\nCOMMIT\n",
+        ];
+        rules.map(|rules| Script::new(rules, family, rules).steps(steps.clone())).into()
     })
 }
 

@@ -85,7 +85,7 @@ impl Engine {
         match Error::of_reject(with) {
             Some(error) if icmp::is_reject_due(&p.facts, p.l3()) => self.answer(g, p, error),
             Some(_) => {}
-            None if is_to_all(g, &p.facts) => {}
+            None if is_to_all(g, &p.facts) || !icmp::is_reset_due(&p.facts) => {}
             None => {
                 if self.reset(g, p, 0) {
                     self.disown();
@@ -192,6 +192,10 @@ impl Engine {
             false if family == Family::V6 && self.is_beyond(g, src, iif) => return Err(DropReason::NoRoute),
             false => g.fib.port_address(iif, family, src).ok_or(DropReason::NoListener)?,
         };
+        if p.facts.has_options && p.facts.proto == proto::ICMP {
+            // What the end of options has changed counts for nobody but the stack, which sums again.
+            p.edit(edit::sum_header);
+        }
         let start = p.l3 as usize;
         let l3 = p.frame.bytes().get(start..start + p.facts.len as usize).unwrap_or_default();
         match self.local.input(l3, &p.facts, own)? {

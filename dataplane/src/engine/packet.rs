@@ -37,6 +37,8 @@ pub struct Packet {
     pub secmark: u32,
     /// TEE has made it: it is not copied again.
     pub is_copy: bool,
+    /// The port that a copy was first sent over: to POSTROUTING it looks as if it had come in there (`skb->dev`).
+    pub made_for: PortId,
     /// It has Don't Fragment and came in fragments without: those that it leaves in have none either.
     pub is_loose: bool,
 }
@@ -76,6 +78,7 @@ impl Packet {
             tap: PortId::NONE,
             secmark: 0,
             is_copy: false,
+            made_for: PortId::NONE,
             is_loose: false,
         }
     }

@@ -75,6 +75,10 @@ impl Engine {
         p.edit(edit::decrement_ttl);
         p.facts.oif = p.hop.port;
         self.hook(g, Hook::Forward, p)?;
+        if p.facts.has_options {
+            // Only now does the sum follow what was found behind the end of options (`ip_forward_options`).
+            p.edit(edit::sum_header);
+        }
         self.egress(g, p)
     }
 
@@ -104,7 +108,7 @@ impl Engine {
             // To the router itself, and nobody there waits for anything.
             return Err(DropReason::NoListener);
         }
-        self.egress(g, p)
+        if p.made_for != PortId::NONE { self.egress_copy(g, p) } else { self.egress(g, p) }
     }
 
     /// From the host, which has found the way: the port, and the MAC of the next hop. Where OUTPUT changes what the way depends
@@ -138,6 +142,19 @@ impl Engine {
     /// Out of the router (`ip_output`, `ip6_output`).
     fn egress(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
         self.hook(g, Hook::Postrouting, p)?;
+        self.leave(g, p)
+    }
+
+    /// The same of a copy: to POSTROUTING it has come in on the port that it was made for, to nobody else.
+    #[cold]
+    fn egress_copy(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
+        p.facts.iif = p.made_for;
+        self.hook(g, Hook::Postrouting, p)?;
+        p.facts.iif = PortId::NONE;
+        self.leave(g, p)
+    }
+
+    fn leave(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
         self.check_size(g, p)?;
         self.neighbour(g, p)
     }
@@ -153,9 +170,9 @@ impl Engine {
 
     /// A neighbour discovery message of the router's own: its link is given, no route is asked (`ndisc_send_skb`).
     pub(super) fn discovery(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
-        let to = p.facts.dst;
+        let (to, link) = (p.facts.dst, p.hop.port);
         self.hook(g, Hook::Output, p)?;
-        p.facts.oif = p.hop.port;
+        (p.facts.iif, p.facts.oif) = (link, p.hop.port);
         if p.facts.dst != to {
             // It was sent elsewhere, and goes there as any packet.
             return self.egress(g, p);
@@ -167,7 +184,7 @@ impl Engine {
     /// All that happens to a packet at a hook. A fragment may end here, to wait for the rest of its packet.
     #[inline(always)]
     fn hook(&mut self, g: &Running, hook: Hook, p: &mut Packet) -> Result<Option<Fate>, DropReason> {
-        let mut before = RoutedBy(0, 0, 0, 0);
+        let mut before = RoutedBy(0, 0, 0, 0, 0);
         for stage in g.order(p.facts.family).at(hook) {
             if hook == Hook::Output && *stage != Stage::Reroute {
                 before = RoutedBy::of(&p.facts);
@@ -318,7 +335,10 @@ impl Engine {
         let header = p.l3().get(..p.facts.l4_off as usize).unwrap_or_default();
         match parse::check_options(header) {
             Ok(()) if parse::has_source_route(header) => Err(DropReason::IpOptions),
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                p.edit(|l3, facts| parse::end_options(l3.get_mut(..facts.l4_off as usize).unwrap_or_default()));
+                Ok(())
+            }
             Err(at) => {
                 self.answer(g, p, Error::ParamProblem { code: 0, pointer: at.into() });
                 Err(DropReason::IpOptions)
@@ -410,11 +430,12 @@ enum Way {
 
 /// What a packet's route depends on and OUTPUT may change.
 #[derive(PartialEq, Eq)]
-struct RoutedBy(u128, u128, u32, u8);
+struct RoutedBy(u128, u128, u32, u8, u8);
 
 impl RoutedBy {
     fn of(f: &Facts) -> RoutedBy {
-        RoutedBy(f.src, f.dst, f.mark, f.tos)
+        // IPv6 asks for the hop limit too, though no route depends on it: a copy loses its gateway (`ip6t_mangle_out`).
+        RoutedBy(f.src, f.dst, f.mark, f.tos, if f.family == Family::V6 { f.ttl } else { 0 })
     }
 }
 

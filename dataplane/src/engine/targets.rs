@@ -146,15 +146,23 @@ impl Engine {
             ..Packet::new(frame, facts, 0)
         };
         copy.edit(edit::forbid_fragments);
+        copy.edit(edit::sum_header);
         if matches!(hook, Hook::Prerouting | Hook::Input) {
             copy.edit(|l3, facts| edit::set_ttl(l3, facts, facts.ttl.wrapping_sub(1)));
         }
         let ended = self.trace.as_mut().and_then(|trace| trace.end.take());
-        let end = self.route_copy(g, &copy, tee).and_then(|hop| {
-            copy.hop = hop;
+        let said = self.own.len();
+        let end = self.route_copy(g, &copy, tee).and_then(|(hop, realms)| {
+            (copy.hop, copy.made_for, copy.realms) = (hop, hop.port, realms);
             self.output_routed(g, &mut copy)
         });
         self.finish(g, copy, end);
+        // What is said about the copy comes before what becomes of the packet, whose flow may not be there yet.
+        while let Some(mut about) = self.own.remove(said) {
+            about.is_copy = true;
+            let end = self.output(g, &mut about);
+            self.finish(g, about, end);
+        }
         if let Some(trace) = &mut self.trace {
             trace.end = ended;
         }
@@ -162,16 +170,17 @@ impl Engine {
 
     /// The way of a copy: that of its gateway, whatever the copy's own addresses and mark are. A port that no way to the gateway
     /// leads over has IPv4 packets sent to their destination, as if that were on its link.
-    fn route_copy(&self, g: &Running, copy: &Packet, tee: &Tee) -> Result<Hop, DropReason> {
+    fn route_copy(&self, g: &Running, copy: &Packet, tee: &Tee) -> Result<(Hop, u32), DropReason> {
         let family = copy.facts.family;
         let key = Key { family, src: 0, dst: tee.gateway, iif: PortId::NONE, mark: 0, tos: copy.facts.tos, hash: 0 };
         let port = tee.oif.as_ref().map_or(PortId::NONE, |port| port.id);
         match g.fib.lookup_on(&key, port) {
             Route::Via { port: over, gateway, mtu, .. } if port == PortId::NONE || port == over => {
-                Ok(Hop { address: gateway.unwrap_or(tee.gateway), ..self.hop(copy, over, gateway, mtu) })
+                let realms = if family == Family::V4 { g.fib.realms_out(&key) } else { 0 };
+                Ok((Hop { address: gateway.unwrap_or(tee.gateway), ..self.hop(copy, over, gateway, mtu) }, realms))
             }
-            Route::Local if port == PortId::NONE => Ok(Hop::NOWHERE),
-            _ if port != PortId::NONE && family == Family::V4 => Ok(self.hop(copy, port, None, u16::MAX)),
+            Route::Local if port == PortId::NONE => Ok((Hop::NOWHERE, 0)),
+            _ if port != PortId::NONE && family == Family::V4 => Ok((self.hop(copy, port, None, u16::MAX), 0)),
             _ => Err(DropReason::NoRoute),
         }
     }

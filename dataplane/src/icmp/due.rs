@@ -33,6 +33,13 @@ pub fn is_reject_due(facts: &Facts, l3: &[u8]) -> bool {
     is_due(facts, l3) && !facts.is_later_fragment() && is_vouched_for(facts, l3)
 }
 
+/// Whether REJECT may answer this segment with a reset, as far as its addresses say: to it an IPv4 address in the place of an IPv6
+/// one is nobody's (`nf_reject_ip6_tcphdr_get` asks for unicast). Local sockets are not so strict.
+pub fn is_reset_due(facts: &Facts) -> bool {
+    let is_mapped = |addr: u128| facts.family == Family::V6 && addr >> 32 == 0xffff;
+    !is_mapped(facts.src) && !is_mapped(facts.dst)
+}
+
 /// Whether the checksum confirms who sent the packet, as `nf_reject_verify_csum` and `nf_checksum` see it: a first
 /// fragment is summed as if it were whole, and a protocol that the kernel does not know as if its checksum covered all.
 fn is_vouched_for(facts: &Facts, l3: &[u8]) -> bool {
@@ -72,6 +79,15 @@ mod tests {
         let mut facts = parse::ip(family, bytes).unwrap();
         change(&mut facts);
         (is_due(&facts, bytes), is_reject_due(&facts, bytes))
+    }
+
+    #[test]
+    fn an_ipv4_address_in_the_place_of_an_ipv6_one_gets_no_reset_from_reject() {
+        let facts = parse::ip(Family::V6, &v6(proto::TCP, &sample::tcp(1, 2, 2, &[], b""))).unwrap();
+        for (mapped, is_answered) in [(0xffff_0102_0304, false), (0xfffe_0102_0304, true)] {
+            assert_eq!(is_reset_due(&Facts { src: mapped, ..facts.clone() }), is_answered, "{mapped:x}");
+            assert_eq!(is_reset_due(&Facts { dst: mapped, ..facts.clone() }), is_answered, "{mapped:x}");
+        }
     }
 
     #[test]

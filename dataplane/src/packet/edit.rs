@@ -7,7 +7,7 @@
 //!
 //! `l3` starts at the IP header; the facts must be those of its packet. Bytes that do not fit them are left unchanged.
 
-use super::checksum::{replace, replace_wide};
+use super::checksum::{Sum, replace, replace_wide};
 use super::crc32c;
 use super::view::icmp_has_id;
 use sumun_config::facts::{Facts, Family, proto};
@@ -167,6 +167,15 @@ pub fn set_length(l3: &mut [u8], facts: &mut Facts, len: u16) {
         Family::V6 => write(l3, 4, len.saturating_sub(40)),
     }
     facts.len = len;
+}
+
+/// Writes an IPv4 header's checksum anew. Nothing for IPv6.
+pub fn sum_header(l3: &mut [u8], facts: &mut Facts) {
+    if facts.family == Family::V4 {
+        write(l3, 10, 0);
+        let sum = Sum::new().bytes(l3.get(..usize::from(facts.l4_off)).unwrap_or_default()).checksum();
+        write(l3, 10, sum);
+    }
 }
 
 /// Sets TTL or hop limit.

@@ -1,4 +1,4 @@
-//! IPv4 options: are they well-formed, and is there a source route among them?
+//! IPv4 options: are they well-formed, is there a source route among them, and what is behind their end?
 //!
 //! The checks are those of the kernel's `ip_options_compile`, which drops a packet with a malformed option on its way in.
 
@@ -71,6 +71,19 @@ pub fn has_source_route(l3: &[u8]) -> bool {
     .is_err()
 }
 
+/// Makes everything behind the end of the options a further end, as the kernel leaves it (`ip_options_compile`). The header's
+/// checksum stays as it is.
+pub fn end_for_good(header: &mut [u8]) {
+    let mut end = 20;
+    while let Some(&kind) = header.get(end).filter(|kind| **kind != END) {
+        let len = if kind == NOP { 1 } else { header.get(end + 1).map_or(usize::MAX, |len| usize::from(*len).max(2)) };
+        end = end.saturating_add(len);
+    }
+    if let Some(rest) = header.get_mut(end..) {
+        rest.fill(END);
+    }
+}
+
 /// Calls `f` with offset and bytes (kind and length included) of each option that has a length.
 fn each(header: &[u8], mut f: impl FnMut(u8, &[u8]) -> Result<(), u8>) -> Result<(), u8> {
     let mut at = 20;
@@ -128,6 +141,24 @@ mod tests {
         ];
         for (options, expected) in cases {
             assert_eq!(check(&header(options)), *expected, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_stands_behind_the_end() {
+        let cases: &[(&[u8], &[u8])] = &[
+            (&[1, 1, 1, 0], &[1, 1, 1, 0]),
+            (&[0, 9, 9, 9], &[0, 0, 0, 0]),
+            (&[148, 4, 0, 0, 1, 0, 5, 5], &[148, 4, 0, 0, 1, 0, 0, 0]),
+            (&[1, 1, 1, 1], &[1, 1, 1, 1]),
+            (&[1, 1, 1, 99], &[1, 1, 1, 99]),
+            (&[99, 9, 0, 7], &[99, 9, 0, 7]),
+            (&[], &[]),
+        ];
+        for (options, expected) in cases {
+            let mut bytes = header(options);
+            end_for_good(&mut bytes);
+            assert_eq!(&bytes[20..], *expected, "{options:?}");
         }
     }
 

@@ -11,7 +11,7 @@ use super::{crc32c, extension};
 use crate::reason::DropReason;
 use sumun_config::facts::{CtState, Dir, Facts, Family, PacketType, PortId, proto};
 
-pub use super::options::{check as check_options, has_source_route};
+pub use super::options::{check as check_options, end_for_good as end_options, has_source_route};
 
 /// What a frame is.
 #[derive(Debug)]

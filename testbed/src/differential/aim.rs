@@ -13,6 +13,7 @@ pub struct Aim {
     hosts: Vec<u128>,
     numbers: Vec<u16>,
     asked: Vec<Asked>,
+    has_low_range: bool,
 }
 
 /// Ends that one rule asks for, as far as it does so plainly.
@@ -65,10 +66,17 @@ impl Aim {
                 Err(_) => aim.numbers.extend(word.split(':').filter_map(number)),
             }
         }
+        aim.has_low_range = rules.lines().flat_map(|line| line.split([' ', ','])).any(is_low_range);
         aim.asked = rules.lines().filter_map(Asked::of).collect();
         aim.asked.dedup();
         aim.hosts.retain(|&host| is_behind_gateway(rules.family, host));
         aim
+    }
+
+    /// Whether a rule has a range of well-known ports: NAT, which draws another such port where one is taken, draws one of the
+    /// range or not.
+    pub fn has_low_range(&self) -> bool {
+        self.has_low_range
     }
 
     /// One of the hosts.
@@ -85,6 +93,11 @@ impl Aim {
     pub fn number(&self, rng: &mut Rng) -> Option<u16> {
         (!self.numbers.is_empty()).then(|| rng.pick(&self.numbers).wrapping_add(rng.pick(&[0, 0, 0, 1, u16::MAX])))
     }
+}
+
+fn is_low_range(word: &str) -> bool {
+    let ends = word.split_once(':').and_then(|(low, high)| Some((number(low)?, number(high)?)));
+    ends.is_some_and(|(low, high)| high < 1024 && high.saturating_sub(low) >= 32)
 }
 
 fn number(word: &str) -> Option<u16> {

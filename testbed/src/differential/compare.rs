@@ -20,6 +20,8 @@
 //! | subnet-router anycast addresses | answer with errors too | answer only echo |
 //! | `unreachable` and `prohibit` routes of IPv4 | say so at most once a second and host (error_cost) | as often as icmp_ratelimit lets it |
 //! | path MTUs that errors about the router's own packets tell | are learned, TCPMSS asks for them; here they are forgotten at once | are not |
+//! | source ports below 1024 under rules with a range of such ports | NAT that finds one taken draws another, of the range or not | draws too |
+//! | copies by TEE of what is to the router whose way OUTPUT changes | come in again on lo | are dropped |
 //! | pings to many of IPv6 whose source INPUT changes, or is not of that link | are answered on their link by whatever route it has | only where the best route leads there |
 //! | large pings to the router whose source INPUT changes | are cut for the way that is first found | for the way that they go |
 //! | neighbour solicitations whose source SNPT changes in INPUT | are answered once that source is resolved | at once |
@@ -32,6 +34,7 @@
 
 use super::wire::{ETHERNET, family};
 use std::collections::BTreeMap;
+use std::time::Duration;
 use sumun_config::facts::{Family, PortId, proto};
 use sumun_dataplane::packet::checksum::Sum;
 use sumun_dataplane::packet::parse;
@@ -162,8 +165,11 @@ impl Choices {
         }
     }
 
-    /// The flow tables' differences, as lines `-` of the kernel and `+` of the engine.
-    pub fn flows(&self, kernel: &str, engine: &str) -> Vec<String> {
+    /// The flow tables' differences, as lines `-` of the kernel and `+` of the engine. The kernel's was listed within `late`
+    /// after the engine's.
+    pub fn flows(&self, kernel: &str, engine: &str, late: Duration) -> Vec<String> {
+        // Seconds are told without their fractions.
+        let late = late.as_secs() as i64;
         if self.twice {
             return Vec::new();
         }
@@ -179,14 +185,18 @@ impl Choices {
             match engine.get(flow) {
                 None if unseen(flow, &engine, &kernel) => {}
                 None => differences.push(format!("- {left} {flow}")),
-                Some(ours) if (ours - left).abs() > SLACK => differences.push(format!("~ {left} not {ours}: {flow}")),
+                Some(ours) if !(-SLACK..=SLACK + late).contains(&(ours - left)) => {
+                    differences.push(format!("~ {left} not {ours}: {flow}"))
+                }
                 Some(_) => {}
             }
         }
         differences.extend(
             engine
                 .iter()
-                .filter(|(f, _)| !kernel.contains_key(*f) && !unseen(f, &kernel, &engine))
+                .filter(|(f, left)| {
+                    (late == 0 || **left > late) && !kernel.contains_key(*f) && !unseen(f, &kernel, &engine)
+                })
                 .map(|(f, left)| format!("+ {left} {f}")),
         );
         differences

@@ -174,8 +174,9 @@ impl Kernel {
         self.restore_sets(&["restore"], text)
     }
 
-    /// Does commands of ipset; what they make may be there.
-    pub fn fill_sets(&self, commands: &str) -> Result<()> {
+    /// Does commands of ipset; what they make may be there. What the rules in force have to count is counted before.
+    pub fn fill_sets(&mut self, family: Family, commands: &str) -> Result<()> {
+        self.give_up_neighbours(family)?;
         self.restore_sets(&["-exist", "restore"], commands)
     }
 

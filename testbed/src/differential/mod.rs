@@ -39,6 +39,7 @@ use rules::Rules;
 use shapes::Shape;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 use subject::Subject;
 use sumun_config::facts::{Family, PortId};
 use traffic::Step;
@@ -73,13 +74,16 @@ impl Case {
     /// Case number `n` of a seed.
     pub fn new(seed: u64, family: Family, n: u64, packets: usize) -> Case {
         let n = n * 4 + family.index() as u64 * 2;
-        let rules = rules::rules(family, Rng::stream(seed, n));
+        let rules = rules::rules(family, Rng::stream(seed, n)).without_returning_copies();
         let steps = traffic::traffic(family, packets, Aim::at(&rules), Rng::stream(seed, n + 1));
         let asks_for_others = rules.changes_sources_in_input();
         let copies = family == Family::V6 && rules.lines().any(|rule| rule.contains("-j TEE"));
+        let maps = rules.maps_sources_in_input();
         let wanted = |step: &Step| match step {
-            Step::Fresh { frame, .. } if wire::is_discovery(frame) => !asks_for_others,
-            Step::Fresh { frame, .. } => !(copies && wire::is_to_many(frame)),
+            Step::Fresh { frame, .. } => match (wire::is_discovery(frame), wire::is_to_many(frame)) {
+                (true, is_to_many) => !asks_for_others && !(copies && is_to_many),
+                (false, is_to_many) => !((copies || maps) && is_to_many),
+            },
             Step::Answer { .. } => true,
         };
         Case { rules, steps: steps.into_iter().map(|step| Some(step).filter(wanted)).collect() }
@@ -97,7 +101,7 @@ impl Case {
         let family = self.rules.family;
         let sets = self.rules.sets();
         if let Some(sets) = sets {
-            kernel.fill_sets(&sets.commands)?;
+            kernel.fill_sets(family, &sets.commands)?;
         }
         let toml = self.rules.toml() + sets.map_or("", |sets| &sets.sections);
         let mut subject = match (kernel.load(family, &self.rules.restore())?, Subject::new(&toml)) {
@@ -114,11 +118,13 @@ impl Case {
             let [Some(k), Some(e)] = [0, 1].map(|side| input(step.as_ref(), &earlier, side, run)) else { continue };
             packets += 1;
             let drops = subject.drops();
+            // The engine's time is the kernel's, however late it is its turn.
+            let time = Instant::now();
             let from_kernel = kernel.send(k.0, &k.1)?;
             if compare::tells_path_mtu(&k.1) {
                 kernel.forget_paths(family)?;
             }
-            let from_engine = subject.send(e.0, &e.1)?;
+            let from_engine = subject.send_at(time, e.0, &e.1)?;
             if !choices.equal(&e.1, &from_kernel, &from_engine) {
                 let mut text = format!("step {n}: {}\n", wire::describe(&k.1));
                 show(&mut text, "kernel", &from_kernel);
@@ -131,8 +137,10 @@ impl Case {
             earlier[n] = [from_kernel.into_iter().next(), from_engine.into_iter().next()];
         }
         subject.census()?;
-        let mut differences = compare::rules(&kernel.rules(family)?, &subject.rules(family));
-        differences.extend(choices.flows(&kernel.flows(family)?, &subject.flows()));
+        let time = Instant::now();
+        let of_kernel = kernel.flows(family)?;
+        let mut differences = choices.flows(&of_kernel, &subject.flows(time), time.elapsed());
+        differences.extend(compare::rules(&kernel.rules(family)?, &subject.rules(family)));
         if sets.is_some() {
             differences.extend(compare::sets(&kernel.sets()?, &subject.sets()?));
         }
@@ -204,13 +212,17 @@ impl Case {
     }
 }
 
-/// What a step of run number `run` sends into one side's router; nothing if it answers to what never came.
+/// What a step of run number `run` sends into one side's router; nothing if it answers to what never came, or to what went to
+/// the router itself: the answer would have its address as a source.
 fn input(step: Option<&Step>, earlier: &[First], side: usize, run: u32) -> Option<(PortId, Vec<u8>)> {
     match step? {
         Step::Fresh { port, frame } => Some((*port, wire::of_run(frame, run))),
         Step::Answer { to, with } => {
             let (port, frame) = earlier[*to][side].as_ref()?;
             let packet = with.packet(&frame[ETHERNET..])?;
+            if traffic::own(wire::family(&packet)).contains(&wire::source(&packet)) {
+                return None;
+            }
             let p = port.0 as usize;
             Some((*port, wire::frame(wire::family(&packet), HOST[p], ROUTER[p], &packet)))
         }

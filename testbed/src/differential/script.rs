@@ -25,7 +25,7 @@ use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use sumun_config::facts::{Family, PortId, proto};
 
 pub use super::wire::{ACK, FIN, PSH, RST, SYN, Segment, URG, segment};
@@ -202,7 +202,8 @@ impl Script {
                         let _ = writeln!(text, "{}: step {n} ({note}): nothing to answer", self.name);
                         continue;
                     };
-                    (wire::describe(&k.1), e.1.clone(), kernel.send(k.0, &k.1)?, subject.send(e.0, &e.1)?)
+                    let time = Instant::now();
+                    (wire::describe(&k.1), e.1.clone(), kernel.send(k.0, &k.1)?, subject.send_at(time, e.0, &e.1)?)
                 }
             };
             if !choices.equal(&sent, &from_kernel, &from_engine) {
@@ -211,8 +212,10 @@ impl Script {
             }
             earlier[n] = [from_kernel.into_iter().next(), from_engine.into_iter().next()];
             if !self.leads.contains(&n) {
-                let flows = [kernel.flows_at_once(family)?, subject.flows()].map(|flows| without_helpers(&flows));
-                for line in choices.flows(&flows[0], &flows[1]) {
+                let time = Instant::now();
+                let flows = [kernel.flows_at_once(family)?, subject.flows(time)];
+                let flows = flows.map(|flows| without_helpers(&flows));
+                for line in choices.flows(&flows[0], &flows[1], time.elapsed()) {
                     if told.insert(line.clone()) {
                         let _ = writeln!(found, "    {line}");
                     }

@@ -60,18 +60,30 @@ impl Subject {
         START + self.began.elapsed().as_nanos() as u64
     }
 
+    fn at(&self, time: Instant) -> u64 {
+        START + time.saturating_duration_since(self.began).as_nanos() as u64
+    }
+
     /// One frame in; all frames that come out of it.
     pub fn send(&mut self, port: PortId, bytes: &[u8]) -> Result<Vec<(PortId, Vec<u8>)>> {
-        let now = self.now();
+        self.send_at(Instant::now(), port, bytes)
+    }
+
+    /// One frame in at this time, not before what went in earlier; all frames that come out of it.
+    pub fn send_at(&mut self, time: Instant, port: PortId, bytes: &[u8]) -> Result<Vec<(PortId, Vec<u8>)>> {
+        let now = self.at(time);
         let Some(mut frame) = self.engine.pool().take() else { anyhow::bail!("no free frame: some were lost") };
         ensure!(frame.set(bytes), "{} bytes do not fit a frame", bytes.len());
         self.engine.process(now, port, &mut vec![frame]);
-        self.settle()
+        Ok(self.settle_at(now))
     }
 
     /// What was due meanwhile; all frames that come out of it.
     pub fn settle(&mut self) -> Result<Vec<(PortId, Vec<u8>)>> {
-        let now = self.now();
+        Ok(self.settle_at(self.now()))
+    }
+
+    fn settle_at(&mut self, now: u64) -> Vec<(PortId, Vec<u8>)> {
         self.engine.tick(now);
         let mut out = Vec::new();
         for i in 0..PORTS.len() {
@@ -82,7 +94,7 @@ impl Subject {
                 self.engine.pool().give(frame);
             }
         }
-        Ok(out)
+        out
     }
 
     /// Every frame must be free again.
@@ -129,10 +141,10 @@ impl Subject {
         Ok(text)
     }
 
-    /// The flow table, as `conntrack -L` prints it.
-    pub fn flows(&self) -> String {
+    /// The flow table as of this time, as `conntrack -L` prints it.
+    pub fn flows(&self, time: Instant) -> String {
         let mut text = String::new();
-        self.router.conntrack.list(self.now(), |flow| {
+        self.router.conntrack.list(self.at(time), |flow| {
             let _ = writeln!(text, "{flow}");
         });
         text

@@ -239,6 +239,9 @@ impl Traffic {
             3 => sport = self.number().unwrap_or(sport),
             _ => {}
         }
+        if sport < 1024 && self.aim.has_low_range() {
+            sport += 1024;
+        }
         let dport = match self.rng.chance(20) {
             true => self.number().unwrap_or(22),
             false => self.rng.pick(&SERVICES),

@@ -315,6 +315,15 @@ pub fn is_discovery(frame: &[u8]) -> bool {
     })
 }
 
+/// The source of a packet.
+pub fn source(packet: &[u8]) -> u128 {
+    let field = match family(packet) {
+        Family::V4 => packet.get(12..16),
+        Family::V6 => packet.get(8..24),
+    };
+    field.unwrap_or_default().iter().fold(0, |number, byte| number << 8 | u128::from(*byte))
+}
+
 /// Whether a frame holds an IPv6 packet to a group.
 pub fn is_to_many(frame: &[u8]) -> bool {
     frame.get(ETHERNET..).is_some_and(|l3| family(l3) == Family::V6 && l3.get(24) == Some(&0xff))

@@ -53,6 +53,14 @@ pub struct Chain {
     pub rules: Vec<String>,
 }
 
+impl Chain {
+    /// Whether it is reached from one of these hooks, given in lower case: its name says so.
+    fn is_of(&self, hooks: &[&str]) -> bool {
+        let name = self.name.to_lowercase();
+        name.starts_with("shared") || hooks.iter().any(|hook| name.starts_with(hook))
+    }
+}
+
 /// A ruleset of one family.
 #[derive(Clone)]
 pub struct Rules {
@@ -139,8 +147,30 @@ impl Rules {
 
     /// Whether some rule may change the source of what comes to the router before it is answered.
     pub fn changes_sources_in_input(&self) -> bool {
-        let of_input = |c: &&Chain| c.table == "mangle" && c.name.to_lowercase().starts_with("input");
-        self.chains.iter().filter(of_input).flat_map(|c| &c.rules).any(|rule| rule.contains("SNPT"))
+        self.of_hooks("mangle", &["input"]).any(|chain| chain.rules.iter().any(|rule| rule.contains("SNPT")))
+    }
+
+    /// Whether some rule may map the source of what comes to the router before it is answered.
+    pub fn maps_sources_in_input(&self) -> bool {
+        let is_mapping = |rule: &String| rule.contains("-j SNAT") || rule.contains("-j NETMAP");
+        self.of_hooks("nat", &["input"]).any(|chain| chain.rules.iter().any(is_mapping))
+    }
+
+    /// The same without copies of what comes to the router, if OUTPUT may send them another way: to the router again.
+    pub fn without_returning_copies(mut self) -> Rules {
+        const TURNING: [&str; 7] = ["-j MARK", "-j HMARK", "-j TOS", "-j DSCP", "-j ECN", "-j HL", "--map-mark"];
+        let turns = |rule: &String| TURNING.iter().any(|target| rule.contains(target));
+        if self.of_hooks("mangle", &["output"]).any(|chain| chain.rules.iter().any(turns)) {
+            for chain in self.chains.iter_mut().filter(|chain| chain.is_of(&["prerouting", "input"])) {
+                chain.rules.retain(|rule| !rule.contains("-j TEE"));
+            }
+        }
+        self
+    }
+
+    /// The chains of a table that are reached from one of these hooks.
+    fn of_hooks<'a>(&'a self, table: &'a str, hooks: &'a [&str]) -> impl Iterator<Item = &'a Chain> {
+        self.chains.iter().filter(move |chain| chain.table == table && chain.is_of(hooks))
     }
 
     /// The text of all rules, a line each.
