@@ -176,7 +176,7 @@ impl Engine {
         let port = tee.oif.as_ref().map_or(PortId::NONE, |port| port.id);
         match g.fib.lookup_on(&key, port) {
             Route::Via { port: over, gateway, mtu, .. } if port == PortId::NONE || port == over => {
-                let realms = if family == Family::V4 { g.fib.realms_out(&key) } else { 0 };
+                let realms = if family == Family::V4 { g.fib.realms_out(&key, port) } else { 0 };
                 Ok((Hop { address: gateway.unwrap_or(tee.gateway), ..self.hop(copy, over, gateway, mtu) }, realms))
             }
             Route::Local if port == PortId::NONE => Ok((Hop::NOWHERE, 0)),
