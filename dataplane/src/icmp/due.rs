@@ -85,8 +85,8 @@ mod tests {
     fn an_ipv4_address_in_the_place_of_an_ipv6_one_gets_no_reset_from_reject() {
         let facts = parse::ip(Family::V6, &v6(proto::TCP, &sample::tcp(1, 2, 2, &[], b""))).unwrap();
         for (mapped, is_answered) in [(0xffff_0102_0304, false), (0xfffe_0102_0304, true)] {
-            assert_eq!(is_reset_due(&Facts { src: mapped, ..facts.clone() }), is_answered, "{mapped:x}");
-            assert_eq!(is_reset_due(&Facts { dst: mapped, ..facts.clone() }), is_answered, "{mapped:x}");
+            assert_eq!(is_reset_due(&Facts { src: mapped, ..facts }), is_answered, "{mapped:x}");
+            assert_eq!(is_reset_due(&Facts { dst: mapped, ..facts }), is_answered, "{mapped:x}");
         }
     }
 

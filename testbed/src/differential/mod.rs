@@ -81,7 +81,7 @@ impl Case {
         let maps = rules.maps_sources_in_input();
         let wanted = |step: &Step| match step {
             Step::Fresh { frame, .. } => match (wire::is_discovery(frame), wire::is_to_many(frame)) {
-                (true, is_to_many) => !asks_for_others && !(copies && is_to_many),
+                (true, is_to_many) => !(asks_for_others || copies && is_to_many),
                 (false, is_to_many) => !((copies || maps) && is_to_many),
             },
             Step::Answer { .. } => true,
