@@ -4,6 +4,8 @@
 //! Each condition sets a bit of the packet's traffic class where it holds, so that what comes out shows all answers.
 
 use anyhow::{Context, Result};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use std::fmt::Write;
 use std::process::Command;
 use sumun_config::facts::{Family, PortId, proto};
@@ -305,4 +307,36 @@ fn fingerprints_of_systems() -> Result<()> {
         all.extend(told.into_iter().map(|script| script.section(&section)));
     }
     expect_none(&mut kernel("osf")?, &all)
+}
+
+#[test]
+fn accounts_and_the_core_of_the_sender() -> Result<()> {
+    // The engine's worker is on core 0 too.
+    let mut core = CpuSet::new();
+    core.set(0)?;
+    sched_setaffinity(Pid::from_raw(0), &core)?;
+    let mut kernel = kernel("accounts")?;
+    let mut all = Vec::new();
+    for family in Family::ALL {
+        let [plain, few, small] = ["plain", "few", "small"].map(|name| format!("{name}-{}", family.name()));
+        kernel.command(&["nfacct", "add", &plain])?;
+        kernel.command(&["nfacct", "add", &few, "packet", "3"])?;
+        kernel.command(&["nfacct", "add", &small, "byte", "100"])?;
+        let named = |name: &str| format!("-m nfacct --nfacct-name {name}");
+        let conditions = [
+            named(&plain),
+            named(&few),
+            named(&small),
+            format!("-p udp {}", named(&few)),
+            "-m cpu --cpu 0".into(),
+            "-m cpu ! --cpu 0".into(),
+        ];
+        let rules = telling("FORWARD", &conditions.each_ref().map(String::as_str));
+        let (lan, wan) = hosts(family);
+        let both = [datagram(LAN, family, lan[0], wan[1]), datagram(WAN, family, wan[1], lan[0])];
+        let sections = format!("[accounts.{few}]\nquota-packets = 3\n[accounts.{small}]\nquota-bytes = 100\n");
+        let steps = (0..3).flat_map(|_| both.clone());
+        all.push(Script::new("accounts", family, &rules.concat()).section(&sections).counted().steps(steps));
+    }
+    expect_none(&mut kernel, &all)
 }

@@ -7,7 +7,7 @@ use sumun_config::facts::{Family, proto};
 use sumun_testbed::differential::kernel::Kernel;
 use sumun_testbed::differential::net::{LAN, WAN, of};
 use sumun_testbed::differential::script::{
-    ACK, Datagram, FIN, Icmp, PSH, Raw, SYN, Script, Step, Talk, Upper, arrives, expect_none, segment,
+    ACK, Datagram, FIN, Icmp, PSH, RST, Raw, SYN, Script, Step, Talk, Upper, arrives, expect_none, segment,
 };
 use sumun_testbed::differential::traffic::own;
 use sumun_testbed::differential::wire;
@@ -291,6 +291,29 @@ fn resets_to_an_ipv4_address_in_the_place_of_an_ipv6_one() -> Result<()> {
         ["", &refuse("INPUT"), &refuse("FORWARD")]
             .map(|rules| Script::new(rules, family, rules).steps(steps.clone()))
             .into()
+    })
+}
+
+#[test]
+fn resets_whose_sum_is_zero() -> Result<()> {
+    run("zero", |family| {
+        let to_router = |mut talk: Talk| {
+            talk.server.address = own(family)[0];
+            talk
+        };
+        let rules = ["", &table("filter", "-A INPUT -p tcp -j REJECT --reject-with tcp-reset")];
+        let scripts = rules.map(|rules| {
+            let talk = to_router(Talk::new(family));
+            let is_zero = |seq: &u32| {
+                let mut reset = talk.reversed().packet(&segment(RST).seq(*seq).window(0));
+                wire::fix(&mut reset);
+                reset[of(family, 36, 56)..][..2] == [0, 0]
+            };
+            let seq = (0..=u32::from(u16::MAX)).find(is_zero).unwrap_or_default();
+            assert!(is_zero(&seq), "a sum is zero for one number in 65535");
+            Script::new(rules, family, rules).steps((0..2).map(|n| talk.there(&segment(ACK).seq(1).ack(seq + n))))
+        });
+        scripts.into()
     })
 }
 

@@ -87,7 +87,7 @@ impl Engine {
             Some(_) => {}
             None if is_to_all(g, &p.facts) || !icmp::is_reset_due(&p.facts) => {}
             None => {
-                if self.reset(g, p, 0) {
+                if self.reset(g, p, Refuses::Rule) {
                     self.disown();
                     self.tracker.set_closing(p.ct, &g.policy.sysctl);
                 }
@@ -95,8 +95,15 @@ impl Engine {
         }
     }
 
-    /// A TCP reset as the answer to a packet, with this TOS byte.
-    fn reset(&mut self, g: &Running, p: &Packet, tos: u8) -> bool {
+    /// A TCP reset as the answer to a packet.
+    fn reset(&mut self, g: &Running, p: &Packet, who: Refuses) -> bool {
+        let tos = match who {
+            Refuses::Rule => 0,
+            // `tcp_v4_send_reset` leaves ECN out.
+            Refuses::Stack => p.facts.tos & !3,
+        };
+        // A sum that the kernel leaves to the device, and so does last, is never zero (`skb_checksum_help`).
+        let is_late = matches!((p.facts.family, who), (Family::V4, Refuses::Rule) | (Family::V6, Refuses::Stack));
         let hop_limit = match p.facts.family {
             Family::V4 => g.policy.sysctl.ip_default_ttl,
             Family::V6 => g.policy.sysctl.ipv6_hop_limit,
@@ -105,6 +112,9 @@ impl Engine {
             let built = icmp::build_tcp_reset(facts, l3, hop_limit, frame);
             if built {
                 edit::set_tos(frame.bytes_mut(), &mut facts.clone(), tos);
+                if is_late {
+                    icmp::sum_late(facts.family, frame);
+                }
             }
             built
         })
@@ -202,9 +212,7 @@ impl Engine {
             None => Ok(Fate::Delivered),
             Some(Refusal::Reset) => {
                 p.ct = Ct::None;
-                // `tcp_v4_send_reset` leaves ECN out.
-                let tos = p.facts.tos & !3;
-                if self.reset(g, p, tos) && family == Family::V6 {
+                if self.reset(g, p, Refuses::Stack) && family == Family::V6 {
                     self.disown();
                 }
                 Ok(Fate::Delivered)
@@ -373,6 +381,15 @@ impl Engine {
         let own = own.ok_or(DropReason::NatExhausted)?;
         Ok(NatRange::of(&nat, Some((own, own))))
     }
+}
+
+/// Who says no to a connection.
+#[derive(Clone, Copy)]
+enum Refuses {
+    /// REJECT.
+    Rule,
+    /// The stack, where nobody listens.
+    Stack,
 }
 
 /// Whether a packet is to the broadcast address of a network that the router is on: nothing is said about those

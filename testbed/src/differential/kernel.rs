@@ -10,7 +10,9 @@ use crate::Host;
 use crate::craft::packet_socket;
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::sys::socket::{self, MsgFlags};
+use nix::unistd::Pid;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Stdio;
@@ -42,6 +44,7 @@ pub struct Kernel {
 impl Kernel {
     /// Makes the network and waits until the kernel has no more to say of its own.
     pub fn new(tag: &str) -> Result<Kernel> {
+        stay_on_this_core()?;
         let router = Host::new(&format!("{tag}-kernel"))?;
         let outside = Host::new(&format!("{tag}-outside"))?;
         outside.run(&["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"])?;
@@ -193,6 +196,11 @@ impl Kernel {
         self.router.run(&["ipset", "save"])
     }
 
+    /// Runs a command in the router's namespace.
+    pub fn command(&self, args: &[&str]) -> Result<String> {
+        self.router.run(args)
+    }
+
     /// The ruleset with its counters, as iptables-save prints it.
     pub fn rules(&self, family: Family) -> Result<String> {
         self.router.run(&[program(family, "save"), "-c"])
@@ -278,6 +286,13 @@ impl Kernel {
             Err(error) => Err(error).context("receiving"),
         }
     }
+}
+
+/// Pins this thread, and what it starts, to the core that it runs on.
+fn stay_on_this_core() -> Result<()> {
+    let mut core = CpuSet::new();
+    core.set(sched_getcpu()?)?;
+    sched_setaffinity(Pid::from_raw(0), &core).context("pinning")
 }
 
 /// A word of the kernel's file of flows as `conntrack -L` prints it; none where it leaves it out.

@@ -25,8 +25,8 @@ rules = []
 /// When its time begins, in nanoseconds.
 const START: u64 = 1_000_000_000;
 
-/// Frames that the engine has.
-const FRAMES: u32 = 128;
+/// Frames that the engine has: a quarter of them may hold fragments, and a case may leave some hundred unfinished.
+const FRAMES: u32 = 2048;
 
 /// The engine with one ruleset; made anew for each.
 pub struct Subject {
