@@ -4,6 +4,7 @@ use crate::conntrack::{ExpectationView, FlowEvent, FlowView, Happened, Side, Sta
 use crate::engine::contexts::Contexts;
 use crate::engine::objects::timer::Timer;
 use crate::engine::{Engine, Router};
+use crate::host::{self, beside::Beside};
 use crate::keep::{self, Heart, Opened};
 use crate::log::writer::Writer;
 use crate::log::{self, LogRing, PacketEvent};
@@ -35,9 +36,11 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
     let opened = af_xdp::open(Plan {
         interfaces: &appliance.interfaces,
         workers: appliance.cores.len(),
+        beside: appliance.host.iter().count(),
         frames_per_worker: appliance.frames_per_worker,
         frame_size: appliance.frame_size,
     })?;
+    let beside = Beside::open(appliance, &opened.links)?;
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
     // Flow hashes and local sequence numbers must not be foreseeable; `RandomState` is seeded by the kernel.
     let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), wall);
@@ -55,14 +58,26 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
         engine.set_wall_clock((wall.as_nanos() as u64).wrapping_sub(worker::now()));
         Member { core: *core, engine, seats: share.seats }
     });
-    let workers = worker::start(members.collect(), appliance.idle)?;
+    let exchange = beside.as_ref().map(|beside| beside.exchange.clone());
+    let workers = worker::start_beside(exchange, members.collect(), appliance.idle)?;
     let control = workers.control();
+    let host = match (beside, opened.beside.into_iter().next()) {
+        (Some(beside), Some(pool)) => match beside.start(appliance, pool, control.clone()) {
+            Ok(host) => Some(host),
+            Err(error) => {
+                control.stop();
+                return Err(error);
+            }
+        },
+        _ => None,
+    };
     let (hub, packet_hub) = (Hub::new(WAITING), Hub::new(WAITING_PACKETS));
     let service = Arc::new(Answers {
         router,
         appliance: appliance.clone(),
         devices: opened.ports.into_iter().zip(opened.modes).zip(opened.sending).collect(),
         control,
+        host,
         adopted: adopted.flows,
         hub: hub.clone(),
         packet_hub: packet_hub.clone(),
@@ -129,7 +144,8 @@ impl Machine for Running {
     fn stop(self: Box<Self>) {
         let Running { service, workers, mut log, heart, .. } = *self;
         service.control.stop();
-        if let Err(error) = workers.join() {
+        let pool = service.host.as_ref().and_then(host::beside::Running::stop);
+        if let Err(error) = workers.join_beside(pool.as_ref()) {
             tracing::error!("{error}");
         }
         log.write(&service.router.log);
@@ -144,6 +160,8 @@ struct Answers {
     /// The ports that have a device, and how each runs and sends.
     devices: Vec<((PortId, Mode), Sending)>,
     control: Control,
+    /// The host's own stack, where it takes part.
+    host: Option<host::beside::Running>,
     /// Flows that were taken over at the start.
     adopted: u32,
     hub: Arc<Hub<EventRow>>,
@@ -179,6 +197,9 @@ impl Service for Answers {
 
     fn publish(&self, policy: Policy) -> Result<u64, String> {
         let generation = self.router.publish(policy)?;
+        if let Some(host) = &self.host {
+            host.follow(&self.router.current().policy);
+        }
         self.control.wake();
         Ok(generation)
     }
@@ -219,6 +240,7 @@ impl Service for Answers {
                 rx_bytes: rx.bytes,
                 tx_packets: tx.packets,
                 tx_bytes: tx.bytes,
+                tap: self.host.as_ref().and_then(|host| host.status(PortId(number as u16))),
             }
         })
         .collect()

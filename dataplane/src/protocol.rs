@@ -442,6 +442,27 @@ pub struct PortStatus {
     pub tx_packets: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
+    /// Its TAP.
+    pub tap: Option<TapStatus>,
+}
+
+/// What went over the TAP of a port since the start.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TapStatus {
+    /// The network namespace that it is in; none: that of the dataplane.
+    pub namespace: Option<String>,
+    /// Frames from the host.
+    pub from_packets: u64,
+    /// Their bytes.
+    pub from_bytes: u64,
+    /// Frames to the host.
+    pub to_packets: u64,
+    /// Their bytes.
+    pub to_bytes: u64,
+    /// What the host sent that was no frame, or was too long.
+    pub refused: u64,
+    /// Frames that the host's kernel did not take: the TAP is down.
+    pub failed: u64,
 }
 
 /// Packets and bytes.

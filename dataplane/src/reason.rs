@@ -143,4 +143,6 @@ reasons! {
     Handover "handover" Overload,
     /// The local stack's queue was full.
     LocalQueue "local-queue" Overload,
+    /// The host's own stack does not take so much: the ring to its TAPs was full.
+    HostQueue "host-queue" Overload,
 }

@@ -1,7 +1,7 @@
 //! The poll loop: one thread on each configured core moves bursts between ports and engine.
 //!
 //! ```text
-//! turn:  rx bursts of each port → process → tick → tx of each port (or hand over) → inbox → flush
+//! turn:  rx bursts of each port, frames of the host → process → tick → inbox → tx of each port (or hand over) → flush → host
 //! ```
 //! Below this loop the engine neither waits nor calls the system; here is the only place that sleeps. A worker that has had
 //! nothing to do for a while sleeps in ppoll(2) on its sockets and its bell, so an idle router uses no core; it wakes for a
@@ -12,6 +12,7 @@
 //! supervisor starts anew.
 
 use crate::handover::Inbox;
+use crate::host::exchange::{Exchange, Sent};
 use crate::port::{Port, PortCounts, Seat};
 use crate::reason::DropReason;
 use crate::umem::{Frame, Pool};
@@ -60,6 +61,18 @@ const LAST_FRAMES: u64 = 100_000_000;
 pub trait Forwarder: Send {
     /// Takes a burst that came in on `port`; leaves `rx` empty.
     fn process(&mut self, now: u64, port: PortId, rx: &mut Vec<Frame>);
+
+    /// Takes frames that the host sent on the TAPs of ports; leaves `sent` empty.
+    fn take_sent(&mut self, _now: u64, sent: &mut Vec<Sent>) {
+        for sent in sent.drain(..) {
+            self.dropped(DropReason::HostQueue, sent.frame);
+        }
+    }
+
+    /// Frames for the TAPs of ports, in order; none where the engine has no host beside it.
+    fn to_host(&mut self) -> Option<&mut Vec<(PortId, Frame)>> {
+        None
+    }
 
     /// A bounded slice of housekeeping, once a turn.
     fn tick(&mut self, now: u64);
@@ -155,6 +168,8 @@ struct Shared {
     inboxes: Vec<Inbox>,
     /// By port.
     counts: Vec<Counts>,
+    /// The way to the host thread, where there is one.
+    host: Option<Arc<Exchange>>,
 }
 
 #[derive(Default)]
@@ -233,6 +248,15 @@ impl Control {
 
 /// Starts one thread for each member. Returns when all run on their cores.
 pub fn start<F: Forwarder + 'static>(members: Vec<Member<F>>, idle: Idle) -> Result<Workers<F>, WorkerError> {
+    start_beside(None, members, idle)
+}
+
+/// The same beside a host thread: they exchange frames.
+pub fn start_beside<F: Forwarder + 'static>(
+    host: Option<Arc<Exchange>>,
+    members: Vec<Member<F>>,
+    idle: Idle,
+) -> Result<Workers<F>, WorkerError> {
     let ports = members.iter().map(|member| ports(&member.seats)).max().unwrap_or(0);
     // Asking for a core beyond the kernel's set would be a panic in core_affinity.
     let usable = core_affinity::get_core_ids().unwrap_or_default();
@@ -244,7 +268,7 @@ pub fn start<F: Forwarder + 'static>(members: Vec<Member<F>>, idle: Idle) -> Res
         inboxes.push(Inbox::new(INBOX).map_err(|source| WorkerError::System { worker, source })?);
     }
     let counts = (0..ports).map(|_| Counts::default()).collect();
-    let shared = Arc::new(Shared { stop: AtomicBool::new(false), inboxes, counts });
+    let shared = Arc::new(Shared { stop: AtomicBool::new(false), inboxes, counts, host });
     let mut workers = Workers { shared: shared.clone(), threads: Vec::new() };
     let (ready, started) = mpsc::channel();
     for (number, member) in members.into_iter().enumerate() {
@@ -306,6 +330,11 @@ impl<F: Forwarder + 'static> Workers<F> {
     /// Waits until all workers have ended, which they do when told to stop, and counts the frames. The devices are detached
     /// when this returns. A frame that is missing is logged as an error.
     pub fn join(self) -> Result<(Census, Vec<F>), WorkerError> {
+        self.join_beside(None)
+    }
+
+    /// The same where there was a host thread, which has ended before: `host` is its pool.
+    pub fn join_beside(self, host: Option<&Pool>) -> Result<(Census, Vec<F>), WorkerError> {
         let mut ended = Vec::new();
         let mut panicked = None;
         for (worker, (core, thread)) in self.threads.into_iter().enumerate() {
@@ -320,11 +349,19 @@ impl<F: Forwarder + 'static> Workers<F> {
             return Err(panicked);
         }
         let mut census = Census { made: 0, free: 0, lent: 0, held: 0 };
+        if let Some(pool) = host {
+            census.made += pool.made();
+            census.free += pool.free();
+        }
+        if let Some(exchange) = &self.shared.host {
+            census.held += exchange.held();
+        }
         for worker in &mut ended {
             worker.count();
             census.made += worker.engine.pool().made();
             census.free += worker.engine.pool().free();
             census.held += worker.engine.held() + worker.handed.iter().map(Vec::len).sum::<usize>();
+            census.held += worker.engine.to_host().map_or(0, |frames| frames.len());
             for (port, seat) in &worker.seats {
                 census.held += worker.engine.take_tx(*port).len();
                 census.lent += if let Seat::Own(port) = seat { port.lent() } else { 0 };
@@ -354,6 +391,9 @@ struct Worker<F> {
     seats: Vec<(PortId, Seat)>,
     shared: Arc<Shared>,
     rx: Vec<Frame>,
+    /// What the host sent.
+    sent: Vec<Sent>,
+    for_host: Vec<(PortId, Frame)>,
     tx: Vec<Frame>,
     /// By port: what others handed over. Empty and without room for those that have no seat.
     handed: Vec<Vec<Frame>>,
@@ -380,6 +420,8 @@ impl<F: Forwarder> Worker<F> {
             seats,
             shared,
             rx: Vec::with_capacity(BURST),
+            sent: Vec::with_capacity(BURST),
+            for_host: Vec::with_capacity(BURSTS * BURST),
             tx: Vec::with_capacity(BURSTS * BURST),
             sending_sleep: SENDING_SLEEP.0,
         }
@@ -428,8 +470,40 @@ impl<F: Forwarder> Worker<F> {
                 break;
             }
         }
+        busy |= self.hear_host(now);
         self.engine.tick(now);
         self.turn_out() || busy
+    }
+
+    /// Takes what the host sent. Whether there was something.
+    fn hear_host(&mut self, now: u64) -> bool {
+        let Some(exchange) = &self.shared.host else { return false };
+        let mut busy = false;
+        for _ in 0..BURSTS {
+            self.sent.extend((0..BURST).map_while(|_| exchange.sent(self.number)));
+            let more = self.sent.len() >= BURST;
+            if !self.sent.is_empty() {
+                busy = true;
+                self.engine.take_sent(now, &mut self.sent);
+            }
+            if !more {
+                break;
+            }
+        }
+        busy
+    }
+
+    /// Leaves for the host what is for it. What does not fit is dropped.
+    fn tell_host(&mut self) {
+        let Some(exchange) = &self.shared.host else { return };
+        let Some(frames) = self.engine.to_host().filter(|frames| !frames.is_empty()) else { return };
+        std::mem::swap(frames, &mut self.for_host);
+        for (port, frame) in self.for_host.drain(..) {
+            if let Err(frame) = exchange.leave(port, frame) {
+                self.engine.dropped(DropReason::HostQueue, frame);
+            }
+        }
+        exchange.bell().ring();
     }
 
     /// The sending half of a turn. Whether there was anything to send.
@@ -455,6 +529,7 @@ impl<F: Forwarder> Worker<F> {
                 }
             }
         }
+        self.tell_host();
         for (worker, rang) in self.rang.iter_mut().enumerate() {
             if std::mem::take(rang) {
                 self.shared.inboxes[worker].bell.ring();
@@ -496,7 +571,8 @@ impl<F: Forwarder> Worker<F> {
         }
         let inbox = &self.shared.inboxes[self.number];
         inbox.bell.lie_down();
-        if most > 0 && inbox.is_empty() && !self.shared.stop.load(Ordering::Acquire) {
+        let host_is_quiet = self.shared.host.as_ref().is_none_or(|exchange| exchange.has_nothing_for(self.number));
+        if most > 0 && inbox.is_empty() && host_is_quiet && !self.shared.stop.load(Ordering::Acquire) {
             let before = self.broken.len();
             self.engine.rest();
             wait(inbox.bell.as_fd(), &self.seats, &mut self.broken, Duration::from_nanos(most));

@@ -178,7 +178,7 @@ impl Site {
 
     /// The same of ports that differ from the usual.
     fn bridge_of(&self, interfaces: &[Interface], frame_size: u32, workers: usize) -> Running {
-        let plan = Plan { interfaces, workers, frames_per_worker: 4096, frame_size };
+        let plan = Plan { interfaces, workers, beside: 0, frames_per_worker: 4096, frame_size };
         let Opened { modes, sending, workers, .. } = self.within("r", || af_xdp::open(plan)).expect("the ports open");
         let seen = Arc::new(Seen::default());
         let cores = core_affinity::get_core_ids().expect("cores");
@@ -392,7 +392,7 @@ fn ports(attach: Attach) -> Vec<Interface> {
 }
 
 fn open(interfaces: &[Interface], workers: usize) -> Result<Opened, OpenError> {
-    af_xdp::open(Plan { interfaces, workers, frames_per_worker: 4096, frame_size: 2048 })
+    af_xdp::open(Plan { interfaces, workers, beside: 0, frames_per_worker: 4096, frame_size: 2048 })
 }
 
 fn enter(namespace: &str) {
@@ -821,7 +821,13 @@ fn what_is_wrong_with_a_device_is_said_in_one_line() {
     assert!(error.contains("1800") && error.contains("lower the MTU to 1770"), "{error}");
     site.ip("r", &["link", "set", "r0", "mtu", "1500"]);
     let few = site.within("r", || {
-        af_xdp::open(Plan { interfaces: &ports(Attach::Auto), workers: 1, frames_per_worker: 64, frame_size: 2048 })
+        af_xdp::open(Plan {
+            interfaces: &ports(Attach::Auto),
+            workers: 1,
+            beside: 0,
+            frames_per_worker: 64,
+            frame_size: 2048,
+        })
     });
     assert!(few.map(|_| ()).unwrap_err().to_string().contains("at least 128"));
 }

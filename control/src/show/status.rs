@@ -57,6 +57,7 @@ fn print_dataplane(out: &mut impl Write, status: &protocol::Status) -> anyhow::R
             "{name:<12} {mac:<17} {mtu:>5} {rx_packets:>14} {rx_bytes:>16} {tx_packets:>14} {tx_bytes:>16}  {mode}{device}"
         )?;
     }
+    print_taps(out, &status.ports)?;
     Ok(())
 }
 
@@ -94,6 +95,29 @@ fn as_json(status: &Status) -> serde_json::Value {
     })
 }
 
+/// The TAPs of ports, where there are any.
+fn print_taps(out: &mut impl Write, ports: &[protocol::PortStatus]) -> anyhow::Result<()> {
+    let taps: Vec<_> = ports.iter().filter_map(|port| Some((&port.name, port.tap.as_ref()?))).collect();
+    if taps.is_empty() {
+        return Ok(());
+    }
+    writeln!(out)?;
+    writeln!(
+        out,
+        "{:<12} {:<17} {:>20} {:>16} {:>14} {:>16} {:>8} {:>8}",
+        "TAP", "NAMESPACE", "FROM HOST PACKETS", "BYTES", "TO HOST", "BYTES", "REFUSED", "LOST"
+    )?;
+    for (name, tap) in taps {
+        let protocol::TapStatus { namespace, from_packets, from_bytes, to_packets, to_bytes, refused, failed } = tap;
+        let namespace = namespace.as_deref().unwrap_or("-");
+        writeln!(
+            out,
+            "{name:<12} {namespace:<17} {from_packets:>20} {from_bytes:>16} {to_packets:>14} {to_bytes:>16} {refused:>8} {failed:>8}"
+        )?;
+    }
+    Ok(())
+}
+
 fn port_as_json(port: &protocol::PortStatus) -> serde_json::Value {
     serde_json::json!({
         "name": port.name,
@@ -105,6 +129,15 @@ fn port_as_json(port: &protocol::PortStatus) -> serde_json::Value {
         "rx_bytes": port.rx_bytes,
         "tx_packets": port.tx_packets,
         "tx_bytes": port.tx_bytes,
+        "tap": port.tap.as_ref().map(|tap| serde_json::json!({
+            "namespace": tap.namespace,
+            "from_packets": tap.from_packets,
+            "from_bytes": tap.from_bytes,
+            "to_packets": tap.to_packets,
+            "to_bytes": tap.to_bytes,
+            "refused": tap.refused,
+            "failed": tap.failed,
+        })),
     })
 }
 
@@ -123,6 +156,7 @@ mod tests {
             rx_bytes: 1000,
             tx_packets: 5,
             tx_bytes: 500,
+            tap: None,
         };
         Status {
             version: "0.1.0".to_string(),

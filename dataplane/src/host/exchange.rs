@@ -86,9 +86,14 @@ impl Exchange {
         self.to_host.pop()
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    /// Whether nothing waits for the host.
+    pub fn has_nothing_for_host(&self) -> bool {
         self.to_host.is_empty()
+    }
+
+    /// Frames in all rings.
+    pub fn held(&self) -> usize {
+        self.to_host.len() + self.to_workers.iter().map(ArrayQueue::len).sum::<usize>()
     }
 
     /// Wakes the host thread.

@@ -1,5 +1,6 @@
 //! The host's own stack: TAPs, and what goes between them and the workers.
 
+pub mod beside;
 pub mod carrier;
 pub mod exchange;
 pub mod join;

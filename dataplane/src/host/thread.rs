@@ -27,8 +27,8 @@ use nix::sys::time::TimeSpec;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use sumun_config::facts::{Facts, PortId};
@@ -90,7 +90,7 @@ pub struct HostThread {
     exchange: Arc<Exchange>,
     /// By TAP: its port and what it counted.
     pub counts: Vec<(PortId, Arc<Counts>)>,
-    thread: JoinHandle<Pool>,
+    thread: Mutex<Option<JoinHandle<Pool>>>,
 }
 
 /// Starts the thread.
@@ -102,14 +102,15 @@ pub fn start(plan: Plan) -> io::Result<HostThread> {
         host.run();
         host.end()
     })?;
-    Ok(HostThread { exchange, counts, thread })
+    Ok(HostThread { exchange, counts, thread: Mutex::new(Some(thread)) })
 }
 
 impl HostThread {
-    /// Ends the thread; its frames come back. The TAPs are gone then.
-    pub fn stop(self) -> Option<Pool> {
+    /// Ends the thread; its frames come back, the first time. The TAPs are gone then.
+    pub fn stop(&self) -> Option<Pool> {
         self.exchange.stop();
-        self.thread.join().ok()
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        thread?.join().inspect_err(|_| tracing::error!("the host thread panicked")).ok()
     }
 }
 
@@ -315,7 +316,7 @@ impl Host {
     fn sleep(&mut self, most: Duration) {
         let bell = self.exchange.bell();
         bell.lie_down();
-        if self.exchange.is_empty() && !self.exchange.is_stopping() {
+        if self.exchange.has_nothing_for_host() && !self.exchange.is_stopping() {
             let mut fds = vec![PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
             let open = self.lanes.iter().filter(|lane| !lane.is_gone && lane.waiting.is_none());
             fds.push(PollFd::new(self.carrier.0.as_fd(), PollFlags::POLLIN));

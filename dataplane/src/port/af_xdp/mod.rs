@@ -67,6 +67,8 @@ pub struct Plan<'a> {
     pub interfaces: &'a [Interface],
     /// Workers that share the queues.
     pub workers: usize,
+    /// Shares of the frames beside those of the workers, each as large as one of theirs.
+    pub beside: usize,
     /// Frames dealt to each worker.
     pub frames_per_worker: u32,
     /// Bytes of a frame: 2048 or 4096.
@@ -85,6 +87,8 @@ pub struct Opened {
     pub sending: Vec<Sending>,
     /// What each worker gets.
     pub workers: Vec<Share>,
+    /// The shares beside the workers'.
+    pub beside: Vec<Pool>,
 }
 
 /// How a port runs.
@@ -204,7 +208,7 @@ impl AfXdpPort {
 
 /// Opens all ports.
 pub fn open(plan: Plan) -> Result<Opened, OpenError> {
-    let Plan { interfaces, workers, frame_size, .. } = plan;
+    let Plan { interfaces, workers, beside, frame_size, .. } = plan;
     let (ports, wanted): (Vec<PortId>, Vec<&model::Device>) = with_devices(interfaces).unzip();
     check_frames(plan, &wanted)?;
     let devices: Vec<Device> = wanted.iter().map(|device| Device::find(&device.name)).collect::<Result<_, _>>()?;
@@ -254,8 +258,9 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
         }
     }
     let descriptors = pools.descriptors;
-    let mut shares: Vec<Share> =
-        Pool::deal(pools.frames, workers).into_iter().map(|pool| Share { pool, seats: Vec::new() }).collect();
+    let mut pools = Pool::deal(pools.frames, workers + beside);
+    let beside = pools.split_off(workers);
+    let mut shares: Vec<Share> = pools.into_iter().map(|pool| Share { pool, seats: Vec::new() }).collect();
     for (number, (attachment, bound)) in attachments.into_iter().zip(sockets).enumerate() {
         let owners = bound.len().min(workers);
         let mut own: Vec<Vec<Queue>> = (0..owners).map(|_| Vec::new()).collect();
@@ -282,7 +287,7 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
             share.seats.push((ports[number], seat));
         }
     }
-    Ok(Opened { links, ports, modes, sending: outlets.sending(), workers: shares })
+    Ok(Opened { links, ports, modes, sending: outlets.sending(), workers: shares, beside })
 }
 
 /// The ports that have a device, with what is wanted of it.
@@ -368,7 +373,7 @@ fn bind_all(
     devices: &[Device],
     copy: BindFlags,
 ) -> Result<(Vec<Vec<Queue>>, Frames), OpenError> {
-    let frames = plan.frames_per_worker.saturating_mul(plan.workers as u32);
+    let frames = plan.frames_per_worker.saturating_mul((plan.workers + plan.beside) as u32);
     // The kernel gives all sockets of a UMEM fill and completion rings as it was told first: as large as the largest need.
     let fill = wanted.iter().map(|device| device.ring).max().unwrap_or(64);
     let (umem, descriptors) = umem(frames, plan.frame_size, fill)?;
