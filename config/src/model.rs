@@ -234,6 +234,13 @@ impl Policy {
         for neighbour in &self.neighbours {
             port(neighbour.port)?;
         }
+        self.verify_vrfs()?;
+        if self.routes.len() > MAX_ROUTES {
+            return Err(format!("{} routes are more than {MAX_ROUTES}", self.routes.len()));
+        }
+        if self.routes_from == RoutesFrom::Kernel && !self.routes.is_empty() {
+            return Err("routes come from the kernel, and there are others".into());
+        }
         for route in &self.routes {
             let is_v4 = route.prefix.addr().is_ipv4();
             let least = if is_v4 { MIN_MTU } else { IPV6_MIN_MTU };
@@ -277,6 +284,25 @@ impl Policy {
         self.fingerprints.iter().try_for_each(Fingerprint::verify)?;
         self.accounts.iter().try_for_each(Account::verify)?;
         crate::schema::sysctl::verify(&self.sysctl)
+    }
+
+    /// VRFs with tables of their own, and interfaces in those only.
+    fn verify_vrfs(&self) -> Result<(), String> {
+        if self.vrfs.len() > MAX_VRFS {
+            return Err(format!("{} VRFs are more than {MAX_VRFS}", self.vrfs.len()));
+        }
+        for (i, vrf) in self.vrfs.iter().enumerate() {
+            let is_own = vrf.table == 0 || (table::DEFAULT..=table::LOCAL).contains(&vrf.table);
+            let is_there = |other: &Vrf| other.name == vrf.name || other.table == vrf.table;
+            if is_own || self.vrfs[..i].iter().any(is_there) {
+                return Err(format!("the VRF {:?} of table {}", vrf.name, vrf.table));
+            }
+        }
+        let is_known = |table: &u32| self.vrfs.iter().any(|vrf| vrf.table == *table);
+        match self.port_settings.iter().filter_map(|settings| settings.vrf).find(|table| !is_known(table)) {
+            Some(table) => Err(format!("no VRF has the table {table}")),
+            None => Ok(()),
+        }
     }
 
     /// Sets that could be in a file, each name once.
@@ -390,6 +416,10 @@ impl Names<'_> {
 pub const MIN_MTU: u16 = 68;
 /// Least MTU of IPv6 (RFC 8200 section 5).
 pub const IPV6_MIN_MTU: u16 = 1280;
+/// Most routes of both families together.
+pub const MAX_ROUTES: usize = 1 << 22;
+/// Most VRFs.
+pub const MAX_VRFS: usize = 4096;
 /// Most next hops of a multipath route.
 pub const MAX_NEXTHOPS: usize = 256;
 

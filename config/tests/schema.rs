@@ -288,6 +288,59 @@ fn shown(rules: &[RoutingRule]) -> Vec<(u32, Family, RuleAction)> {
     rules.iter().map(|rule| (rule.priority, rule.family, rule.action)).collect()
 }
 
+/// Addresses and gateways mean what they mean in their VRF.
+#[test]
+fn interfaces_in_vrfs_may_have_the_same_addresses() {
+    let config = config(
+        r#"
+        [vrfs.red]
+        table = 100
+        [vrfs.blue]
+        table = 200
+        [interfaces.a]
+        vrf = "red"
+        addresses = ["10.0.0.1/24"]
+        [interfaces.b]
+        vrf = "blue"
+        addresses = ["10.0.0.1/24"]
+        [interfaces.c]
+        addresses = ["10.0.0.2/24"]
+        [[routes]]
+        to = "default"
+        via = "10.0.0.9"
+        table = 200
+        source = "10.0.0.1"
+        [[routes]]
+        to = "default"
+        via = "10.0.0.1"
+        [[routes]]
+        to = "192.0.2.0/24"
+        via = "10.0.0.9"
+        dev = "a"
+        table = 200
+        "#,
+    );
+    let vrf = |name: &str, table| Vrf { name: name.to_string(), table };
+    assert_eq!(config.policy.vrfs, [vrf("red", 100), vrf("blue", 200)]);
+    let vrfs: Vec<_> = config.policy.port_settings.iter().map(|settings| settings.vrf).collect();
+    assert_eq!(vrfs, [Some(100), Some(200), None]);
+    let port = |route: &Route| match &route.action {
+        RouteAction::Via(hops) => hops[0].port,
+        other => panic!("{other:?}"),
+    };
+    let ports: Vec<_> = config.policy.routes.iter().map(port).collect();
+    assert_eq!(ports, [PortId(1), PortId(2), PortId(0)]);
+    assert_eq!(config.policy.verify(), Ok(()));
+}
+
+#[test]
+fn routes_come_from_the_kernel_where_the_file_says_so() {
+    let config = config("[host]\nnamespace = \"host\"\n[routes]\nfrom = \"kernel\"\n");
+    assert_eq!(config.policy.routes_from, RoutesFrom::Kernel);
+    assert_eq!(config.policy.routes, []);
+    assert_eq!(config.policy.rules.len(), 2 * RoutingRule::KERNEL.len());
+}
+
 #[test]
 fn routing_rules_join_those_of_the_kernel_in_order() {
     use Family::{V4, V6};

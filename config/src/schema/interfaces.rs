@@ -5,6 +5,7 @@ use super::reader::{Field, Fields};
 use super::report::{Sink, suggest_quoted};
 use super::values::{bad_device_name, family_of_net, interface_address, is_link_local};
 use super::vlan;
+use super::vrfs::Vrfs;
 use crate::facts::{Family, LOOPBACK, PortId};
 use crate::model::{Attach, CopyMode, Device, Host, IPV6_MIN_MTU, Interface, Kind, PortSettings, RpFilter, Transmit};
 use crate::rule::matches::devgroup::GROUPS;
@@ -50,14 +51,30 @@ impl Interfaces {
         found.map(|index| PortId(index as u16))
     }
 
-    /// Whether an address is one of the router's own.
-    pub fn owns(&self, address: std::net::IpAddr) -> bool {
-        self.addresses.iter().any(|(_, net, _)| net.addr() == address)
+    /// The table of a port's VRF, where it is in one.
+    pub fn vrf(&self, port: PortId) -> Option<u32> {
+        port.index().and_then(|index| self.settings.get(index)).and_then(|settings| settings.vrf)
+    }
+
+    /// The table, if it is a VRF's with interfaces in it.
+    pub fn vrf_of(&self, table: u32) -> Option<u32> {
+        self.settings.iter().any(|settings| settings.vrf == Some(table)).then_some(table)
+    }
+
+    /// Whether an address is one of the router's own in this VRF, or in none.
+    pub fn owns(&self, address: std::net::IpAddr, vrf: Option<u32>) -> bool {
+        self.addresses.iter().any(|(port, net, _)| net.addr() == address && self.vrf(*port) == vrf)
     }
 }
 
 /// Reads `[interfaces]`.
-pub(super) fn read(field: Option<Field>, frame_size: u32, host: Option<&Host>, sink: &mut Sink) -> Interfaces {
+pub(super) fn read(
+    field: Option<Field>,
+    frame_size: u32,
+    vrfs: &Vrfs,
+    host: Option<&Host>,
+    sink: &mut Sink,
+) -> Interfaces {
     let accepts = "a section such as `[interfaces.lan0]`";
     let mut all = Interfaces::default();
     let mut vlans: Vec<vlan::Draft> = Vec::new();
@@ -89,7 +106,8 @@ pub(super) fn read(field: Option<Field>, frame_size: u32, host: Option<&Host>, s
             }
             None => Kind::Device(device(&section, &mut fields, &mut all.devices, sink)),
         };
-        let addresses = addresses(port, &mut fields, &mut all, sink);
+        let vrf = vrfs.of(&mut fields, sink);
+        let addresses = addresses(port, vrf, &mut fields, &mut all, sink);
         let mtu_field = fields.take("mtu");
         let mtu = mtu_field.and_then(|field| mtu(&field, frame_size, &addresses, sink));
         mtus.push(mtu_field.map(|field| field.at()));
@@ -104,7 +122,7 @@ pub(super) fn read(field: Option<Field>, frame_size: u32, host: Option<&Host>, s
             addresses,
             rp_filter: rp_filter.unwrap_or_default(),
             group: group.unwrap_or(0),
-            vrf: None,
+            vrf,
         });
         all.interfaces.push(Interface { name: section.name.to_string(), kind, mtu, local });
     }
@@ -176,14 +194,14 @@ fn device_name(
     device.to_string()
 }
 
-/// `addresses`: none twice, no network on two ports.
-fn addresses(port: PortId, fields: &mut Fields, all: &mut Interfaces, sink: &mut Sink) -> Vec<IpNet> {
+/// `addresses`: in a VRF none twice, and no network on two ports.
+fn addresses(port: PortId, vrf: Option<u32>, fields: &mut Fields, all: &mut Interfaces, sink: &mut Sink) -> Vec<IpNet> {
     let accepts = "an array, such as `addresses = [\"192.168.1.1/24\", \"fd00:1::1/64\"]`";
     let Some(list) = fields.take("addresses").and_then(|field| field.list(accepts, sink)) else { return Vec::new() };
     let mut addresses = Vec::with_capacity(list.len());
     for element in list {
         let Some(net) = interface_address(&element, sink) else { continue };
-        if !collides(port, net, &element, all, sink) {
+        if !collides(port, vrf, net, &element, all, sink) {
             addresses.push(net);
         }
         all.addresses.push((port, net, element.at()));
@@ -192,10 +210,10 @@ fn addresses(port: PortId, fields: &mut Fields, all: &mut Interfaces, sink: &mut
 }
 
 /// Complains where the address or its network is somewhere else already; answers whether the address is.
-fn collides(port: PortId, net: IpNet, element: &Field, all: &Interfaces, sink: &mut Sink) -> bool {
+fn collides(port: PortId, vrf: Option<u32>, net: IpNet, element: &Field, all: &Interfaces, sink: &mut Sink) -> bool {
     for (other_port, other, place) in &all.addresses {
         // Link-local addresses hold on their link only: every port may have the same.
-        if *other_port != port && is_link_local(net.addr()) {
+        if *other_port != port && (is_link_local(net.addr()) || all.vrf(*other_port) != vrf) {
             continue;
         }
         if other.addr() == net.addr() {

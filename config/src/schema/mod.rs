@@ -52,6 +52,9 @@
 //! address = "192.168.1.10"
 //! mac = "02:00:00:00:00:0a"
 //!
+//! # [vrfs.blue]
+//! # table = 100                        routes and own addresses for the interfaces with `vrf = "blue"`
+//!
 //! [[routes]]                           # static ones; those of the addresses follow by themselves
 //! to = "default"                       # needed: a network, one address, or "default" of the family that `via` shows
 //! via = "203.0.113.1"                  # the gateway; `dev` follows from it
@@ -74,6 +77,9 @@
 //! [[routes]]
 //! to = "10.0.0.0/8"
 //! type = "unreachable"                 # "blackhole", "prohibit"
+//!
+//! # [routes]                           instead of these sections and of [[rules]], where there is [host]:
+//! # from = "kernel"                    routes, rules and neighbours are those of the TAPs' namespace
 //!
 //! [[rules]]                            # policy routing, as ip-rule(8); 0, 32766 and 32767 are there unless given here
 //! priority = 100                       # needed
@@ -131,7 +137,7 @@
 //! rules = ["-o wan0 -j MASQUERADE"]
 //! ```
 
-use self::reader::{Field, Fields};
+use self::reader::Fields;
 use self::report::Sink;
 use crate::diag::{Diagnostic, Source};
 use crate::model::{Appliance, Config, Names, Policy};
@@ -158,6 +164,7 @@ mod syntax;
 pub(crate) mod sysctl;
 mod values;
 mod vlan;
+mod vrfs;
 
 /// Reads a whole file: its configuration and warnings, or all that is wrong with it (warnings included), in the order of
 /// the file.
@@ -186,13 +193,12 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     let host = section("host", sink);
     let dataplane = appliance::read(dataplane, sink);
     let host = host::read(host, sink);
-    let interfaces = interfaces::read(top.take("interfaces"), dataplane.frame_size, host.as_ref(), sink);
-    let mut sections = |key: &'static str, sink: &mut Sink| -> Vec<Fields<'a>> {
-        top.take(key).map(|field: Field<'a>| field.tables(sink)).unwrap_or_default()
-    };
-    let neighbours = neighbours::read(sections("neighbours", sink), &interfaces, sink);
-    let routes = routes::read(sections("routes", sink), &interfaces, sink);
-    let rules = rules::read(sections("rules", sink), &interfaces, &routes, sink);
+    let vrfs = vrfs::read(top.take("vrfs"), sink);
+    let interfaces = interfaces::read(top.take("interfaces"), dataplane.frame_size, &vrfs, host.as_ref(), sink);
+    let neighbours = top.take("neighbours").map(|field| field.tables(sink)).unwrap_or_default();
+    let neighbours = neighbours::read(neighbours, &interfaces, sink);
+    let routes = routes::read(top.take("routes"), host.as_ref(), &interfaces, sink);
+    let rules = rules::read(routes.rules(top.take("rules"), sink), &interfaces, &routes.routes, sink);
     let sysctl = sysctl::read(settings, sink);
     let conntrack = conntrack::read(flows, sink);
     let sets = sets::read(top.take("sets"), source, sink);
@@ -232,9 +238,9 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
             ports,
             port_settings: interfaces.settings,
             neighbours,
-            routes_from: Default::default(),
-            vrfs: Vec::new(),
-            routes,
+            routes_from: routes.from,
+            vrfs: vrfs.vrfs,
+            routes: routes.routes,
             rules,
             sysctl,
             timeouts: conntrack.timeouts,

@@ -20,7 +20,7 @@ pub(super) fn read(sections: Vec<Fields>, interfaces: &Interfaces, sink: &mut Si
         let mac = mac_field.and_then(|field| mac(&field, sink));
         fields.finish(sink);
         let (Some(port), Some(address), Some(field)) = (port, address, address_field) else { continue };
-        if interfaces.owns(address) && !is_link_local(address) {
+        if interfaces.owns(address, interfaces.vrf(port)) && !is_link_local(address) {
             sink.conflict(field.at(), format!("{address} is the router's own address"))
                 .help("the address of another host");
             continue;

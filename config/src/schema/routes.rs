@@ -1,4 +1,4 @@
-//! `[[routes]]`: static routes. Connected ones follow from the addresses and are not written.
+//! `[[routes]]`: static routes, or `[routes]`: where they come from instead. Connected ones follow from the addresses and are not written.
 //!
 //! A route is read first and finished when all are read: a gateway may be on a network that another route puts on a link.
 
@@ -7,7 +7,7 @@ use super::reader::{Field, Fields};
 use super::report::{Sink, nearest};
 use super::values::{broadcast, everything, family_of, family_of_net, host, is_link_local, network, said};
 use crate::facts::{Family, PortId};
-use crate::model::{IPV6_MIN_MTU, MIN_MTU, Nexthop, Route, RouteAction, table};
+use crate::model::{Host, IPV6_MIN_MTU, MIN_MTU, Nexthop, Route, RouteAction, RoutesFrom, table};
 use crate::rule::matches::realm::REALMS;
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -49,8 +49,56 @@ struct Hop<'a> {
     at: Range<usize>,
 }
 
-/// Reads `[[routes]]`.
-pub(super) fn read(sections: Vec<Fields>, interfaces: &Interfaces, sink: &mut Sink) -> Vec<Route> {
+/// What the file says of routes.
+#[derive(Default)]
+pub(super) struct Routes {
+    pub routes: Vec<Route>,
+    pub from: RoutesFrom,
+    /// Where it says that they come from the kernel.
+    at: Option<Range<usize>>,
+}
+
+impl Routes {
+    /// The sections `[[rules]]`, which have no place where rules come from the kernel.
+    pub fn rules<'a>(&self, field: Option<Field<'a>>, sink: &mut Sink) -> Vec<Fields<'a>> {
+        match (field, &self.at) {
+            (Some(field), Some(at)) => {
+                sink.conflict(field.key(), "the rules of routing come from the kernel")
+                    .help("`ip rule` in the namespace of [host], or no `from = \"kernel\"`")
+                    .label(at.clone(), "said here");
+                Vec::new()
+            }
+            (field, _) => field.map(|field| field.tables(sink)).unwrap_or_default(),
+        }
+    }
+}
+
+/// Reads `[[routes]]` or `[routes]`.
+pub(super) fn read(field: Option<Field>, host: Option<&Host>, interfaces: &Interfaces, sink: &mut Sink) -> Routes {
+    match field {
+        Some(field) if field.node.get_ref().is_table() => source(&field, host, sink),
+        field => {
+            let sections = field.map(|field| field.tables(sink)).unwrap_or_default();
+            Routes { routes: configured(sections, interfaces, sink), ..Routes::default() }
+        }
+    }
+}
+
+/// `[routes]`: where they come from.
+fn source(field: &Field, host: Option<&Host>, sink: &mut Sink) -> Routes {
+    let Some(mut fields) = field.table("[routes]", "`from = \"kernel\"`", sink) else { return Routes::default() };
+    let given = fields.require("from", "from = \"kernel\"", sink);
+    let from = given.and_then(|field| field.choice(&[("kernel", RoutesFrom::Kernel)], sink));
+    fields.finish(sink);
+    if let (Some(given), Some(_), None) = (given, from, host) {
+        sink.conflict(given.at(), "without [host] there is no kernel to take routes from")
+            .help("add a section `[host]`: every interface then has a TAP in the kernel, and those have routes");
+    }
+    Routes { from: from.unwrap_or_default(), at: given.map(|field| field.at()), routes: Vec::new() }
+}
+
+/// The sections `[[routes]]`.
+fn configured(sections: Vec<Fields>, interfaces: &Interfaces, sink: &mut Sink) -> Vec<Route> {
     let drafts: Vec<Draft> = sections.into_iter().filter_map(|fields| draft(fields, interfaces, sink)).collect();
     let links = links(&drafts, interfaces);
     let mut seen: HashMap<(u32, IpNet, u32), Range<usize>> = HashMap::with_capacity(drafts.len());
@@ -65,7 +113,9 @@ pub(super) fn read(sections: Vec<Fields>, interfaces: &Interfaces, sink: &mut Si
         let action = match draft.action {
             Action::Ends(action) => action,
             Action::Hops(hops) => RouteAction::Via(
-                hops.into_iter().filter_map(|hop| resolve(hop, family, &links, interfaces, sink)).collect(),
+                hops.into_iter()
+                    .filter_map(|hop| resolve(hop, family, draft.table, &links, interfaces, sink))
+                    .collect(),
             ),
         };
         let Draft { table, prefix, metric, mtu, source, realm, .. } = draft;
@@ -106,7 +156,7 @@ fn draft<'a>(mut fields: Fields<'a>, interfaces: &Interfaces, sink: &mut Sink) -
     let (to, prefix) = (to?, prefix?);
     let family = family_of_net(prefix);
     if let (Some(source), Some(field)) = (source, source_field) {
-        check_source(source, family, &field, interfaces, sink);
+        check_source(source, family, table.and_then(|table| interfaces.vrf_of(table)), &field, interfaces, sink);
     }
     if let (Some(mtu), Some(field), Family::V6) = (mtu, mtu_field, family)
         && mtu < IPV6_MIN_MTU
@@ -149,12 +199,20 @@ fn realm(field: &Field, sink: &mut Sink) -> Option<u32> {
 }
 
 /// `source`: one of the router's own addresses.
-fn check_source(source: IpAddr, family: Family, field: &Field, interfaces: &Interfaces, sink: &mut Sink) {
+fn check_source(
+    source: IpAddr,
+    family: Family,
+    vrf: Option<u32>,
+    field: &Field,
+    interfaces: &Interfaces,
+    sink: &mut Sink,
+) {
     if family_of(source) != family {
         sink.conflict(field.at(), format!("{source} cannot be the source of an {} route", said(family)))
             .help(format!("an {} address of the router", said(family)));
-    } else if !interfaces.owns(source) {
-        sink.conflict(field.at(), format!("{source} is not an address of the router"))
+    } else if !interfaces.owns(source, vrf) {
+        let where_ = if vrf.is_some() { " in this VRF" } else { "" };
+        sink.conflict(field.at(), format!("{source} is not an address of the router{where_}"))
             .help("an address of one of the interfaces");
     }
 }
@@ -256,10 +314,10 @@ fn hop<'a>(fields: &mut Fields<'a>, interfaces: &Interfaces, sink: &mut Sink) ->
     Some(Hop { via: via.flatten(), broken, dev: dev.flatten(), onlink, weight: 1, at })
 }
 
-/// The networks that are on a link: of addresses, and of the main table's routes without a gateway.
+/// The networks that are on a link: of addresses, and of routes without a gateway in the main table or a VRF's.
 fn links(drafts: &[Draft], interfaces: &Interfaces) -> Vec<(IpNet, PortId)> {
     let mut links: Vec<_> = interfaces.addresses.iter().map(|(port, net, _)| (net.trunc(), *port)).collect();
-    for draft in drafts.iter().filter(|draft| draft.table == table::MAIN) {
+    for draft in drafts.iter().filter(|draft| draft.table == table::MAIN || interfaces.vrf_of(draft.table).is_some()) {
         let Action::Hops(hops) = &draft.action else { continue };
         let direct = hops.iter().filter(|hop| hop.via.is_none() && !hop.broken);
         links.extend(direct.filter_map(|hop| Some((draft.prefix, hop.dev?))));
@@ -273,6 +331,7 @@ fn links(drafts: &[Draft], interfaces: &Interfaces) -> Vec<(IpNet, PortId)> {
 fn resolve(
     hop: Hop,
     family: Family,
+    table: u32,
     links: &[(IpNet, PortId)],
     interfaces: &Interfaces,
     sink: &mut Sink,
@@ -284,12 +343,13 @@ fn resolve(
         return Some(Nexthop { port: hop.dev?, gateway: None, weight: hop.weight });
     };
     let weight = hop.weight;
+    let vrf = interfaces.vrf_of(table);
     if family_of(via) != family {
         sink.conflict(field.at(), format!("{via} cannot be the gateway of an {} route", said(family)))
             .help(format!("an {} address", said(family)));
         return None;
     }
-    if interfaces.owns(via) && !is_link_local(via) {
+    if interfaces.owns(via, vrf) && !is_link_local(via) {
         sink.conflict(field.at(), format!("{via} is the router's own address")).help("the address of another router");
         return None;
     }
@@ -302,12 +362,14 @@ fn resolve(
         sink.conflict(field.at(), format!("{via} is on every link")).help("add `dev` to say on which");
         return None;
     }
-    let link = links.iter().find(|(net, port)| net.contains(&via) && hop.dev.is_none_or(|dev| dev == *port));
+    // A route may lead into another VRF, but has to say by which interface.
+    let is_meant = |port: PortId| hop.dev.map_or_else(|| interfaces.vrf(port) == vrf, |dev| dev == port);
+    let link = links.iter().find(|(net, port)| net.contains(&via) && is_meant(*port));
     let Some((net, port)) = link else {
         let others: Vec<String> = interfaces
             .addresses
             .iter()
-            .filter(|(port, net, _)| family_of_net(*net) == family && hop.dev.is_none_or(|dev| dev == *port))
+            .filter(|(port, net, _)| family_of_net(*net) == family && is_meant(*port))
             .map(|(port, net, _)| format!("{} ({})", net.trunc(), interfaces.name(*port)))
             .collect();
         let where_ = hop.dev.map_or("any interface", |port| interfaces.name(port));

@@ -37,7 +37,7 @@ pub use entry::{Change, Entry, Hop, Kind, LinkState, Out, protocol};
 pub use list::{Listed, Place, Selection};
 pub use own::{Own, is_forwardable_source, is_link_local, is_on_no_link, solicited_node};
 
-pub use table::{MAX_OTHERS, MAX_ROUTES, Table};
+pub use table::{MAX_OTHERS, Table};
 
 use crate::port::Link;
 use leads::Targets;

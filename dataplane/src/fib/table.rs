@@ -19,10 +19,8 @@ use ipnet::IpNet;
 use std::collections::HashSet;
 use std::sync::Arc;
 use sumun_config::facts::{Family, PortId, number};
-use sumun_config::model::{MIN_MTU, Policy, RoutesFrom, RoutingRule, RpFilter};
+use sumun_config::model::{MAX_ROUTES, MIN_MTU, Policy, RoutesFrom, RoutingRule, RpFilter};
 
-/// Most routes of both families together.
-pub const MAX_ROUTES: usize = 1 << 22;
 /// Most nexthop objects, rules and own addresses.
 pub const MAX_OTHERS: usize = 1 << 16;
 
