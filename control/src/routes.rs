@@ -14,7 +14,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::ExitCode;
-use sumun_config::facts::Family;
+use sumun_config::facts::{Family, LOOPBACK};
 use sumun_config::model::table;
 use sumun_dataplane::protocol::{
     HopRow, Request, Response, RouteQuestion, RouteRow, RouteWay, RoutesAnswer, RoutesRequest, TableName,
@@ -190,6 +190,7 @@ fn scope(row: &RouteRow) -> Option<&'static str> {
 
 /// A route on a line; a further line for each of several next hops.
 fn line(row: &RouteRow, with_table: bool) -> String {
+    let is_v4 = row.prefix.addr().is_ipv4();
     let mut line = String::new();
     let mut word = |text: String| {
         if !line.is_empty() {
@@ -212,6 +213,9 @@ fn line(row: &RouteRow, with_table: bool) -> String {
         word(format!("dev {}", hop.device));
     } else if let Some(device) = &row.device {
         word(format!("dev {device}"));
+    } else if !is_v4 && row.hops.is_empty() && row.object.is_none() {
+        // What refuses is on the loopback device for IPv6.
+        word(format!("dev {LOOPBACK}"));
     }
     if with_table && row.table != table::MAIN {
         word(format!("table {}", table_name(row.table)));
@@ -223,7 +227,7 @@ fn line(row: &RouteRow, with_table: bool) -> String {
     if let Some(source) = row.source {
         word(format!("src {source}"));
     }
-    if row.metric != 0 {
+    if row.metric != 0 || !is_v4 {
         word(format!("metric {}", row.metric));
     }
     match one {
@@ -239,7 +243,7 @@ fn line(row: &RouteRow, with_table: bool) -> String {
     if let Some(mtu) = row.mtu {
         word(format!("mtu {mtu}"));
     }
-    if !row.prefix.addr().is_ipv4() {
+    if !is_v4 {
         word("pref medium".into());
     }
     if row.hops.len() > 1 {
@@ -366,6 +370,10 @@ mod tests {
                     ..row("10.0.0.1/32", "local", vec![])
                 },
                 "local 10.0.0.1 dev lan0 table local proto kernel scope host src 10.0.0.1",
+            ),
+            (
+                RouteRow { metric: 1024, ..row("2001:db8:8::/48", "unreachable", vec![]) },
+                "unreachable 2001:db8:8::/48 dev lo proto static metric 1024 pref medium",
             ),
             (row("198.51.100.0/24", "blackhole", vec![]), "blackhole 198.51.100.0/24 proto static"),
             (
