@@ -215,8 +215,17 @@ pub struct Policy {
     pub fingerprints: Vec<Fingerprint>,
     /// Accounts that rules may count for, for `nfacct`.
     pub accounts: Vec<Account>,
+    /// The status page and metrics, where the router shows them.
+    pub metrics: Option<Metrics>,
     /// The compiled ruleset.
     pub ruleset: Ruleset,
+}
+
+/// The status page (`/`) and metrics (`/metrics`) over HTTP, on all of the router's own addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Metrics {
+    /// TCP port.
+    pub port: u16,
 }
 
 impl Policy {
@@ -283,6 +292,9 @@ impl Policy {
         }
         self.fingerprints.iter().try_for_each(Fingerprint::verify)?;
         self.accounts.iter().try_for_each(Account::verify)?;
+        if self.metrics.is_some_and(|metrics| metrics.port == 0) {
+            return Err("metrics cannot be on port 0".to_string());
+        }
         crate::schema::sysctl::verify(&self.sysctl)
     }
 
@@ -796,6 +808,7 @@ mod tests {
             sets: Vec::new(),
             fingerprints: Vec::new(),
             accounts: Vec::new(),
+            metrics: Some(Metrics { port: 9100 }),
             ruleset: Ruleset::empty(rule::Policy::Accept),
         }
     }

@@ -685,3 +685,12 @@ fn timeout_policies_and_labels_are_known_to_rules() {
     forged.labels[0].bit = 128;
     assert!(forged.verify().is_err());
 }
+
+#[test]
+fn metrics_are_shown_where_the_section_is() {
+    assert_eq!(config("").policy.metrics, None);
+    assert_eq!(config("[metrics]\n").policy.metrics, Some(Metrics { port: 9100 }));
+    assert_eq!(config("[metrics]\nport = 80\n").policy.metrics, Some(Metrics { port: 80 }));
+    let broken = Policy { metrics: Some(Metrics { port: 0 }), ..config("").policy };
+    assert_eq!(broken.verify(), Err("metrics cannot be on port 0".to_string()));
+}

@@ -13,7 +13,7 @@
 //!                         ├─ neigh      ARP and NDP
 //!                         ├─ icmp       errors and refusals
 //!                         ├─ synproxy   SYN cookies in the place of servers
-//!                         └─ local      the router as a host
+//!                         └─ local      the router as a host, and its pages
 //! ```
 //!
 //! Below [`worker`] nothing knows of sockets, clocks or processes: [`engine`] gets frames and the time and gives frames back,
@@ -41,6 +41,8 @@ pub mod machine;
 pub mod nat;
 pub mod neigh;
 pub mod packet;
+#[cfg(not(feature = "model"))]
+pub mod page;
 pub mod port;
 pub mod process;
 pub mod protocol;

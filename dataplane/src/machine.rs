@@ -3,11 +3,13 @@
 use crate::conntrack::{ExpectationView, FlowEvent, FlowView, Happened, Side, Stats, Tuple};
 use crate::engine::contexts::Contexts;
 use crate::engine::objects::timer::Timer;
+use crate::engine::stats::{Count, Traffic, WorkerStats};
 use crate::engine::{Engine, Router};
 use crate::host::{self, beside::Beside};
 use crate::keep::{self, Heart, Opened};
 use crate::log::writer::Writer;
 use crate::log::{self, LogRing, PacketEvent};
+use crate::page::{Press, Snapshot, Work};
 use crate::port::af_xdp::{self, Mode, Plan, Sending};
 use crate::process::Machine;
 use crate::protocol::AccountRow;
@@ -24,6 +26,7 @@ use crate::server::events::{Hub, Subscription, WAITING, WAITING_PACKETS};
 use crate::worker::{self, Control, Member, Workers};
 use anyhow::Context;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -79,6 +82,7 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
         control,
         host,
         adopted: adopted.flows,
+        started: worker::now(),
         hub: hub.clone(),
         packet_hub: packet_hub.clone(),
     });
@@ -86,7 +90,7 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
     let log = Log { writer: Writer::new(&appliance.log), names, lost: 0 };
     let telling = Telling { hub, taken: Vec::new(), lost: 0 };
     let handing = Handing { hub: packet_hub, lost: 0 };
-    Ok(Box::new(Running { service, workers, log, heart, telling, handing }))
+    Ok(Box::new(Running { service, workers, log, heart, telling, handing, press: Press::default() }))
 }
 
 /// A router at work.
@@ -97,6 +101,7 @@ struct Running {
     heart: Heart,
     telling: Telling,
     handing: Handing,
+    press: Press,
 }
 
 /// Where LOG lines go.
@@ -135,6 +140,8 @@ impl Machine for Running {
         self.heart.beat(worker::now());
         self.telling.tell(&self.service.router);
         self.handing.hand_on(&self.service.router, &self.log.names);
+        let (service, lost) = (&self.service, self.log.lost);
+        self.press.print(&service.router.board, || service.snapshot(lost));
         if self.service.control.is_stopping() {
             return Err("a worker has ended: see above".to_string());
         }
@@ -164,6 +171,8 @@ struct Answers {
     host: Option<host::beside::Running>,
     /// Flows that were taken over at the start.
     adopted: u32,
+    /// When all was open.
+    started: u64,
     hub: Arc<Hub<EventRow>>,
     packet_hub: Arc<Hub<PacketRow>>,
 }
@@ -385,6 +394,47 @@ impl Service for Answers {
 }
 
 impl Answers {
+    /// All that the router shows of itself now.
+    fn snapshot(&self, lost_lines: u64) -> Snapshot {
+        let at = worker::now();
+        let router = &self.router;
+        let work = |(stats, core): (&Arc<WorkerStats>, &usize)| {
+            let packets = |traffic: &[Traffic]| traffic.iter().map(|traffic| traffic.packets.get()).sum();
+            Work {
+                core: *core,
+                received: packets(&stats.rx),
+                sent: packets(&stats.tx),
+                delivered: stats.delivered.get(),
+                consumed: stats.consumed.get(),
+                originated: stats.originated.get() + stats.pieces.get(),
+                dropped: stats.drops.iter().map(Count::get).sum(),
+            }
+        };
+        let mut neighbours = BTreeMap::new();
+        for row in self.neighbours() {
+            *neighbours.entry((row.port, row.state)).or_insert(0) += 1;
+        }
+        let generation = router.current();
+        Snapshot {
+            at,
+            uptime_ms: at.saturating_sub(self.started) / 1_000_000,
+            generation: generation.number,
+            settled: router.is_settled(),
+            rules: crate::server::count_rules(&generation.policy),
+            ports: self.ports(),
+            port_counts: self.control.port_counts(),
+            workers: router.stats.iter().zip(&router.cores).map(work).collect(),
+            drops: router.drops(),
+            flows: router.conntrack.count(),
+            max_flows: router.conntrack.max_flows(),
+            conntrack: self.conntrack_stats(),
+            neighbours,
+            lost_lines,
+            answers: std::array::from_fn(|status| router.board.answers[status].get()),
+            turned_away: router.board.turned_away.get(),
+        }
+    }
+
     /// Says which timers of IDLETIMER have run out.
     fn tell_timers(&self) {
         let (generation, now) = (self.router.current(), worker::now());

@@ -712,6 +712,7 @@ mod tests {
                 sets: Vec::new(),
                 fingerprints: Vec::new(),
                 accounts: Vec::new(),
+                metrics: None,
                 ruleset: sumun_config::ruleset::Ruleset::empty(Default::default()),
             };
             let mut bytes = encode(&policy).unwrap();

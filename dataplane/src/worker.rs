@@ -92,6 +92,11 @@ pub trait Forwarder: Send {
     /// Frames that the engine keeps from turn to turn (packets that wait for a neighbour), for the census.
     fn held(&self) -> usize;
 
+    /// A worker that shall look at what was left for it elsewhere than in its inbox.
+    fn wakes(&mut self) -> Option<usize> {
+        None
+    }
+
     /// The worker is about to sleep: it holds nothing that others wait for.
     fn rest(&mut self);
 
@@ -530,6 +535,9 @@ impl<F: Forwarder> Worker<F> {
             }
         }
         self.tell_host();
+        if let Some(worker) = self.engine.wakes() {
+            self.rang[worker] = true;
+        }
         for (worker, rang) in self.rang.iter_mut().enumerate() {
             if std::mem::take(rang) {
                 self.shared.inboxes[worker].bell.ring();
@@ -566,11 +574,12 @@ impl<F: Forwarder> Worker<F> {
             most = self.sending_sleep;
             self.sending_sleep = (2 * self.sending_sleep).min(SENDING_SLEEP.1);
         }
+        let inbox = &self.shared.inboxes[self.number];
+        inbox.bell.lie_down();
+        // Behind the bell: what others left for the engine makes this now.
         if let Some(deadline) = self.engine.next_deadline(now) {
             most = most.min(deadline.saturating_sub(now));
         }
-        let inbox = &self.shared.inboxes[self.number];
-        inbox.bell.lie_down();
         let host_is_quiet = self.shared.host.as_ref().is_none_or(|exchange| exchange.has_nothing_for(self.number));
         if most > 0 && inbox.is_empty() && host_is_quiet && !self.shared.stop.load(Ordering::Acquire) {
             let before = self.broken.len();

@@ -122,6 +122,9 @@
 //! # [osf]
 //! # fingerprints = "/usr/share/xtables/pf.os"   of operating systems, as nfnl_osf(8) reads them
 //!
+//! # [metrics]                            the router shows itself over HTTP on its own addresses, if INPUT lets it: "/" is a
+//! # port = 9100                          status page, "/metrics" is for Prometheus. Without the section it does not
+//!
 //! [filter.FORWARD]                     # TABLE.CHAIN for both families; ipv4.TABLE.CHAIN and ipv6.TABLE.CHAIN for one
 //! policy = "DROP"                      # built-in chains only; default: "ACCEPT"
 //! rules = [                            # in iptables syntax, or as tables of fields
@@ -153,6 +156,7 @@ mod foreign;
 mod host;
 mod interfaces;
 mod literal;
+mod metrics;
 mod neighbours;
 mod reader;
 mod report;
@@ -191,6 +195,7 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     let quotas = section("accounts", sink);
     let osf = section("osf", sink);
     let host = section("host", sink);
+    let page = section("metrics", sink);
     let dataplane = appliance::read(dataplane, sink);
     let host = host::read(host, sink);
     let vrfs = vrfs::read(top.take("vrfs"), sink);
@@ -204,6 +209,7 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     let sets = sets::read(top.take("sets"), source, sink);
     let accounts = accounts::read(quotas, sink);
     let fingerprints = accounts::fingerprints(osf, sink);
+    let metrics = metrics::read(page, sink);
     let ports = interfaces.names();
     let foreign = foreign::read(foreign, &ports, sink);
     let chains = chains::read(&mut top, sink);
@@ -248,6 +254,7 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
             sets: sets.sets,
             fingerprints,
             accounts,
+            metrics,
             ruleset,
         },
     }

@@ -134,7 +134,7 @@ impl Router {
             tracker: Tracker::new(self.conntrack.clone(), worker),
             resolver: Resolver::new(self.neighbours.clone(), worker),
             defrag,
-            local: Local::new(seed),
+            local: Local::new(seed, self.board.clone(), worker),
             icmp_limit: RateLimit::new(),
             stats: self.stats[worker].clone(),
             rng: Rng::new(seed),
@@ -317,7 +317,7 @@ impl Engine {
         let depth = g.programs.iter().map(|p| p.depth()).max().unwrap_or(0);
         // What TEE copies is judged while the rule that copies it waits.
         self.returns.reserve(2 * depth);
-        self.local.configure(&g.policy.sysctl);
+        self.local.configure(&g.policy.sysctl, g.policy.metrics);
         self.tracker.set_timeouts(g.timeouts.clone());
     }
 
@@ -338,8 +338,8 @@ impl Engine {
 
     /// When [`Engine::tick`] has something to do again, if nothing comes in.
     pub fn next_deadline(&self, now: u64) -> Option<u64> {
-        let neighbour = self.resolver.next_deadline(now);
-        Some(self.defrag.next_deadline().map_or(neighbour, |fragment| fragment.min(neighbour)))
+        let others = self.defrag.next_deadline().into_iter().chain(self.local.next_deadline(now));
+        Some(others.fold(self.resolver.next_deadline(now), u64::min))
     }
 
     /// Frames held inside the engine, for the census: those that wait for a neighbour or for other fragments.
@@ -390,6 +390,10 @@ impl Forwarder for Engine {
 
     fn held(&self) -> usize {
         Engine::held(self)
+    }
+
+    fn wakes(&mut self) -> Option<usize> {
+        self.local.has_left().then_some(0)
     }
 
     fn rest(&mut self) {

@@ -13,6 +13,7 @@ use super::running::Running;
 use super::stats::{Traffic, WorkerStats};
 use crate::conntrack::Conntrack;
 use crate::fib::{Change, Fib, Listed, Own, Place, Selection, Table};
+use crate::local::board::Board;
 use crate::log::{LogRing, PacketRing};
 use crate::neigh::Neighbours;
 use crate::packet::vlan::Vlans;
@@ -47,6 +48,8 @@ pub struct Router {
     pub neighbours: Arc<Neighbours>,
     /// Log lines on their way to the housekeeping thread.
     pub log: Arc<LogRing>,
+    /// What the router shows of itself.
+    pub board: Arc<Board>,
     /// The sets that rules ask and change.
     pub sets: Sets,
     /// Whether each port has a TAP.
@@ -142,6 +145,7 @@ impl Router {
             vlans: Vlans::of(&links),
             set_changes: Mutex::default(),
             packets: Arc::default(),
+            board: Arc::new(Board::new(workers)),
             contexts: Contexts::default(),
             stats: (0..workers).map(|_| Arc::new(WorkerStats::new(links.len()))).collect(),
             cells: (0..MAX_CELLS).map(|_| AtomicU64::new(0)).collect(),
@@ -478,6 +482,7 @@ fn nothing(appliance: &Appliance, links: &[Link]) -> Policy {
         sets: Vec::new(),
         fingerprints: Vec::new(),
         accounts: Vec::new(),
+        metrics: None,
         ruleset: Ruleset::empty(appliance.initial_policy),
     }
 }

@@ -79,6 +79,7 @@ pub(super) fn policy() -> Policy {
         sets: Vec::new(),
         fingerprints: Vec::new(),
         accounts: Vec::new(),
+        metrics: None,
         ruleset: Ruleset::empty(Verdict::Accept),
     }
 }

@@ -44,6 +44,7 @@ pub fn fib() -> Fib {
         sets: Vec::new(),
         fingerprints: Vec::new(),
         accounts: Vec::new(),
+        metrics: None,
         ruleset: Ruleset::empty(sumun_config::rule::Policy::Accept),
     };
     let link = |(i, name): (u8, &str)| Link { name: name.into(), mac: [2, 0, 0, 0, 0, i], mtu: 1500, trunk: None };

@@ -63,6 +63,14 @@ fn find(header: &[u8]) -> Option<usize> {
     None
 }
 
+/// Lowers the MSS of a TCP segment that has the option; its checksum follows.
+pub fn lower_mss(segment: &mut [u8], mss: u16) {
+    let header_len = Tcp::new(segment).map_or(0, Tcp::header_len);
+    if let Some(at) = segment.get(..header_len).and_then(find) {
+        lower(segment, at, mss);
+    }
+}
+
 fn lower(segment: &mut [u8], at: usize, mss: u16) {
     let old = u16::from_be_bytes([segment[at + 2], segment[at + 3]]);
     if old <= mss {

@@ -407,7 +407,7 @@ fn answer(stream: &mut UnixStream, response: &Response) -> Result<(), FrameError
     protocol::write_frame(stream, Kind::Response, &protocol::encode(response)?)
 }
 
-fn count_rules(policy: &Policy) -> u64 {
+pub(crate) fn count_rules(policy: &Policy) -> u64 {
     let chains = policy.ruleset.families.iter().flat_map(|f| &f.tables).flat_map(|t| &t.chains);
     chains.map(|chain| chain.rules.len() as u64).sum()
 }

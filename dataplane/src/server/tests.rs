@@ -162,6 +162,7 @@ fn policy(ports: &[&str]) -> Policy {
         sets: Vec::new(),
         fingerprints: Vec::new(),
         accounts: Vec::new(),
+        metrics: None,
         ruleset: Ruleset::empty(ChainPolicy::Accept),
     }
 }

@@ -5,23 +5,36 @@
 //! routing has found it to be local already; answers come from the address that was asked. ICMP errors are not left to
 //! it: the engine has the original packet to quote, and the limits. What comes out is the router's own output.
 //!
-//! Queue and buffers are fixed at the start; nothing is allocated per packet. Neighbour discovery does not come here.
+//! Where the settings say so, it also listens to one TCP port and shows the router over HTTP ([`desk`]). Packets of a connection
+//! may come in on any worker (that is the device's choice), so connections are the first worker's, and the others leave
+//! packets for it ([`board`]).
+//!
+//! Queue and buffers are fixed when the settings are taken over; nothing is allocated per packet. Neighbour discovery does not
+//! come here.
+
+pub mod board;
+mod desk;
+pub mod http;
+mod wire;
 
 use crate::icmp;
 use crate::packet::view::{Ipv6, Udp};
 use crate::packet::{edit, extension, parse};
 use crate::reason::DropReason;
-use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium};
+use board::Board;
+use desk::Desk;
+use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::time::Instant;
-use smoltcp::wire::HardwareAddress;
+use smoltcp::wire::{HardwareAddress, IpEndpoint};
+use std::sync::Arc;
 use sumun_config::facts::{Facts, Family, PacketType, PortId, proto};
-use sumun_config::model::Sysctl;
+use sumun_config::model::{Metrics, Sysctl};
+use wire::Wire;
 
-/// Packets that may wait for [`Local::poll`].
-const SLOTS: usize = 64;
-/// Bytes of a slot: no frame holds a longer packet.
-const SLOT: usize = 4096;
+/// Times that packets are fetched from other workers in one poll.
+const ROUNDS: usize = 4;
+/// Between two looks at connections, at the least.
+const PAUSE: u64 = 1_000_000;
 
 /// The local stack of one worker.
 pub struct Local {
@@ -30,6 +43,16 @@ pub struct Local {
     wire: Wire,
     answers: Answers,
     next_id: u16,
+    board: Arc<Board>,
+    /// The TCP port on which the router shows itself.
+    port: Option<u16>,
+    /// Who answers there: the first worker only.
+    desk: Option<Desk>,
+    is_first: bool,
+    /// Something was left for the first worker.
+    left: bool,
+    /// When a connection is to be looked at.
+    deadline: Option<u64>,
 }
 
 /// What the settings say of answers.
@@ -43,25 +66,44 @@ struct Answers {
 
 impl std::fmt::Debug for Local {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "Local({} waiting)", self.wire.waiting)
+        write!(f, "Local({} waiting)", self.wire.waiting())
     }
 }
 
 impl Local {
-    /// A stack with the kernel's default settings; `seed` is for its sequence numbers.
-    pub fn new(seed: u64) -> Local {
+    /// The stack of this worker with the kernel's default settings; `seed` is for its sequence numbers.
+    pub fn new(seed: u64, board: Arc<Board>, worker: usize) -> Local {
         let mut wire = Wire::new();
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut wire, Instant::ZERO);
         interface.set_any_ip(true);
-        let answers = Answers::of(&Sysctl::default());
-        Local { interface, sockets: SocketSet::new(Vec::new()), wire, answers, next_id: seed as u16 }
+        Local {
+            interface,
+            sockets: SocketSet::new(Vec::new()),
+            wire,
+            answers: Answers::of(&Sysctl::default()),
+            next_id: seed as u16,
+            board,
+            port: None,
+            desk: None,
+            is_first: worker == 0,
+            left: false,
+            deadline: None,
+        }
     }
 
-    /// Takes over the settings of a generation.
-    pub fn configure(&mut self, sysctl: &Sysctl) {
+    /// Takes over the settings of a generation. Connections go on where their port is the same.
+    pub fn configure(&mut self, sysctl: &Sysctl, metrics: Option<Metrics>) {
         self.answers = Answers::of(sysctl);
+        self.port = metrics.map(|metrics| metrics.port);
+        if self.is_first && self.desk.as_ref().map(Desk::port) != self.port {
+            if let Some(desk) = self.desk.take() {
+                desk.close(&mut self.sockets);
+            }
+            self.desk = self.port.map(|port| Desk::open(port, &mut self.sockets));
+            self.deadline = None;
+        }
     }
 
     /// Takes a packet for the router. `own` is the router's address that answers: the packet's destination, or where that
@@ -84,6 +126,9 @@ impl Local {
             proto::ICMPV6 if facts.family == Family::V6 => self.admit_echo(facts, 128, false)?,
             _ if is_group => return Err(DropReason::NoListener),
             // Not from a frame to all of the link (`tcp_v4_rcv`).
+            proto::TCP if facts.has_l4 && facts.pkt_type == PacketType::Host && self.port == Some(facts.dport) => {
+                return self.hand_in(l3, facts, own).map(|()| None);
+            }
             proto::TCP if facts.has_l4 && facts.pkt_type == PacketType::Host => return Ok(Some(Refusal::Reset)),
             proto::UDP | proto::UDPLITE if facts.has_l4 && is_datagram_whole(facts, l3) => {
                 return Ok(Some(Refusal::Error(icmp::Error::PortUnreachable)));
@@ -94,7 +139,22 @@ impl Local {
             proto::NONE if facts.family == Family::V6 => return Err(DropReason::NoListener),
             _ => return Ok(Some(Refusal::Error(icmp::Error::ProtoUnreachable))),
         }
-        self.wire.enqueue(l3, facts, own).map(|()| None)
+        self.wire.enqueue(facts.iif, |slot| wire::write_bare(l3, facts, own, slot)).map(|()| None)
+    }
+
+    /// A segment for who shows the router.
+    fn hand_in(&mut self, l3: &[u8], facts: &Facts, own: u128) -> Result<(), DropReason> {
+        if self.is_first {
+            return self.wire.enqueue(facts.iif, |slot| wire::write_bare(l3, facts, own, slot));
+        }
+        self.board.leave(facts.iif, |letter| wire::write_bare(l3, facts, own, letter))?;
+        self.left = true;
+        Ok(())
+    }
+
+    /// Whether something was left for the first worker since the last time.
+    pub fn has_left(&mut self) -> bool {
+        std::mem::take(&mut self.left)
     }
 
     fn admit_echo(&self, facts: &Facts, request: u8, is_broadcast: bool) -> Result<(), DropReason> {
@@ -107,54 +167,113 @@ impl Local {
     /// what it answers: the link of a destination that has no other.
     #[inline]
     pub fn poll(&mut self, now: u64, out: &mut dyn FnMut(&[u8], PortId)) {
-        // There are no sockets, so nothing is said that was not asked for.
-        if self.wire.waiting > 0 {
+        if self.wire.waiting() > 0 || self.has_letters() || self.deadline.is_some_and(|at| at <= now) {
             self.work(now, out);
         }
     }
 
+    fn has_letters(&self) -> bool {
+        self.is_first && self.board.has_letters()
+    }
+
     fn work(&mut self, now: u64, out: &mut dyn FnMut(&[u8], PortId)) {
         let time = Instant::from_micros((now / 1000) as i64);
-        loop {
-            let result = self.interface.poll_ingress_single(time, &mut self.wire, &mut self.sockets);
-            self.send(out);
-            if matches!(result, PollIngressSingleResult::None) {
+        if let Some(desk) = &mut self.desk {
+            desk.reopen(&mut self.sockets);
+        }
+        for _ in 0..ROUNDS {
+            self.fetch();
+            if self.wire.waiting() == 0 {
                 break;
             }
+            self.hear(now, time, out);
         }
+        let due = match &mut self.desk {
+            Some(desk) => desk.serve(now, &mut self.sockets, &self.board),
+            None => None,
+        };
         loop {
             self.interface.poll_egress(time, &mut self.wire, &mut self.sockets);
             if !self.send(out) {
                 break;
             }
         }
+        let timer = match &self.desk {
+            Some(_) => self.interface.poll_at(time, &self.sockets),
+            None => None,
+        };
+        let timer = timer.map(|at| u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000));
+        self.deadline = timer.into_iter().chain(due).min().map(|at| at.max(now + PAUSE));
+    }
+
+    /// Takes in what other workers left.
+    fn fetch(&mut self) {
+        while self.is_first && self.wire.has_room() {
+            let wire = &mut self.wire;
+            let fetched = self.board.take(|port, packet| {
+                // There is room, and slots are longer than letters.
+                let _ = wire.enqueue(port, |slot| {
+                    slot[..packet.len()].copy_from_slice(packet);
+                    Ok(packet.len())
+                });
+            });
+            if !fetched {
+                break;
+            }
+        }
+    }
+
+    /// Lets smoltcp have what waits, packet by packet.
+    fn hear(&mut self, now: u64, time: Instant, out: &mut dyn FnMut(&[u8], PortId)) {
+        while let Some(packet) = self.wire.next() {
+            if let Some(desk) = &mut self.desk
+                && wire::opens_connection(packet)
+                && !desk.make_room(now, &mut self.sockets)
+            {
+                self.board.turned_away.add(1);
+                self.wire.skip();
+                continue;
+            }
+            self.interface.poll_ingress_single(time, &mut self.wire, &mut self.sockets);
+            if let Some(desk) = &mut self.desk {
+                desk.note(now, self.wire.asked_on, &self.sockets);
+            }
+            self.send(out);
+        }
     }
 
     /// When [`poll`](Local::poll) should be called next, if nothing comes in before; `now` where something waits.
-    pub fn next_deadline(&mut self, now: u64) -> Option<u64> {
-        if self.wire.waiting > 0 {
+    pub fn next_deadline(&self, now: u64) -> Option<u64> {
+        if self.wire.waiting() > 0 || self.has_letters() {
             return Some(now);
         }
-        let time = Instant::from_micros((now / 1000) as i64);
-        let at = self.interface.poll_at(time, &self.sockets)?;
-        Some(now.max(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000)))
+        self.deadline.map(|at| at.max(now))
     }
 
     /// Hands over the packet that smoltcp wrote, if it did, with the header fields that a Linux host would give it.
     fn send(&mut self, out: &mut dyn FnMut(&[u8], PortId)) -> bool {
-        let Some(packet) = self.wire.sent.take().and_then(|len| self.wire.out.get_mut(..len)) else { return false };
+        let Wire { asked_tos, asked_on, .. } = self.wire;
+        let Some(packet) = self.wire.take_sent() else { return false };
         let family = if packet.first().is_some_and(|first| first >> 4 == 6) { Family::V6 } else { Family::V4 };
         let Ok(mut facts) = parse::ip(family, packet) else { return true };
         let hops = match family {
             Family::V4 => self.answers.ttl,
             Family::V6 => self.answers.hop_limit,
         };
+        // `icmp_reply` copies the whole TOS byte; a TCP socket has its own, which is 0.
+        let (tos, link) = match (facts.proto, &self.desk) {
+            (proto::TCP, Some(desk)) if asked_on == PortId::NONE => {
+                let client = IpEndpoint::new(family.address(facts.dst).into(), facts.dport);
+                (0, desk.link_of(client, &self.sockets))
+            }
+            (proto::TCP, _) => (0, asked_on),
+            _ => (asked_tos, asked_on),
+        };
         edit::set_ttl(packet, &mut facts, hops);
-        // `icmp_reply` copies the whole TOS byte.
-        edit::set_tos(packet, &mut facts, self.wire.asked_tos);
+        edit::set_tos(packet, &mut facts, tos);
         edit::allow_fragments(packet, &mut facts, self.next_id);
         self.next_id = self.next_id.wrapping_add(1);
-        out(packet, self.wire.asked_on);
+        out(packet, link);
         true
     }
 }
@@ -167,128 +286,6 @@ impl Answers {
             ignore_echo: sysctl.icmp_echo_ignore_all,
             ignore_broadcasts: sysctl.icmp_echo_ignore_broadcasts,
         }
-    }
-}
-
-/// The link between engine and smoltcp: a ring of slots on the way in, one buffer on the way out.
-struct Wire {
-    slots: Box<[[u8; SLOT]]>,
-    lens: [usize; SLOTS],
-    ports: [PortId; SLOTS],
-    first: usize,
-    waiting: usize,
-    out: Box<[u8]>,
-    /// Length of the packet in `out`, until it is handed over.
-    sent: Option<usize>,
-    /// TOS byte of the packet that is being answered.
-    asked_tos: u8,
-    /// Where it came in.
-    asked_on: PortId,
-}
-
-impl Wire {
-    fn new() -> Wire {
-        Wire {
-            slots: vec![[0; SLOT]; SLOTS].into(),
-            lens: [0; SLOTS],
-            ports: [PortId::NONE; SLOTS],
-            first: 0,
-            waiting: 0,
-            out: vec![0; SLOT].into(),
-            sent: None,
-            asked_tos: 0,
-            asked_on: PortId::NONE,
-        }
-    }
-
-    /// Copies a packet into the ring, without IPv6 extension headers, addressed to `own`.
-    fn enqueue(&mut self, l3: &[u8], facts: &Facts, own: u128) -> Result<(), DropReason> {
-        let (len, l4_off) = (usize::from(facts.len), usize::from(facts.l4_off));
-        let header_len = match facts.family {
-            Family::V4 => l4_off,
-            Family::V6 => Ipv6::LEN,
-        };
-        let header = l3.get(..header_len).ok_or(DropReason::IpHeader)?;
-        let upper = l3.get(l4_off..len).ok_or(DropReason::IpHeader)?;
-        let bare_len = header_len + upper.len();
-        if self.waiting == SLOTS || bare_len > SLOT {
-            return Err(DropReason::LocalQueue);
-        }
-        let at = (self.first + self.waiting) % SLOTS;
-        let slot = &mut self.slots[at][..bare_len];
-        slot[..header_len].copy_from_slice(header);
-        slot[header_len..].copy_from_slice(upper);
-        let mut bare = Facts { l4_off: header_len as u16, len: bare_len as u16, ..*facts };
-        if facts.family == Family::V6 {
-            slot[4..6].copy_from_slice(&(upper.len() as u16).to_be_bytes());
-            slot[6] = facts.proto;
-        }
-        if own != facts.dst {
-            edit::set_destination(slot, &mut bare, own);
-        }
-        self.lens[at] = bare_len;
-        self.ports[at] = facts.iif;
-        self.waiting += 1;
-        Ok(())
-    }
-}
-
-/// A packet on its way into smoltcp.
-struct Incoming<'a>(&'a [u8]);
-
-/// The buffer that smoltcp may write one packet into.
-struct Outgoing<'a> {
-    out: &'a mut [u8],
-    sent: &'a mut Option<usize>,
-}
-
-impl Device for Wire {
-    type RxToken<'a> = Incoming<'a>;
-    type TxToken<'a> = Outgoing<'a>;
-
-    fn receive(&mut self, _: Instant) -> Option<(Incoming<'_>, Outgoing<'_>)> {
-        if self.waiting == 0 || self.sent.is_some() {
-            return None;
-        }
-        let at = self.first;
-        self.first = (at + 1) % SLOTS;
-        self.waiting -= 1;
-        let packet = &self.slots[at][..self.lens[at]];
-        self.asked_on = self.ports[at];
-        self.asked_tos = match packet {
-            [first, second, ..] if first >> 4 == 6 => first << 4 | second >> 4,
-            [_, tos, ..] => *tos,
-            _ => 0,
-        };
-        Some((Incoming(packet), Outgoing { out: &mut self.out, sent: &mut self.sent }))
-    }
-
-    fn transmit(&mut self, _: Instant) -> Option<Outgoing<'_>> {
-        self.asked_tos = 0;
-        self.asked_on = PortId::NONE;
-        self.sent.is_none().then_some(Outgoing { out: &mut self.out, sent: &mut self.sent })
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = SLOT;
-        capabilities
-    }
-}
-
-impl smoltcp::phy::RxToken for Incoming<'_> {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(self.0)
-    }
-}
-
-impl smoltcp::phy::TxToken for Outgoing<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        // smoltcp keeps to the MTU, which is the size of the buffer.
-        let len = len.min(self.out.len());
-        *self.sent = Some(len);
-        f(&mut self.out[..len])
     }
 }
 
@@ -308,12 +305,18 @@ fn is_datagram_whole(facts: &Facts, l3: &[u8]) -> bool {
 }
 
 #[cfg(test)]
+mod desk_tests;
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::packet::sample::{self, V6_DST, V6_SRC, packet, v4, v6};
     use proptest::prelude::*;
 
     const OWN: u128 = 0x0a00_0002;
+
+    fn local() -> Local {
+        Local::new(1, Arc::new(Board::new(1)), 0)
+    }
 
     fn own(family: Family) -> u128 {
         match family {
@@ -339,7 +342,7 @@ mod tests {
 
     #[test]
     fn echo_requests_are_answered_from_the_address_asked() {
-        let mut local = Local::new(1);
+        let mut local = local();
         for data in [0, 1, 56, 1472, 3000] {
             let ping = v4(proto::ICMP, &sample::icmp(8, 0, 0x0007_0001, &vec![0x5a; data]));
             assert_eq!(deliver(&mut local, Family::V4, &ping), Ok(None));
@@ -359,7 +362,7 @@ mod tests {
 
     #[test]
     fn any_number_of_own_addresses_answers() {
-        let mut local = Local::new(1);
+        let mut local = local();
         for address in 1..=100u128 {
             let mut ping = v4(proto::ICMP, &sample::icmp(8, 0, 1, b""));
             let mut facts = parse::ip(Family::V4, &ping).unwrap();
@@ -371,7 +374,7 @@ mod tests {
 
     #[test]
     fn tcp_to_a_closed_port_is_reset() {
-        let mut local = Local::new(1);
+        let mut local = local();
         for family in Family::ALL {
             let syn = packet(family, proto::TCP, &sample::tcp(1000, 80, 2, &[2, 4, 5, 0xb4], b""));
             assert_eq!(deliver(&mut local, family, &syn), Ok(Some(Refusal::Reset)));
@@ -384,7 +387,7 @@ mod tests {
 
     #[test]
     fn udp_and_unknown_protocols_are_refused() {
-        let mut local = Local::new(1);
+        let mut local = local();
         for family in Family::ALL {
             let udp = packet(family, proto::UDP, &sample::udp(1, 2, b"x"));
             assert_eq!(deliver(&mut local, family, &udp), Ok(Some(Refusal::Error(icmp::Error::PortUnreachable))));
@@ -405,7 +408,7 @@ mod tests {
 
     #[test]
     fn other_icmp_fragments_and_groups_are_dropped() {
-        let mut local = Local::new(1);
+        let mut local = local();
         for kind in [0, 3, 5, 9, 11, 13] {
             let message = v4(proto::ICMP, &sample::icmp(kind, 0, 0, &[0; 28]));
             assert_eq!(deliver(&mut local, Family::V4, &message), Err(DropReason::NoListener), "{kind}");
@@ -420,12 +423,12 @@ mod tests {
 
     #[test]
     fn pings_to_groups_are_answered_as_the_settings_say() {
-        let mut local = Local::new(1);
+        let mut local = local();
         let own = 0x0a00_0009;
         let ping = v4(proto::ICMP, &sample::icmp(8, 0, 1, b"abc"));
         let facts = parse::ip(Family::V4, &ping).unwrap();
         assert_eq!(local.input(&ping, &facts, own), Err(DropReason::NoListener));
-        local.configure(&Sysctl { icmp_echo_ignore_broadcasts: false, ip_default_ttl: 99, ..Sysctl::default() });
+        local.configure(&Sysctl { icmp_echo_ignore_broadcasts: false, ip_default_ttl: 99, ..Sysctl::default() }, None);
         assert_eq!(local.input(&ping, &facts, own), Ok(None));
         let answer = answers(&mut local)[0].0;
         assert_eq!((answer.src, answer.ttl), (own, 99));
@@ -434,13 +437,13 @@ mod tests {
         let facts = parse::ip(Family::V6, &ping).unwrap();
         assert_eq!(local.input(&ping, &facts, 5), Ok(None));
         assert_eq!(answers(&mut local)[0].0.src, 5);
-        local.configure(&Sysctl { icmp_echo_ignore_all: true, ..Sysctl::default() });
+        local.configure(&Sysctl { icmp_echo_ignore_all: true, ..Sysctl::default() }, None);
         assert_eq!(local.input(&ping, &facts, facts.dst), Err(DropReason::NoListener));
     }
 
     #[test]
     fn extension_headers_and_options_do_not_hide_the_request() {
-        let mut local = Local::new(1);
+        let mut local = local();
         let echo = sample::icmpv6(128, 0, 1, b"abc");
         for next in [proto::HOPOPTS, proto::DSTOPTS] {
             let ping = v6(next, &[&[proto::ICMPV6, 0, 1, 4, 0, 0, 0, 0][..], &echo].concat());
@@ -458,9 +461,9 @@ mod tests {
 
     #[test]
     fn the_queue_is_bounded_and_keeps_order() {
-        let mut local = Local::new(1);
+        let mut local = local();
         for round in 0..3 {
-            for id in 0..SLOTS as u32 {
+            for id in 0..wire::SLOTS as u32 {
                 let ping = v4(proto::ICMP, &sample::icmp(8, 0, id << 16 | round, b""));
                 assert_eq!(deliver(&mut local, Family::V4, &ping), Ok(None));
             }
@@ -468,7 +471,7 @@ mod tests {
             assert_eq!(deliver(&mut local, Family::V4, &ping), Err(DropReason::LocalQueue));
             assert_eq!(local.next_deadline(77), Some(77));
             let ids: Vec<u16> = answers(&mut local).iter().map(|(facts, _)| facts.sport).collect();
-            assert_eq!(ids, (0..SLOTS as u16).collect::<Vec<_>>());
+            assert_eq!(ids, (0..wire::SLOTS as u16).collect::<Vec<_>>());
             assert_eq!(local.next_deadline(77), None);
         }
     }
@@ -477,7 +480,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn any_packet_is_survived(l4 in proptest::collection::vec(any::<u8>(), 0..100), proto in prop_oneof![Just(1u8), Just(6), Just(17), Just(58), any::<u8>()], is_v6: bool, own: u32) {
-            let mut local = Local::new(1);
+            let mut local = local();
             let family = if is_v6 { Family::V6 } else { Family::V4 };
             let bytes = packet(family, proto, &l4);
             if let Ok(facts) = parse::ip(family, &bytes) {
