@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sumun_config::diag::{Source, render};
 use sumun_config::facts::{Family, PortId};
-use sumun_config::model::Config;
+use sumun_config::model::{Checksums, Config};
 use sumun_dataplane::engine::{BURST, Engine, Router};
 use sumun_dataplane::port::Link;
 use sumun_dataplane::umem::Pool;
@@ -297,7 +297,15 @@ fn shuffle<T>(items: &mut [T]) {
 
 /// The ports of that router.
 pub fn links() -> Vec<Link> {
-    ["lan0", "wan0"].map(|name| Link { name: name.into(), mac: ROUTER_MAC, mtu: 1500, trunk: None }).to_vec()
+    ["lan0", "wan0"]
+        .map(|name| Link {
+            name: name.into(),
+            mac: ROUTER_MAC,
+            mtu: 1500,
+            checksums: Checksums::AsTheyAre,
+            trunk: None,
+        })
+        .to_vec()
 }
 
 /// The two-port router of every workload.

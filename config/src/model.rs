@@ -133,6 +133,8 @@ pub struct Device {
     pub ring: u32,
     /// How frames are sent.
     pub tx: Transmit,
+    /// What becomes of unfinished checksums; where none, that follows from the device's driver.
+    pub checksums: Option<Checksums>,
 }
 
 impl Interface {
@@ -184,6 +186,15 @@ pub enum Transmit {
     Ring,
     /// Through XDP wherever the device takes XDP frames.
     Xdp,
+}
+
+/// What becomes of a TCP, UDP or SCTP checksum that its sender has left to its device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Checksums {
+    /// It is finished when the packet comes in.
+    Finish,
+    /// Nothing.
+    AsTheyAre,
 }
 
 /// What is swapped at run time.

@@ -82,6 +82,7 @@ fn interfaces_alone_are_a_configuration_with_the_defaults() {
             copy: CopyMode::Auto,
             ring: 2048,
             tx: Transmit::Auto,
+            checksums: None,
         }),
         mtu: None,
         local: LocalStack::Smoltcp,

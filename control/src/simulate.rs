@@ -17,7 +17,7 @@ use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sumun_config::facts::PortId;
-use sumun_config::model::Config;
+use sumun_config::model::{Checksums, Config};
 use sumun_dataplane::conntrack::Invalid;
 use sumun_dataplane::engine::trace::{End, Trace};
 use sumun_dataplane::engine::{Engine, Router};
@@ -308,10 +308,11 @@ fn survey(options: &Options, config: &Config) -> Result<Recording> {
     }
     let commonest = |macs: &HashMap<[u8; 6], Rank>| macs.iter().max_by_key(|(_, rank)| **rank).map(|(mac, _)| *mac);
     let own = interfaces.iter().zip(&addressed).map(|(interface, macs)| {
-        interface.device().map(|_| Link {
+        interface.device().map(|device| Link {
             name: interface.name.clone(),
             mac: commonest(macs).unwrap_or(DEFAULT_MAC),
             mtu: interface.mtu.unwrap_or(DEFAULT_MTU),
+            checksums: device.checksums.unwrap_or(Checksums::AsTheyAre),
             trunk: None,
         })
     });

@@ -374,7 +374,14 @@ fn payload(number: u64) -> Vec<u8> {
 fn interface(device: &str, attach: Attach) -> Interface {
     Interface {
         name: device.into(),
-        kind: Kind::Device(Device { name: device.into(), attach, copy: CopyMode::Auto, ring: 512, tx: Transmit::Auto }),
+        kind: Kind::Device(Device {
+            name: device.into(),
+            attach,
+            copy: CopyMode::Auto,
+            ring: 512,
+            tx: Transmit::Auto,
+            checksums: None,
+        }),
         mtu: None,
         local: LocalStack::Smoltcp,
     }

@@ -7,7 +7,9 @@ use super::values::{bad_device_name, family_of_net, interface_address, is_link_l
 use super::vlan;
 use super::vrfs::Vrfs;
 use crate::facts::{Family, LOOPBACK, PortId};
-use crate::model::{Attach, CopyMode, Device, Host, IPV6_MIN_MTU, Interface, Kind, PortSettings, RpFilter, Transmit};
+use crate::model::{
+    Attach, Checksums, CopyMode, Device, Host, IPV6_MIN_MTU, Interface, Kind, PortSettings, RpFilter, Transmit,
+};
 use crate::rule::matches::devgroup::GROUPS;
 use ipnet::IpNet;
 use std::ops::Range;
@@ -158,12 +160,16 @@ fn device(section: &Field, fields: &mut Fields, seen: &mut Vec<(String, Range<us
     let tx = fields.take("tx").and_then(|field| {
         field.choice(&[("auto", Transmit::Auto), ("ring", Transmit::Ring), ("xdp", Transmit::Xdp)], sink)
     });
+    let checksums = fields
+        .take("checksums")
+        .and_then(|field| field.choice(&[("finish", Checksums::Finish), ("as-they-are", Checksums::AsTheyAre)], sink));
     Device {
         name,
         attach: attach.unwrap_or(Attach::Auto),
         copy: copy.unwrap_or(CopyMode::Auto),
         ring: ring.unwrap_or(2048),
         tx: tx.unwrap_or(Transmit::Auto),
+        checksums,
     }
 }
 

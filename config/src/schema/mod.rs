@@ -37,6 +37,8 @@
 //! copy = "auto"                        # "zero-copy", "copy"
 //! tx = "auto"                          # "ring", "xdp": how many frames at once are sent where there is no zero-copy
 //! local = "host"                       # where there is [host]: it has a TAP; "smoltcp": it has none
+//! checksums = "finish"                 # of frames whose sender left them to its device; else "as-they-are". The default
+//!                                      # is "finish" on veth, virtio and TAP devices, "as-they-are" on others
 //!
 //! [interfaces.office]                  # a VLAN: what is tagged on the device of another interface, wherever that stands
 //! parent = "lan0"                      # needed: that interface

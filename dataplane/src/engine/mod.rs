@@ -23,6 +23,7 @@ use crate::local::Local;
 use crate::neigh::{Event, Resolver};
 use crate::packet::fragment;
 use crate::packet::parse::{self, NotIp};
+use crate::packet::partial;
 use crate::port::Link;
 use crate::reason::DropReason;
 use crate::set::View;
@@ -36,6 +37,7 @@ use stats::WorkerStats;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use sumun_config::facts::{Facts, Family, PortId};
+use sumun_config::model::Checksums;
 
 mod around;
 mod classify;
@@ -206,9 +208,13 @@ impl Engine {
         let i = port.0 as usize;
         burst.push(Some(Packet::new(frame, Facts::blank(Family::V4), 0)));
         let Some(Some(Packet { frame, facts, l3, .. })) = burst.last_mut() else { return };
-        let other = match parse::frame_into(frame.bytes(), port, self.router.links[i].mac, facts) {
+        let link = &self.router.links[i];
+        let other = match parse::frame_into(frame.bytes(), port, link.mac, facts) {
             Ok(at) if !is_on_no_link(facts.family, facts.src, facts.dst) => {
                 *l3 = at;
+                if link.checksums == Checksums::Finish {
+                    partial::finish(&mut frame.bytes_mut()[at as usize..], facts);
+                }
                 return;
             }
             Ok(_) => NotIp::Drop(DropReason::Martian),

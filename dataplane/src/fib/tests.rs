@@ -5,7 +5,8 @@ use crate::port::Link;
 use ipnet::IpNet;
 use sumun_config::facts::{WayBack, number};
 use sumun_config::model::{
-    Nexthop, Policy, PortSettings, Route as Configured, RouteAction, RoutingRule, RuleAction, RuleIif, Sysctl, table,
+    Checksums, Nexthop, Policy, PortSettings, Route as Configured, RouteAction, RoutingRule, RuleAction, RuleIif,
+    Sysctl, table,
 };
 use sumun_config::rule::Policy as Verdict;
 use sumun_config::ruleset::Ruleset;
@@ -19,6 +20,7 @@ pub(super) fn links() -> Vec<Link> {
         name: name.to_string(),
         mac: [2, 0, 0, 0, 0, i as u8],
         mtu: 1500,
+        checksums: Checksums::AsTheyAre,
         trunk: None,
     };
     ["lan", "wan", "dmz"].iter().enumerate().map(link).collect()

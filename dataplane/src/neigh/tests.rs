@@ -4,7 +4,9 @@ use super::*;
 use crate::fib::Fib;
 use crate::port::Link;
 use std::sync::Arc;
-use sumun_config::model::{Policy, PortSettings, RoutingRule, RpFilter, RuleAction, StaticNeighbour, Sysctl, table};
+use sumun_config::model::{
+    Checksums, Policy, PortSettings, RoutingRule, RpFilter, RuleAction, StaticNeighbour, Sysctl, table,
+};
 use sumun_config::ruleset::Ruleset;
 
 pub const LAN: PortId = PortId(0);
@@ -47,7 +49,13 @@ pub fn fib() -> Fib {
         metrics: None,
         ruleset: Ruleset::empty(sumun_config::rule::Policy::Accept),
     };
-    let link = |(i, name): (u8, &str)| Link { name: name.into(), mac: [2, 0, 0, 0, 0, i], mtu: 1500, trunk: None };
+    let link = |(i, name): (u8, &str)| Link {
+        name: name.into(),
+        mac: [2, 0, 0, 0, 0, i],
+        mtu: 1500,
+        checksums: Checksums::AsTheyAre,
+        trunk: None,
+    };
     Fib::build(&policy, &[(0, "lan"), (1, "wan")].map(link))
 }
 

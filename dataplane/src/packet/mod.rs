@@ -12,6 +12,7 @@ pub mod mangle;
 pub mod mss;
 pub mod options;
 pub mod parse;
+pub mod partial;
 pub mod tcp_bits;
 pub mod view;
 pub mod vlan;

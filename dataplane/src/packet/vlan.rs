@@ -127,6 +127,7 @@ mod tests {
             name: String::new(),
             mac: [0; 6],
             mtu: 1500,
+            checksums: sumun_config::model::Checksums::AsTheyAre,
             trunk: tags.map(|(parent, tags)| Vlan { parent, tags }),
         };
         Vlans::of(&tags.map(link))

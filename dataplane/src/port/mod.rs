@@ -2,7 +2,7 @@
 
 use crate::umem::{Frame, Pool};
 use std::os::fd::BorrowedFd;
-use sumun_config::model::{Interface, Vlan};
+use sumun_config::model::{Checksums, Interface, Vlan};
 
 pub mod af_xdp;
 pub mod memory;
@@ -17,6 +17,8 @@ pub struct Link {
     pub mac: [u8; 6],
     /// Largest IP packet.
     pub mtu: u16,
+    /// What becomes of unfinished checksums of what it receives.
+    pub checksums: Checksums,
     /// A VLAN: its frames, tagged so, are those of another port's device. None for a port with a device of its own.
     pub trunk: Option<Vlan>,
 }
@@ -54,8 +56,8 @@ pub fn links(interfaces: &[Interface], own: Vec<Option<Link>>) -> Result<Vec<Lin
         match (parent, interface.mtu) {
             (None, _) => Err(VlanError::NoParent { name }),
             (Some(Link { mtu, .. }), Some(wanted)) if wanted > *mtu => Err(VlanError::Mtu { name, wanted, mtu: *mtu }),
-            (Some(Link { mac, mtu, .. }), wanted) => {
-                Ok(Link { name, mac: *mac, mtu: wanted.unwrap_or(*mtu), trunk: vlan })
+            (Some(parent), wanted) => {
+                Ok(Link { name, mtu: wanted.unwrap_or(parent.mtu), trunk: vlan, ..parent.clone() })
             }
         }
     };

@@ -8,7 +8,7 @@ use etherparse::{PacketBuilder, PacketBuilderStep};
 use std::sync::Arc;
 use sumun_config::diag::{Source, render};
 use sumun_config::facts::{Family, PortId};
-use sumun_config::model::{Appliance, Config, Policy};
+use sumun_config::model::{Appliance, Checksums, Config, Policy};
 use sumun_config::rule::Table;
 use sumun_dataplane::engine::stats::Traffic;
 use sumun_dataplane::engine::{Engine, Router, Trace};
@@ -111,7 +111,15 @@ impl Rig {
 
     fn linked(policy: Policy, mtu: u16) -> Rig {
         let links = [("lan0", 1500), ("wan0", mtu)];
-        let links = links.map(|(name, mtu)| Link { name: name.into(), mac: ROUTER, mtu, trunk: None }).to_vec();
+        let links = links
+            .map(|(name, mtu)| Link {
+                name: name.into(),
+                mac: ROUTER,
+                mtu,
+                checksums: Checksums::AsTheyAre,
+                trunk: None,
+            })
+            .to_vec();
         Rig::made(&config("").appliance, links, policy)
     }
 
@@ -119,7 +127,13 @@ impl Rig {
     pub fn of_file(text: &str) -> Rig {
         let Config { appliance, policy } = read(text.to_string());
         let own = appliance.interfaces.iter().map(|interface| {
-            let link = |_| Link { name: interface.name.clone(), mac: ROUTER, mtu: 1500, trunk: None };
+            let link = |_| Link {
+                name: interface.name.clone(),
+                mac: ROUTER,
+                mtu: 1500,
+                checksums: Checksums::AsTheyAre,
+                trunk: None,
+            };
             interface.device().map(link)
         });
         let links = links(&appliance.interfaces, own.collect()).expect("VLANs on devices");

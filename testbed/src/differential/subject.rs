@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use sumun_config::diag::{Source, render};
 use sumun_config::facts::{Family, PortId};
+use sumun_config::model::Checksums;
 use sumun_config::rule::Table;
 use sumun_config::set::print;
 use sumun_dataplane::engine::{Engine, Router};
@@ -45,7 +46,15 @@ impl Subject {
     pub fn with(rules: &str, settings: &str) -> Result<Subject, String> {
         let source = Source::new("differential.toml", format!("{}{settings}{rules}", base()));
         let (config, _) = sumun_config::schema::load(&source).map_err(|mistakes| render(&source, &mistakes, false))?;
-        let links = (0..2).map(|i| Link { name: PORTS[i].into(), mac: ROUTER[i], mtu: MTU[i], trunk: None }).collect();
+        let links = (0..2)
+            .map(|i| Link {
+                name: PORTS[i].into(),
+                mac: ROUTER[i],
+                mtu: MTU[i],
+                checksums: Checksums::AsTheyAre,
+                trunk: None,
+            })
+            .collect();
         let router = Router::new(&config.appliance, links, 7);
         let engine = router.engine(0, Pool::fresh(FRAMES, 2048));
         router.publish_at(START, config.policy)?;

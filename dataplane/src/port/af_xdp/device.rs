@@ -21,8 +21,8 @@ pub(super) struct Device {
     pub(super) mtu: u32,
     /// Receive queues, where the driver tells.
     pub(super) queues: Option<u32>,
-    /// Whether it is one end of a veth pair.
-    pub(super) veth: bool,
+    /// Name of its driver; empty where it tells none.
+    pub(super) driver: String,
 }
 
 /// `ETHTOOL_GCHANNELS` of linux/ethtool.h, and its answer.
@@ -92,8 +92,20 @@ impl Device {
         };
         let mut driver = Driver { cmd: ETHTOOL_GDRVINFO, name: [0; 32], rest: [0; 160] };
         request.ifr_ifru.ifru_data = (&raw mut driver).cast();
-        let veth = ask(&fd, libc::SIOCETHTOOL, &mut request).is_ok() && driver.name.starts_with(b"veth\0");
-        Ok(Device { name: name.into(), index, mac, mtu, queues, veth })
+        let tells = ask(&fd, libc::SIOCETHTOOL, &mut request).is_ok();
+        let driver = driver.name.split(|byte| *byte == 0).next().filter(|_| tells).unwrap_or_default();
+        let driver = String::from_utf8_lossy(driver).into_owned();
+        Ok(Device { name: name.into(), index, mac, mtu, queues, driver })
+    }
+
+    /// Whether it is one end of a veth pair.
+    pub(super) fn is_veth(&self) -> bool {
+        self.driver == "veth"
+    }
+
+    /// Whether its frames may come from sockets of a host that left their checksums to it.
+    pub(super) fn is_virtual(&self) -> bool {
+        ["veth", "virtio_net", "tun"].contains(&self.driver.as_str())
     }
 
     /// Makes the device receive all multicast, which neighbour discovery needs (a router listens to a solicited-node group

@@ -44,7 +44,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sumun_config::facts::PortId;
-use sumun_config::model::{self, Attach, CopyMode, Interface};
+use sumun_config::model::{self, Attach, Checksums, CopyMode, Interface};
 use xsk_rs::config::{BindFlags, FrameSize, Interface as DeviceName, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{FrameDesc, Socket, Umem};
 
@@ -214,8 +214,8 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
     let devices: Vec<Device> = wanted.iter().map(|device| Device::find(&device.name)).collect::<Result<_, _>>()?;
     let mut own = devices.iter();
     let own = interfaces.iter().map(|interface| {
-        let device = interface.device().and_then(|_| own.next());
-        device.map(|device| link(interface, device, frame_size)).transpose()
+        let found = interface.device().and_then(|wanted| Some((wanted, own.next()?)));
+        found.map(|(wanted, device)| link(interface, wanted, device, frame_size)).transpose()
     });
     let links = super::links(interfaces, own.collect::<Result<_, _>>()?)?;
     let mut attachments = Vec::new();
@@ -311,7 +311,7 @@ fn check_frames(plan: Plan, devices: &[&model::Device]) -> Result<(), OpenError>
     Ok(())
 }
 
-fn link(interface: &Interface, device: &Device, frame_size: u32) -> Result<Link, OpenError> {
+fn link(interface: &Interface, wanted: &model::Device, device: &Device, frame_size: u32) -> Result<Link, OpenError> {
     let room = frame_size - HEADROOM as u32;
     if device.mtu + LINK_HEADER > room {
         return Err(OpenError::Mtu {
@@ -330,7 +330,9 @@ fn link(interface: &Interface, device: &Device, frame_size: u32) -> Result<Link,
         Some(wanted) => wanted,
         None => device.mtu as u16,
     };
-    Ok(Link { name: interface.name.clone(), mac: device.mac, mtu, trunk: None })
+    let by_driver = if device.is_virtual() { Checksums::Finish } else { Checksums::AsTheyAre };
+    let checksums = wanted.checksums.unwrap_or(by_driver);
+    Ok(Link { name: interface.name.clone(), mac: device.mac, mtu, checksums, trunk: None })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -69,7 +69,7 @@ fn choose(wanted: &model::Device, device: &Device, zero_copy: bool) -> Transmit 
             tracing::warn!("{}: tx = \"xdp\" is for devices without zero-copy: its tx ring sends", device.name);
             Transmit::Ring
         }
-        Transmit::Auto if zero_copy || !device.veth || device.queues != Some(1) => Transmit::Ring,
+        Transmit::Auto if zero_copy || !device.is_veth() || device.queues != Some(1) => Transmit::Ring,
         asked => asked,
     }
 }
