@@ -556,7 +556,8 @@ fn describe(mode: &Mode, sending: &Sending) -> String {
     let attach = if mode.native { "native" } else { "generic" };
     let copy = if mode.zero_copy { "zero-copy" } else { "copy" };
     let queues = if mode.queues == 1 { "queue" } else { "queues" };
-    format!("{attach}, {copy}, {} {queues}, tx {sending}", mode.queues)
+    let jumbo = if mode.jumbo { ", jumbo" } else { "" };
+    format!("{attach}, {copy}{jumbo}, {} {queues}, tx {sending}", mode.queues)
 }
 
 /// An address as the engine has it.

@@ -74,6 +74,9 @@ pub trait Forwarder: Send {
         None
     }
 
+    /// Counts a frame that ended while `port` received it, and gives it back to the pool.
+    fn refuse(&mut self, port: PortId, reason: DropReason, frame: Frame);
+
     /// A bounded slice of housekeeping, once a turn.
     fn tick(&mut self, now: u64);
 
@@ -464,6 +467,10 @@ impl<F: Forwarder> Worker<F> {
             for (id, seat) in &mut self.seats {
                 if let Seat::Own(port) = seat {
                     port.receive(self.engine.pool(), &mut self.rx, BURST);
+                    while let Some((reason, frame)) = port.lost() {
+                        busy = true;
+                        self.engine.refuse(*id, reason, frame);
+                    }
                     more |= self.rx.len() >= BURST;
                     if !self.rx.is_empty() {
                         busy = true;

@@ -54,6 +54,10 @@ impl Forwarder for Bridge {
         self.tx[1 - port.0 as usize].append(rx);
     }
 
+    fn refuse(&mut self, _: PortId, reason: DropReason, frame: Frame) {
+        self.dropped(reason, frame);
+    }
+
     fn tick(&mut self, _: u64) {
         self.seen.turns.fetch_add(1, Ordering::Relaxed);
     }
@@ -418,7 +422,7 @@ fn run(command: &[&str]) -> String {
 fn ten_thousand_frames_pass_each_way_and_all_frames_are_found_again() {
     let site = Site::new("pass", 1);
     let running = site.bridge(Attach::Auto, 1);
-    assert_eq!(running.modes, [Mode { native: true, zero_copy: false, queues: 1 }; 2]);
+    assert_eq!(running.modes, [Mode { native: true, zero_copy: false, queues: 1, jumbo: false }; 2]);
     assert_eq!(site.echo(10_000, 1), 10_000);
     let seen = running.seen.clone();
     let census = running.stop();
@@ -601,7 +605,7 @@ fn a_device_that_goes_away_leaves_the_worker_asleep_and_the_census_whole() {
 fn generic_mode_passes_frames_too() {
     let site = Site::new("generic", 1);
     let running = site.bridge(Attach::Generic, 1);
-    assert_eq!(running.modes, [Mode { native: false, zero_copy: false, queues: 1 }; 2]);
+    assert_eq!(running.modes, [Mode { native: false, zero_copy: false, queues: 1, jumbo: false }; 2]);
     assert_eq!(site.echo(1_000, 1), 1_000);
     running.stop();
 }
@@ -613,7 +617,7 @@ fn auto_falls_back_to_generic_where_the_driver_refuses() {
     site.ip("r", &["link", "add", "r2", "numrxqueues", "3", "numtxqueues", "3", "type", "bridge"]);
     site.ip("r", &["link", "set", "r2", "up"]);
     let opened = site.within("r", || open(&[interface("r2", Attach::Auto)], 1)).expect("opens");
-    assert_eq!(opened.modes, [Mode { native: false, zero_copy: false, queues: 3 }]);
+    assert_eq!(opened.modes, [Mode { native: false, zero_copy: false, queues: 3, jumbo: false }]);
     drop(opened);
     let refused = site.within("r", || open(&[interface("r2", Attach::Native)], 1)).map(|_| ()).unwrap_err();
     assert!(matches!(refused, OpenError::NotNative { .. }), "{refused}");
@@ -623,7 +627,7 @@ fn auto_falls_back_to_generic_where_the_driver_refuses() {
 fn two_queues_are_served_by_two_workers() {
     let site = Site::new("queues", 2);
     let running = site.bridge(Attach::Auto, 2);
-    assert_eq!(running.modes, [Mode { native: true, zero_copy: false, queues: 2 }; 2]);
+    assert_eq!(running.modes, [Mode { native: true, zero_copy: false, queues: 2, jumbo: false }; 2]);
     assert_eq!(site.echo(4_000, 16), 4_000);
     assert_eq!(running.stop().made, 8192);
 }
@@ -823,9 +827,9 @@ fn what_is_wrong_with_a_device_is_said_in_one_line() {
         refused("r0", &|interface| device_of(interface).copy = CopyMode::ZeroCopy)
             .contains("zero-copy is not possible")
     );
-    site.ip("r", &["link", "set", "r0", "mtu", "1800"]);
+    site.ip("r", &["link", "set", "r0", "mtu", "9001"]);
     let error = refused("r0", &unchanged);
-    assert!(error.contains("1800") && error.contains("lower the MTU to 1770"), "{error}");
+    assert!(error.contains("9001") && error.contains("ip link set dev r0 mtu 9000"), "{error}");
     site.ip("r", &["link", "set", "r0", "mtu", "1500"]);
     let few = site.within("r", || {
         af_xdp::open(Plan {

@@ -60,7 +60,13 @@ impl Rig {
         let source = Source::new("test.toml", format!("{CUSTOMERS}{rules}"));
         let (config, _) =
             sumun_config::schema::load(&source).unwrap_or_else(|found| panic!("{}", render(&source, &found, false)));
-        let link = |name: &str| Link { name: name.into(), mac: ROUTER, mtu: 1500, trunk: None };
+        let link = |name: &str| Link {
+            name: name.into(),
+            mac: ROUTER,
+            mtu: 1500,
+            checksums: sumun_config::model::Checksums::AsTheyAre,
+            trunk: None,
+        };
         let links = ["red0", "red1", "blue0", "blue1"].map(link).to_vec();
         let router = Router::new(&config.appliance, links, 7);
         let mut engine = router.engine(0, Pool::fresh(FRAMES, 2048));

@@ -32,7 +32,13 @@ struct Wire {
 const ADDRESSES: [(&str, &str); 2] = [("10.9.0.1", "10.9.0.2"), ("fd09::1", "fd09::2")];
 
 fn link(name: &str, last: u8) -> Link {
-    Link { name: name.into(), mac: [2, 0, 0, 0, 9, last], mtu: 1500, trunk: None }
+    Link {
+        name: name.into(),
+        mac: [2, 0, 0, 0, 9, last],
+        mtu: 1500,
+        checksums: sumun_config::model::Checksums::AsTheyAre,
+        trunk: None,
+    }
 }
 
 impl Wire {

@@ -26,8 +26,8 @@ pub(super) struct Interfaces {
     pub devices: Vec<(String, Range<usize>)>,
 }
 
-/// Bytes of a frame that are not the IP packet: the headroom of XDP and of the router, Ethernet and two tags.
-const FRAME_OVERHEAD: u32 = 256 + 14 + 8;
+/// Longest IP packet of a port. What does not fit a frame comes and goes in pieces.
+const JUMBO_MTU: u16 = 9000;
 
 impl Interfaces {
     /// Names by [`PortId`].
@@ -70,13 +70,7 @@ impl Interfaces {
 }
 
 /// Reads `[interfaces]`.
-pub(super) fn read(
-    field: Option<Field>,
-    frame_size: u32,
-    vrfs: &Vrfs,
-    host: Option<&Host>,
-    sink: &mut Sink,
-) -> Interfaces {
+pub(super) fn read(field: Option<Field>, vrfs: &Vrfs, host: Option<&Host>, sink: &mut Sink) -> Interfaces {
     let accepts = "a section such as `[interfaces.lan0]`";
     let mut all = Interfaces::default();
     let mut vlans: Vec<vlan::Draft> = Vec::new();
@@ -111,7 +105,7 @@ pub(super) fn read(
         let vrf = vrfs.of(&mut fields, sink);
         let addresses = addresses(port, vrf, &mut fields, &mut all, sink);
         let mtu_field = fields.take("mtu");
-        let mtu = mtu_field.and_then(|field| mtu(&field, frame_size, &addresses, sink));
+        let mtu = mtu_field.and_then(|field| mtu(&field, &addresses, sink));
         mtus.push(mtu_field.map(|field| field.at()));
         let rp_filter = fields.take("rp-filter").and_then(|field| {
             field.choice(&[("off", RpFilter::Off), ("strict", RpFilter::Strict), ("loose", RpFilter::Loose)], sink)
@@ -248,18 +242,11 @@ fn collides(port: PortId, vrf: Option<u32>, net: IpNet, element: &Field, all: &I
     false
 }
 
-/// `mtu`: fits a frame, and IPv6 where the port has such addresses.
-fn mtu(field: &Field, frame_size: u32, addresses: &[IpNet], sink: &mut Sink) -> Option<u16> {
+/// `mtu`: can be had, and fits IPv6 where the port has such addresses.
+fn mtu(field: &Field, addresses: &[IpNet], sink: &mut Sink) -> Option<u16> {
     let mtu: u16 = field.integer(68..=65535, sink)?;
-    let most = frame_size - FRAME_OVERHEAD;
-    if u32::from(mtu) > most {
-        let more = if frame_size < 4096 && u32::from(mtu) <= 4096 - FRAME_OVERHEAD {
-            ", or `frame-size = 4096` in [dataplane]"
-        } else {
-            ""
-        };
-        sink.conflict(field.at(), format!("packets of {mtu} bytes do not fit frames of {frame_size}"))
-            .help(format!("at most {most}{more}"));
+    if mtu > JUMBO_MTU {
+        sink.conflict(field.at(), format!("packets of {mtu} bytes are too long")).help(format!("at most {JUMBO_MTU}"));
     }
     if mtu < IPV6_MIN_MTU && addresses.iter().any(|net| family_of_net(*net) == Family::V6) {
         sink.conflict(field.at(), format!("IPv6 needs an MTU of 1280, but this is {mtu}"))

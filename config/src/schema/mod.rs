@@ -31,7 +31,7 @@
 //! addresses = ["192.168.1.1/24", "fd00:1::1/64"]   # fe80:: follows from the MAC
 //! rp-filter = "off"                    # "strict", "loose"
 //! group = 0                            # of `devgroup`; a name of /etc/iproute2/group too
-//! mtu = 1500                           # default: the device's
+//! mtu = 1500                           # default: the device's; at most 9000
 //! ring = 2048                          # a power of two
 //! attach = "auto"                      # "native", "generic": how the XDP program is attached
 //! copy = "auto"                        # "zero-copy", "copy"
@@ -201,7 +201,7 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     let dataplane = appliance::read(dataplane, sink);
     let host = host::read(host, sink);
     let vrfs = vrfs::read(top.take("vrfs"), sink);
-    let interfaces = interfaces::read(top.take("interfaces"), dataplane.frame_size, &vrfs, host.as_ref(), sink);
+    let interfaces = interfaces::read(top.take("interfaces"), &vrfs, host.as_ref(), sink);
     let neighbours = top.take("neighbours").map(|field| field.tables(sink)).unwrap_or_default();
     let neighbours = neighbours::read(neighbours, &interfaces, sink);
     let routes = routes::read(top.take("routes"), host.as_ref(), &interfaces, sink);

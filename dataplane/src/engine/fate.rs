@@ -77,6 +77,9 @@ impl Engine {
             Ok(Fate::Wait(id)) => {
                 // The flow may be gone before the neighbour answers: an error about the packet finds it anew by its tuple.
                 let held = Packet { ct: Ct::None, ..p };
+                if !self.pool.may_keep(&held.frame) {
+                    return self.discard(DropReason::NeighbourQueue, held.frame);
+                }
                 if let Err(displaced) = self.resolver.hold(id, held, &g.policy.sysctl) {
                     self.discard(DropReason::NeighbourQueue, displaced.frame);
                 }
@@ -137,7 +140,7 @@ impl Engine {
         let cut = fragment::Cut { most, sizes: &sizes, id: self.rng.next().max(1) };
         let mut pieces = std::mem::take(&mut self.pieces);
         let packet = frame.bytes().get(l3 as usize..l3 as usize + facts.len as usize).unwrap_or_default();
-        let whole = fragment::split(facts.family, packet, &cut, || self.pool.take(), &mut pieces);
+        let whole = fragment::split(facts.family, packet, &cut, |len| self.pool.take_for(len), &mut pieces);
         if whole {
             self.stats.pieces.add(pieces.len().saturating_sub(1) as u64);
         }

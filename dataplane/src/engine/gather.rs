@@ -23,6 +23,9 @@ impl Engine {
 
     #[cold]
     fn gather_fragment(&mut self, g: &Running, user: User, p: &mut Packet) -> Result<Option<Fate>, DropReason> {
+        if p.facts.is_fragment() && !self.pool.may_keep(&p.frame) {
+            return Err(DropReason::FragmentQueue);
+        }
         let whose = Whose { user, vrf: g.fib.vrf_of(p.facts.iif) };
         let place = self.defrag.place(whose, &p.facts, p.l3(), p.frame.size(), self.now, &g.policy.sysctl);
         self.bury();

@@ -141,7 +141,7 @@ impl Engine {
         let sizes = fragment::Sizes::default();
         let cut = fragment::Cut { most: mtu, sizes: &sizes, id: self.rng.next().max(1) };
         let mut pieces = std::mem::take(&mut self.pieces);
-        let whole = fragment::split(family, p.l3(), &cut, || self.pool.take(), &mut pieces);
+        let whole = fragment::split(family, p.l3(), &cut, |len| self.pool.take_for(len), &mut pieces);
         for piece in pieces.drain(..) {
             match whole {
                 true => self.address_to_host(port, piece, family, (to, from)),

@@ -374,6 +374,11 @@ impl Forwarder for Engine {
         Engine::process(self, now, port, rx);
     }
 
+    fn refuse(&mut self, port: PortId, reason: DropReason, frame: Frame) {
+        self.stats.rx[port.0 as usize].count(frame.len());
+        self.refuse_frame(reason, frame);
+    }
+
     fn tick(&mut self, now: u64) {
         Engine::tick(self, now);
     }

@@ -132,8 +132,13 @@ mod tests {
         let source = sumun_config::diag::Source::new("test.toml", text.to_string());
         let (mut config, _) = sumun_config::schema::load(&source).expect("it is right");
         config.policy.routes_from = RoutesFrom::Kernel;
-        let link =
-            |name: &str| crate::port::Link { name: name.into(), mac: [2, 0, 0, 0, 0, 1], mtu: 1500, trunk: None };
+        let link = |name: &str| crate::port::Link {
+            name: name.into(),
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            checksums: sumun_config::model::Checksums::AsTheyAre,
+            trunk: None,
+        };
         let router = Router::new(&config.appliance, vec![link("lan0"), link("wan0")], 1);
         router.publish(config.policy).unwrap();
         let applied = router.routes(entries.into_iter().map(Change::Append).collect());

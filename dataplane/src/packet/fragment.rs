@@ -83,14 +83,14 @@ impl Cut<'_> {
     }
 }
 
-/// Cuts a packet into fragments, each an IP packet at the start of a frame from `take`, appended to `out` in order. False
+/// Cuts a packet into fragments, each an IP packet at the start of a frame for its length from `take`, appended to `out` in order. False
 /// where frames ran out or the limit leaves no room for data; `out` then holds an incomplete set.
 #[must_use]
 pub fn split(
     family: Family,
     packet: &[u8],
     cut: &Cut,
-    mut take: impl FnMut() -> Option<Frame>,
+    mut take: impl FnMut(usize) -> Option<Frame>,
     out: &mut Vec<Frame>,
 ) -> bool {
     let Some((header, data, extra)) = (match family {
@@ -115,7 +115,7 @@ pub fn split(
         };
         let Some(piece) = data.get(at..at + size) else { return false };
         let is_last = at + size == data.len();
-        let Some(mut frame) = take() else { return false };
+        let Some(mut frame) = take(header.len() + extra + size) else { return false };
         let fits = frame.resize(header.len() + extra + size);
         if fits {
             let bytes = frame.bytes_mut();
@@ -239,7 +239,7 @@ mod tests {
         p
     }
 
-    fn split4(p: &[u8], most: u16, take: impl FnMut() -> Option<Frame>, out: &mut Vec<Frame>) -> bool {
+    fn split4(p: &[u8], most: u16, take: impl FnMut(usize) -> Option<Frame>, out: &mut Vec<Frame>) -> bool {
         split(Family::V4, p, &Cut { most, sizes: &Sizes::default(), id: 0 }, take, out)
     }
 
@@ -247,7 +247,7 @@ mod tests {
     fn cut(p: &[u8], mtu: u16) -> Vec<(u16, u16, Vec<u8>)> {
         let mut pool = Pool::fresh(16, 2048);
         let mut out = Vec::new();
-        assert!(split4(p, mtu, || pool.take(), &mut out));
+        assert!(split4(p, mtu, |_| pool.take(), &mut out));
         out.iter()
             .map(|f| {
                 let b = f.bytes();
@@ -281,7 +281,7 @@ mod tests {
         let options = [7, 3, 4, 1, 0x94, 4, 0, 0];
         let mut pool = Pool::fresh(16, 2048);
         let mut out = Vec::new();
-        assert!(split4(&packet(&options, 100, 0), 80, || pool.take(), &mut out));
+        assert!(split4(&packet(&options, 100, 0), 80, |_| pool.take(), &mut out));
         assert_eq!(out[0].bytes()[20..28], options);
         assert_eq!(out[1].bytes()[20..28], [1, 1, 1, 1, 0x94, 4, 0, 0]);
     }
@@ -290,11 +290,11 @@ mod tests {
     fn too_few_frames_or_too_small_an_mtu_is_said() {
         let mut out = Vec::new();
         let mut pool = Pool::fresh(1, 2048);
-        assert!(!split4(&packet(&[], 100, 0), 60, || pool.take(), &mut out));
+        assert!(!split4(&packet(&[], 100, 0), 60, |_| pool.take(), &mut out));
         assert_eq!(out.len(), 1);
         let mut pool = Pool::fresh(8, 2048);
-        assert!(!split4(&packet(&[], 100, 0), 27, || pool.take(), &mut Vec::new()));
-        assert!(!split4(&[0x4f; 20], 60, || pool.take(), &mut Vec::new()));
+        assert!(!split4(&packet(&[], 100, 0), 27, |_| pool.take(), &mut Vec::new()));
+        assert!(!split4(&[0x4f; 20], 60, |_| pool.take(), &mut Vec::new()));
     }
 
     trait ConcatData {

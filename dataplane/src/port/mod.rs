@@ -1,5 +1,6 @@
 //! Ports: where frames come in and go out. The engine knows only this trait.
 
+use crate::reason::DropReason;
 use crate::umem::{Frame, Pool};
 use std::os::fd::BorrowedFd;
 use sumun_config::model::{Checksums, Interface, Vlan};
@@ -68,6 +69,11 @@ pub fn links(interfaces: &[Interface], own: Vec<Option<Link>>) -> Result<Vec<Lin
 pub trait Port: Send {
     /// Takes up to `most` received frames, appends them to `rx`, and gives the device new empty ones from `pool`.
     fn receive(&mut self, pool: &mut Pool, rx: &mut Vec<Frame>, most: usize);
+
+    /// A frame that ended while it was received, and why, until there is no more.
+    fn lost(&mut self) -> Option<(DropReason, Frame)> {
+        None
+    }
 
     /// Takes frames for transmission from the front of `tx`, in order. What does not fit stays in `tx`.
     fn transmit(&mut self, tx: &mut Vec<Frame>);

@@ -7,6 +7,12 @@
 //! Workers may share one region, so that a frame can be handed from one to another without a copy. Every frame still has
 //! its home: the pool that it was dealt to. A pool that is given a foreign frame sends it home through a ring that holds
 //! as many frames as that home was dealt, so it cannot overflow.
+//!
+//! | frame | holds | who has it |
+//! |---|---|---|
+//! | of the UMEM | what a device takes in one piece | anybody, devices too |
+//! | jumbo | what a device with jumbo packets takes, in pieces | workers, from one to the other |
+//! | large | the longest IP packet | one worker |
 
 #![allow(unsafe_code, reason = "frames are parts of one shared region; exclusive access follows from the unique token")]
 
@@ -23,6 +29,15 @@ pub const HEADROOM: usize = 256;
 
 /// Size of a large frame: room for the longest IP packet. No device is ever given one.
 pub const LARGE: u32 = HEADROOM as u32 + (1 << 16);
+
+/// Longest IP packet that devices send and receive in pieces.
+pub const JUMBO_MTU: u32 = 9000;
+
+/// Size of a jumbo frame: room for a packet of [`JUMBO_MTU`] with its tags, and an odd number of cache lines.
+pub const JUMBO: u32 = HEADROOM as u32 + 9216 + 64;
+
+/// The largest frame of a UMEM: a page.
+const PAGE: u32 = 4096;
 
 /// The memory that all frames are cut from. Lives as long as any of its frames.
 pub struct Region {
@@ -158,6 +173,29 @@ impl Frame {
         self.region.frame_size >= LARGE
     }
 
+    /// Whether it is of the memory that devices share, so that it can be lent to one.
+    #[inline]
+    pub fn is_lendable(&self) -> bool {
+        self.region.frame_size <= PAGE
+    }
+
+    /// Whether it is a jumbo frame.
+    #[inline]
+    pub fn is_jumbo(&self) -> bool {
+        !self.is_lendable() && !self.is_large()
+    }
+
+    /// Adds bytes at the end. False and unchanged where they do not fit.
+    #[must_use]
+    pub fn append(&mut self, bytes: &[u8]) -> bool {
+        let len = self.len();
+        let fits = self.resize(len + bytes.len());
+        if fits {
+            self.bytes_mut()[len..].copy_from_slice(bytes);
+        }
+        fits
+    }
+
     /// Where in the frame the packet starts.
     #[inline]
     pub fn start(&self) -> usize {
@@ -243,10 +281,20 @@ impl Frame {
 #[derive(Debug)]
 pub struct Pool {
     free: Vec<Frame>,
+    /// Jumbo frames, of a region of their own, where a port needs them.
+    jumbo: Option<Jumbo>,
     /// Free large frames, of memory of their own.
     large: Vec<Frame>,
     made: usize,
     home: Option<Home>,
+}
+
+/// Jumbo frames of a worker.
+#[derive(Debug)]
+struct Jumbo {
+    free: Vec<Frame>,
+    made: usize,
+    home: Home,
 }
 
 /// Which frames of a shared region a pool was dealt, and the ways home of all others.
@@ -260,8 +308,47 @@ struct Home {
 }
 
 impl Home {
+    /// Deals frames out evenly: what each worker gets, and how it sends the others' home.
+    fn deal(mut frames: Vec<Frame>, workers: usize) -> Vec<(Vec<Frame>, Home)> {
+        let all = frames.len();
+        let each = (all / workers.max(1)).max(1);
+        let share = |worker: usize| if worker + 1 < workers { each } else { all - each * (workers - 1) };
+        let returns: Arc<[_]> = (0..workers).map(|worker| ArrayQueue::new(share(worker).max(1))).collect();
+        let part = |worker: usize| {
+            let mut free: Vec<Frame> = Vec::with_capacity(all);
+            free.extend(frames.drain(..share(worker)));
+            (free, Home { worker, each, returns: returns.clone() })
+        };
+        (0..workers).map(part).collect()
+    }
+
     fn of(&self, frame: &Frame) -> usize {
         (frame.index as usize / self.each).min(self.returns.len() - 1)
+    }
+
+    /// Sends a frame home, or puts it to the free ones where that is here.
+    #[inline]
+    fn give(&self, frame: Frame, free: &mut Vec<Frame>) {
+        let owner = self.of(&frame);
+        if owner == self.worker {
+            free.push(frame);
+        } else if let Err(frame) = self.returns[owner].push(frame) {
+            // The ring holds all that its pool was dealt, so this cannot be; the frame is kept rather than lost.
+            free.push(frame);
+        }
+    }
+
+    /// Fetches the frames that other workers sent home.
+    #[cold]
+    fn collect(&self, free: &mut Vec<Frame>) {
+        while let Some(frame) = self.returns[self.worker].pop() {
+            free.push(frame);
+        }
+    }
+
+    /// Frames on their way home.
+    fn on_their_way(&self) -> usize {
+        self.returns[self.worker].len()
     }
 }
 
@@ -269,7 +356,7 @@ impl Pool {
     /// A pool that owns these frames.
     pub fn new(frames: Vec<Frame>) -> Pool {
         let made = frames.len();
-        Pool { free: frames, large: Vec::new(), made, home: None }
+        Pool { free: frames, jumbo: None, large: Vec::new(), made, home: None }
     }
 
     /// A pool of fresh memory, for tests, benches and simulation.
@@ -279,23 +366,19 @@ impl Pool {
 
     /// Deals all frames of one region out to `workers` pools, evenly. Frames find back to the pool that they were dealt to
     /// from any of these.
-    pub fn deal(mut frames: Vec<Frame>, workers: usize) -> Vec<Pool> {
-        let all = frames.len();
-        let each = (all / workers.max(1)).max(1);
-        let share = |worker: usize| if worker + 1 < workers { each } else { all - each * (workers - 1) };
-        let returns: Arc<[_]> = (0..workers).map(|worker| ArrayQueue::new(share(worker).max(1))).collect();
-        (0..workers)
-            .map(|worker| {
-                let mut free: Vec<Frame> = Vec::with_capacity(all);
-                free.extend(frames.drain(..share(worker)));
-                Pool {
-                    made: free.len(),
-                    free,
-                    large: Vec::new(),
-                    home: Some(Home { worker, each, returns: returns.clone() }),
-                }
-            })
-            .collect()
+    pub fn deal(frames: Vec<Frame>, workers: usize) -> Vec<Pool> {
+        let parts = Home::deal(frames, workers).into_iter();
+        parts.map(|(free, home)| Pool { home: Some(home), ..Pool::new(free) }).collect()
+    }
+
+    /// Adds so many jumbo frames to each of the pools between which frames go.
+    pub fn deal_jumbo(pools: &mut [Pool], each: u32) {
+        let frames = Region::cut(each * pools.len() as u32, JUMBO);
+        let parts = Home::deal(frames, pools.len());
+        for (pool, (free, home)) in pools.iter_mut().zip(parts) {
+            pool.made += free.len();
+            pool.jumbo = Some(Jumbo { made: free.len(), free, home });
+        }
     }
 
     /// Adds so many large frames. They never leave the worker.
@@ -304,55 +387,77 @@ impl Pool {
         self.made += frames as usize;
     }
 
-    /// An empty frame for a packet of `len` bytes, large only where it must be.
+    /// An empty frame for a packet of `len` bytes, jumbo or large only where it must be.
     pub fn take_for(&mut self, len: usize) -> Option<Frame> {
         let frame = self.take()?;
         if frame.capacity() >= len {
             return Some(frame);
         }
         self.give(frame);
-        self.large.pop()
+        match self.take_jumbo() {
+            Some(frame) if frame.capacity() >= len => Some(frame),
+            other => {
+                other.into_iter().for_each(|frame| self.give(frame));
+                self.large.pop()
+            }
+        }
+    }
+
+    /// An empty jumbo frame.
+    pub fn take_jumbo(&mut self) -> Option<Frame> {
+        let jumbo = self.jumbo.as_mut()?;
+        if jumbo.free.is_empty() {
+            jumbo.home.collect(&mut jumbo.free);
+        }
+        jumbo.free.pop()
+    }
+
+    /// Jumbo frames that are free now.
+    pub fn free_jumbo(&self) -> usize {
+        self.jumbo.as_ref().map_or(0, |jumbo| jumbo.free.len() + jumbo.home.on_their_way())
+    }
+
+    /// Whether one more jumbo frame may be kept for longer than it takes to send it: half of them are for what passes.
+    pub fn may_keep(&self, frame: &Frame) -> bool {
+        !frame.is_jumbo() || self.jumbo.as_ref().is_some_and(|jumbo| self.free_jumbo() >= jumbo.made / 2)
     }
 
     /// An empty frame with headroom, where one is free.
     #[inline]
     pub fn take(&mut self) -> Option<Frame> {
-        if self.free.is_empty() {
-            self.collect();
+        if self.free.is_empty()
+            && let Some(home) = &self.home
+        {
+            home.collect(&mut self.free);
         }
         self.free.pop()
-    }
-
-    /// Fetches the frames that other workers sent home.
-    #[cold]
-    fn collect(&mut self) {
-        if let Some(home) = &self.home {
-            while let Some(frame) = home.returns[home.worker].pop() {
-                self.free.push(frame);
-            }
-        }
     }
 
     /// Takes a frame back, or sends it home.
     #[inline]
     pub fn give(&mut self, mut frame: Frame) {
         frame.reset();
-        if frame.is_large() {
-            return self.large.push(frame);
+        if !frame.is_lendable() {
+            return self.give_long(frame);
         }
-        let Some(home) = &self.home else { return self.free.push(frame) };
-        let owner = home.of(&frame);
-        if owner == home.worker {
-            self.free.push(frame);
-        } else if let Err(frame) = home.returns[owner].push(frame) {
-            // The ring holds all that its pool was dealt, so this cannot be; the frame is kept rather than lost.
-            self.free.push(frame);
+        match &self.home {
+            Some(home) => home.give(frame, &mut self.free),
+            None => self.free.push(frame),
+        }
+    }
+
+    #[cold]
+    fn give_long(&mut self, frame: Frame) {
+        match &mut self.jumbo {
+            Some(jumbo) if frame.is_jumbo() => jumbo.home.give(frame, &mut jumbo.free),
+            _ => self.large.push(frame),
         }
     }
 
     /// Frames free now, with those that lie in the ring home.
     pub fn free(&self) -> usize {
-        self.free.len() + self.large.len() + self.home.as_ref().map_or(0, |home| home.returns[home.worker].len())
+        let home = self.home.as_ref().map_or(0, Home::on_their_way);
+        self.free.len() + home + self.free_jumbo() + self.large.len()
     }
 
     /// Frames that the pool started with: the sum that a census must find.
@@ -397,6 +502,32 @@ mod tests {
         assert_eq!(pool.free(), 2);
         assert!(pool.take().is_some_and(|frame| !frame.is_large()));
         assert!(pool.take().is_none());
+    }
+
+    #[test]
+    fn jumbo_frames_find_home_too_and_half_of_them_are_for_what_passes() {
+        let mut pools = Pool::deal(Region::cut(4, 2048), 2);
+        pools[1].add_large(1);
+        Pool::deal_jumbo(&mut pools, 2);
+        let frame = pools[1].take_for(JUMBO_MTU as usize).expect("a jumbo frame");
+        assert!(frame.is_jumbo() && !frame.is_lendable() && !frame.is_large());
+        assert!(pools[1].may_keep(&frame));
+        let other = pools[1].take_for(3000).expect("another");
+        assert!(!pools[1].may_keep(&other), "none is left for what passes");
+        assert!(pools[1].take_jumbo().is_none());
+        assert!(pools[1].take_for(3000).is_some_and(|frame| frame.is_large()), "then a large one");
+        pools[0].give(frame);
+        pools[0].give(other);
+        assert_eq!((pools[0].free_jumbo(), pools[1].free_jumbo()), (2, 2));
+        assert!(pools[1].take_jumbo().is_some(), "it has come home");
+    }
+
+    #[test]
+    fn what_is_appended_stays_within_the_frame() {
+        let mut frame = Region::cut(1, 2048).remove(0);
+        assert!(frame.set(b"one") && frame.append(b"two"));
+        assert!(!frame.append(&[0; 2048 - HEADROOM - 5]));
+        assert_eq!(frame.bytes(), b"onetwo");
     }
 
     #[test]

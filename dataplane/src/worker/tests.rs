@@ -58,6 +58,10 @@ impl Forwarder for Sink {
         self.tx[self.to.0 as usize].append(rx);
     }
 
+    fn refuse(&mut self, _: PortId, reason: DropReason, frame: Frame) {
+        self.dropped(reason, frame);
+    }
+
     fn tick(&mut self, now: u64) {
         self.ticks.fetch_add(1, Ordering::Relaxed);
         if self.deadline.is_some_and(|deadline| deadline <= now) {

@@ -29,24 +29,29 @@ pub enum OpenError {
         /// ARPHRD number of the kernel.
         kind: u16,
     },
-    /// Its frames do not fit ours.
+    /// Its packets are longer than any that are taken.
     #[error(
-        "{device}: its MTU of {mtu} makes frames of {needed} bytes, but a UMEM frame of {frame_size} bytes holds {room} \
-         behind its headroom: lower the MTU to {most} or raise frame_size"
+        "{device}: its MTU is {mtu}, and packets have at most {most} bytes here: `ip link set dev {device} mtu {most}`"
     )]
     Mtu {
         /// The device.
         device: String,
         /// IP MTU of the device.
         mtu: u32,
-        /// Bytes of its longest frame.
-        needed: u32,
-        /// Bytes of a UMEM frame.
-        frame_size: u32,
-        /// Bytes of it for the packet.
-        room: u32,
-        /// Largest MTU that fits.
+        /// Largest MTU that is taken.
         most: u32,
+    },
+    /// Its packets do not fit frames of the UMEM, and the kernel does not take them in pieces.
+    #[error(
+        "{device}: packets of its MTU of {mtu} fit no frame, and this kernel has no AF_XDP multi-buffer, which needs Linux 6.6: \
+         lower the MTU to {whole}, or to {paged} with frame-size = 4096",
+        whole = 2048 - 256 - 22, paged = 4096 - 256 - 22
+    )]
+    NoPieces {
+        /// The device.
+        device: String,
+        /// IP MTU of the device.
+        mtu: u32,
     },
     /// The port is told an MTU that its device does not have.
     #[error("{device}: mtu = {wanted} is more than the device's own {mtu}: `ip link set dev {device} mtu {wanted}`")]

@@ -11,6 +11,9 @@
 //! Frames leave through the tx ring of the queue, or, many at once and where the device has no zero-copy, through XDP: see
 //! [`sending`].
 //!
+//! Where the MTU of a device makes frames that are longer than those of the UMEM, the program and the sockets take packets
+//! in pieces ([`pieces`], Linux 6.6). That is a property of the UMEM, thus of all ports.
+//!
 //! Opening goes in this order: look at the devices; attach the programs (their maps are empty, so all goes to the kernel
 //! still); bind the sockets; put them into the maps. Whatever fails takes back all that was done. Closing is dropping: the
 //! program of a device goes with the last worker's end of its port.
@@ -19,6 +22,7 @@
 
 mod device;
 mod error;
+mod pieces;
 mod program;
 mod queue;
 mod sending;
@@ -29,11 +33,13 @@ pub use error::OpenError;
 pub use sending::Sending;
 
 use super::{Link, Port, PortCounts, Seat};
-use crate::umem::{Frame, HEADROOM, Pool, Region};
+use crate::reason::DropReason;
+use crate::umem::{Frame, HEADROOM, JUMBO_MTU, Pool, Region};
 use device::Device;
 use nix::libc;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use program::Program;
+use pieces::Lost;
+use program::{Longest, Program};
 use queue::{Queue, Sizes, Slots};
 use sending::{Express, Outlets};
 use std::error::Error;
@@ -53,6 +59,9 @@ const LINK_HEADER: u32 = 22;
 
 /// Entries of the program's map where the driver does not tell how many receive queues there are.
 const MOST_UNTOLD_QUEUES: u32 = 64;
+
+/// Jumbo frames of a worker, where a port needs them: 2.4 MB. What one turn has in hands, and as many that wait.
+const JUMBO_FRAMES: u32 = 256;
 
 /// Frames that wait for a flush.
 const MOST_WAITING: usize = 512;
@@ -100,6 +109,8 @@ pub struct Mode {
     pub zero_copy: bool,
     /// Receive queues with a socket.
     pub queues: u32,
+    /// Its packets may be longer than a frame of the UMEM.
+    pub jumbo: bool,
 }
 
 /// A worker's part of the open ports.
@@ -124,8 +135,13 @@ pub struct AfXdpPort {
     descriptors: Arc<[FrameDesc]>,
     /// The way past the tx ring, where there is one.
     express: Option<Express>,
-    /// With such a way: frames to send, in order, until the next flush shows how many they are.
+    /// With such a way: frames to send, in order, until the next flush shows how many they are. In pieces: until it brings
+    /// the frames for these.
     waiting: Vec<Frame>,
+    /// Packets come and go in pieces.
+    in_pieces: bool,
+    /// Packets that ended while they were received.
+    lost: Vec<Lost>,
     /// The queue that is asked first for received frames, so that none starves another.
     next: usize,
 }
@@ -136,14 +152,18 @@ impl Port for AfXdpPort {
         for turn in 0..self.queues.len() {
             let queues = self.queues.len();
             let queue = &mut self.queues[(self.next + turn) % queues];
-            left -= queue.receive(&mut self.slots, rx, left).min(left);
+            let received = match self.in_pieces {
+                true => queue.receive_pieces(&mut self.slots, pool, rx, &mut self.lost, left),
+                false => queue.receive(&mut self.slots, rx, left),
+            };
+            left -= received.min(left);
             queue.refill(&mut self.slots, &self.descriptors, pool);
         }
         self.next = (self.next + 1) % self.queues.len().max(1);
     }
 
     fn transmit(&mut self, tx: &mut Vec<Frame>) {
-        if self.express.is_some() {
+        if self.express.is_some() || self.in_pieces {
             let room = MOST_WAITING - self.waiting.len().min(MOST_WAITING);
             self.waiting.extend(tx.drain(..room.min(tx.len())));
             return;
@@ -164,7 +184,11 @@ impl Port for AfXdpPort {
     }
 
     fn lent(&self) -> usize {
-        self.slots.lent() + self.queues.iter().map(Queue::refused).sum::<usize>() + self.waiting.len()
+        self.slots.lent() + self.queues.iter().map(Queue::held).sum::<usize>() + self.waiting.len() + self.lost.len()
+    }
+
+    fn lost(&mut self) -> Option<(DropReason, Frame)> {
+        self.lost.pop()
     }
 
     fn wait_on(&self) -> Vec<BorrowedFd<'_>> {
@@ -201,7 +225,10 @@ impl AfXdpPort {
             }
         }
         if !self.waiting.is_empty() {
-            queue.send(&mut self.slots, &self.descriptors, &mut self.waiting);
+            match self.in_pieces {
+                true => queue.send_pieces(&mut self.slots, &self.descriptors, &mut self.waiting, pool),
+                false => queue.send(&mut self.slots, &self.descriptors, &mut self.waiting),
+            }
         }
     }
 }
@@ -218,26 +245,34 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
         found.map(|(wanted, device)| link(interface, wanted, device, frame_size)).transpose()
     });
     let links = super::links(interfaces, own.collect::<Result<_, _>>()?)?;
+    let jumbo = |device: &Device| device.mtu + LINK_HEADER > frame_size - HEADROOM as u32;
+    let in_pieces = devices.iter().any(jumbo);
     let mut attachments = Vec::new();
     for (wanted, device) in wanted.iter().zip(&devices) {
         let queues = device.queues.unwrap_or(MOST_UNTOLD_QUEUES);
-        let program = Program::attach(&device.name, device.index, queues, wanted.attach)?;
+        let program = Program::attach(
+            device,
+            queues,
+            wanted.attach,
+            if jumbo(device) { Longest::Pieces } else { Longest::Frame },
+        )?;
         attachments.push(Arc::new(Attachment { program, _multicast: device.receive_multicast()? }));
     }
     // Locked memory counts against a limit for those without CAP_IPC_LOCK; where it may not be raised, the kernel says later
     // whether it suffices.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
 
+    let pieces = if in_pieces { BindFlags::XDP_USE_SG } else { BindFlags::empty() };
     let (sockets, pools, zero_copy) = match may_zero_copy(&wanted, &attachments)? {
         Wish::Copy => {
-            let (sockets, pools) = bind_all(plan, &wanted, &devices, BindFlags::XDP_COPY)?;
+            let (sockets, pools) = bind_all(plan, &wanted, &devices, BindFlags::XDP_COPY | pieces)?;
             (sockets, pools, false)
         }
-        wish => match bind_all(plan, &wanted, &devices, BindFlags::XDP_ZEROCOPY) {
+        wish => match bind_all(plan, &wanted, &devices, BindFlags::XDP_ZEROCOPY | pieces) {
             Ok((sockets, pools)) => (sockets, pools, true),
             Err(OpenError::NotZeroCopy { device, why }) if wish == Wish::ZeroCopyElseCopy => {
                 tracing::info!("{device}: no zero-copy ({why}); the kernel copies frames of all ports");
-                let (sockets, pools) = bind_all(plan, &wanted, &devices, BindFlags::XDP_COPY)?;
+                let (sockets, pools) = bind_all(plan, &wanted, &devices, BindFlags::XDP_COPY | pieces)?;
                 (sockets, pools, false)
             }
             Err(error) => return Err(error),
@@ -247,7 +282,13 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
     let modes = attachments
         .iter()
         .zip(&sockets)
-        .map(|(attachment, bound)| Mode { native: attachment.program.native, zero_copy, queues: bound.len() as u32 })
+        .zip(&devices)
+        .map(|((attachment, bound), device)| Mode {
+            native: attachment.program.native,
+            zero_copy,
+            queues: bound.len() as u32,
+            jumbo: jumbo(device),
+        })
         .collect();
     for ((device, attachment), bound) in devices.iter().zip(&attachments).zip(&sockets) {
         for (number, queue) in bound.iter().enumerate() {
@@ -259,6 +300,9 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
     }
     let descriptors = pools.descriptors;
     let mut pools = Pool::deal(pools.frames, workers + beside);
+    if in_pieces {
+        Pool::deal_jumbo(&mut pools, JUMBO_FRAMES);
+    }
     let beside = pools.split_off(workers);
     let mut shares: Vec<Share> = pools.into_iter().map(|pool| Share { pool, seats: Vec::new() }).collect();
     for (number, (attachment, bound)) in attachments.into_iter().zip(sockets).enumerate() {
@@ -277,7 +321,9 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
                         queues,
                         slots: Slots::new(descriptors.len() as u32, frame_size),
                         descriptors: descriptors.clone(),
-                        waiting: Vec::with_capacity(if express.is_some() { MOST_WAITING } else { 0 }),
+                        waiting: Vec::with_capacity(if express.is_some() || in_pieces { MOST_WAITING } else { 0 }),
+                        in_pieces,
+                        lost: Vec::new(),
                         express,
                         next: 0,
                     }))
@@ -313,15 +359,8 @@ fn check_frames(plan: Plan, devices: &[&model::Device]) -> Result<(), OpenError>
 
 fn link(interface: &Interface, wanted: &model::Device, device: &Device, frame_size: u32) -> Result<Link, OpenError> {
     let room = frame_size - HEADROOM as u32;
-    if device.mtu + LINK_HEADER > room {
-        return Err(OpenError::Mtu {
-            device: device.name.clone(),
-            mtu: device.mtu,
-            needed: device.mtu + LINK_HEADER,
-            frame_size,
-            room,
-            most: room - LINK_HEADER,
-        });
+    if device.mtu > JUMBO_MTU.max(room - LINK_HEADER) {
+        return Err(OpenError::Mtu { device: device.name.clone(), mtu: device.mtu, most: JUMBO_MTU });
     }
     let mtu = match interface.mtu {
         Some(wanted) if wanted as u32 > device.mtu => {
@@ -468,6 +507,9 @@ fn bind(umem: &Umem, device: &Device, number: u32, sizes: Sizes, copy: BindFlags
                     Some(libc::ENODEV | libc::ENXIO) => OpenError::Missing { device: device.name.clone() },
                     Some(libc::ENETDOWN) => OpenError::Down { device: device.name.clone() },
                     Some(libc::EAFNOSUPPORT) => OpenError::NoAfXdp,
+                    Some(libc::EINVAL) if copy.contains(BindFlags::XDP_USE_SG) && number == 0 => {
+                        OpenError::NoPieces { device: device.name.clone(), mtu: device.mtu }
+                    }
                     Some(libc::EPERM | libc::EACCES) => OpenError::NotPermitted { what: what() },
                     _ if copy.contains(BindFlags::XDP_ZEROCOPY) => {
                         OpenError::NotZeroCopy { device: device.name.clone(), why: source.to_string() }

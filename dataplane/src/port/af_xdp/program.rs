@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code, reason = "libbpf's C interface: attaching in generic mode and asking what is attached")]
 
+use super::device::Device;
 use super::error::OpenError;
 use libbpf_rs::query::{LinkInfoIter, LinkTypeInfo};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, ObjectBuilder, PrintLevel};
@@ -29,6 +30,15 @@ static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR")
 /// How long a run that is just ending may take to let go of the device.
 const LETTING_GO: Duration = Duration::from_secs(1);
 
+/// How long frames of the device are at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Longest {
+    /// They fit a frame of the UMEM.
+    Frame,
+    /// They may be longer: the program is one that takes them in pieces (`xdp.frags`), which not every driver has.
+    Pieces,
+}
+
 /// The attached program.
 pub(super) struct Program {
     sockets: MapHandle,
@@ -40,7 +50,9 @@ pub(super) struct Program {
 
 impl Program {
     /// Loads the program with room for `queues` sockets and attaches it.
-    pub(super) fn attach(device: &str, index: u32, queues: u32, how: Attach) -> Result<Program, OpenError> {
+    pub(super) fn attach(device: &Device, queues: u32, how: Attach, longest: Longest) -> Result<Program, OpenError> {
+        let Device { name: device, index, .. } = device;
+        let (device, index) = (device.as_str(), *index);
         libbpf_rs::set_print(Some((
             PrintLevel::Info,
             |_, text| tracing::debug!(target: "libbpf", "{}", text.trim_end()),
@@ -55,6 +67,9 @@ impl Program {
         let mut object = ObjectBuilder::default().open_memory(&OBJECT.0).map_err(failed)?;
         for mut map in object.maps_mut() {
             map.set_max_entries(queues.max(1)).map_err(failed)?;
+        }
+        if longest == Longest::Pieces {
+            object.progs_mut().for_each(|mut program| program.set_flags(libbpf_sys::BPF_F_XDP_HAS_FRAGS));
         }
         let object = object.load().map_err(failed)?;
         let program =

@@ -7,10 +7,14 @@
 //! xsk-rs can describe a frame only as starting where its UMEM put it, after [`crate::umem::HEADROOM`] bytes, which is
 //! where the kernel puts received packets too. So a packet that starts elsewhere is moved within its frame before it is
 //! sent: those with a longer or shorter header only, never what is merely forwarded.
+//!
+//! Where a port has jumbo packets, all queues receive and send in pieces ([`super::pieces`]): [`Queue::receive_pieces`] and
+//! [`Queue::send_pieces`] take the place of their plain counterparts, which know nothing of it.
 
 #![allow(unsafe_code, reason = "the rings of xsk-rs trust their caller on which frames are lent")]
 
-use crate::umem::{Frame, Pool};
+use super::pieces::{Gathering, Lost, scatter};
+use crate::umem::{Frame, HEADROOM, Pool};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue, Umem};
 
@@ -20,6 +24,19 @@ const BATCH: usize = 64;
 /// Turns of waking the kernel without any progress after which a flush gives up. It is tried again on the next turn of the
 /// worker's loop.
 const FRUITLESS: u32 = 3;
+
+/// Mark of a piece that is not the last of its packet: `XDP_PKT_CONTD` of linux/if_xdp.h.
+const CONTINUED: u32 = 1;
+
+/// Most pieces of a packet that is sent: more than the longest jumbo frame makes, fewer than any kernel refuses.
+const MOST_PIECES: usize = 8;
+
+/// With fewer free jumbo frames a queue is not asked for more, until what was received has been sent: as many as a batch of
+/// descriptors can be packets.
+const ENOUGH_JUMBO: usize = BATCH / 2;
+
+/// Calls for which it is not asked then; after that what is missing is missing.
+const PATIENCE: u8 = 4;
 
 /// Frames that the kernel has, by their number.
 pub(super) struct Slots {
@@ -77,6 +94,11 @@ pub(super) struct Sizes {
     pub(super) tx: u32,
 }
 
+/// Whether the kernel would refuse a packet that it is to take in pieces.
+fn is_unsendable(frame: &Frame, slots: &Slots) -> bool {
+    frame.is_empty() || frame.len() > MOST_PIECES * (slots.frame_size - HEADROOM)
+}
+
 /// The rings of one queue.
 pub(super) struct Queue {
     rx: RxQueue,
@@ -87,6 +109,12 @@ pub(super) struct Queue {
     sizes: Sizes,
     /// Packets that cannot be sent, until the next flush.
     refused: Vec<Frame>,
+    /// The packet that is being received in pieces.
+    gathering: Gathering,
+    /// Calls that found too few jumbo frames, in a row.
+    short: u8,
+    /// The packet that is being sent in pieces; empty between calls.
+    pieces: Vec<Frame>,
     /// Frames in the tx ring, taken by the kernel or not, that have not come back.
     sending: usize,
     batch: [FrameDesc; BATCH],
@@ -107,6 +135,9 @@ impl Queue {
             umem,
             sizes,
             refused: Vec::with_capacity(sizes.tx as usize),
+            gathering: Gathering::Nothing,
+            short: 0,
+            pieces: Vec::with_capacity(BATCH),
             sending: 0,
             batch: [FrameDesc::default(); BATCH],
             failures: 0,
@@ -135,6 +166,45 @@ impl Queue {
             }
         }
         n
+    }
+
+    /// As [`Queue::receive`], of a socket whose packets may come in pieces. Those that end here are appended to `lost`.
+    pub(super) fn receive_pieces(
+        &mut self,
+        slots: &mut Slots,
+        pool: &mut Pool,
+        rx: &mut Vec<Frame>,
+        lost: &mut Vec<Lost>,
+        most: usize,
+    ) -> usize {
+        let mut packets = 0;
+        while packets < most {
+            if pool.free_jumbo() < ENOUGH_JUMBO && self.short < PATIENCE {
+                self.short += 1;
+                break;
+            }
+            self.short = 0;
+            let wanted = BATCH.min(most - packets);
+            // SAFETY: as in `receive`.
+            let n = unsafe { self.rx.consume(&mut self.batch[..wanted]) };
+            for descriptor in &self.batch[..n] {
+                let Some((mut frame, start)) = slots.back(descriptor.addr()) else { continue };
+                if !frame.place(start, descriptor.lengths().data()) {
+                    slots.strays += 1;
+                    frame.reset();
+                }
+                match self.gathering.add(frame, descriptor.has_more_frames(), pool) {
+                    None => continue,
+                    Some(Ok(whole)) => rx.push(whole),
+                    Some(Err(end)) => lost.push(end),
+                }
+                packets += 1;
+            }
+            if n < wanted {
+                break;
+            }
+        }
+        packets
     }
 
     /// Gives the kernel empty frames until the fill ring is full, and wakes the driver where it asks for it.
@@ -180,19 +250,94 @@ impl Queue {
                     self.refused.push(frame);
                     continue;
                 }
-                let mut descriptor = descriptors[frame.index() as usize];
-                // SAFETY: the descriptor is of this frame, whose token is here: nobody else reaches its bytes.
-                let (_, mut data) = unsafe { self.umem.frame_mut(&mut descriptor) };
-                data.cursor().set_pos(frame.len());
-                self.batch[n] = descriptor;
+                self.batch[n] = self.describe(descriptors, &frame);
                 slots.lend(frame);
                 n += 1;
             }
-            // SAFETY: these frames' tokens lie in the slots from now on, as in `refill`.
-            let taken = unsafe { self.tx.produce(&self.batch[..n]) };
-            debug_assert_eq!(taken, n);
-            self.sending += n;
+            self.produce(n);
         }
+    }
+
+    /// As [`Queue::send`], of a socket that takes packets in pieces. A packet goes whole or stays, with all behind it.
+    pub(super) fn send_pieces(
+        &mut self,
+        slots: &mut Slots,
+        descriptors: &[FrameDesc],
+        tx: &mut Vec<Frame>,
+        pool: &mut Pool,
+    ) {
+        let mut room = self.tx.nb_free(self.sizes.tx) as usize;
+        let mut count = 0;
+        for frame in tx.iter_mut() {
+            let before = self.pieces.len();
+            let entries = if is_unsendable(frame, slots) {
+                0
+            } else if frame.is_lendable() && frame.align() {
+                1
+            } else if scatter(frame.bytes(), pool, &mut self.pieces) {
+                self.pieces.len() - before
+            } else {
+                break;
+            };
+            if entries > room {
+                self.pieces.drain(before..).for_each(|piece| pool.give(piece));
+                break;
+            }
+            room -= entries;
+            count += 1;
+        }
+        let mut pieces = std::mem::take(&mut self.pieces);
+        let mut scattered = pieces.drain(..);
+        let mut n = 0;
+        for frame in tx.drain(..count) {
+            if n + MOST_PIECES > BATCH {
+                self.produce(n);
+                n = 0;
+            }
+            if is_unsendable(&frame, slots) {
+                self.refused.push(frame);
+                continue;
+            }
+            if frame.is_lendable() && frame.start() == HEADROOM {
+                self.batch[n] = self.describe(descriptors, &frame);
+                slots.lend(frame);
+                n += 1;
+                continue;
+            }
+            let mut left = frame.len();
+            while left > 0
+                && let Some(piece) = scattered.next()
+            {
+                left -= piece.len().min(left);
+                let mut descriptor = self.describe(descriptors, &piece);
+                descriptor.set_options(if left > 0 { CONTINUED } else { 0 });
+                self.batch[n] = descriptor;
+                slots.lend(piece);
+                n += 1;
+            }
+            pool.give(frame);
+        }
+        self.produce(n);
+        debug_assert!(scattered.next().is_none());
+        drop(scattered);
+        self.pieces = pieces;
+    }
+
+    /// How xsk-rs describes the packet in a frame that is aligned.
+    fn describe(&self, descriptors: &[FrameDesc], frame: &Frame) -> FrameDesc {
+        let mut descriptor = descriptors[frame.index() as usize];
+        // SAFETY: the descriptor is of this frame, whose token the caller has: nobody else reaches its bytes.
+        let (_, mut data) = unsafe { self.umem.frame_mut(&mut descriptor) };
+        data.cursor().set_pos(frame.len());
+        descriptor
+    }
+
+    /// Puts the first `n` descriptors of the batch, for which there is room, into the tx ring.
+    fn produce(&mut self, n: usize) {
+        // SAFETY: these frames' tokens lie in the slots from now on, as in `refill`.
+        let taken = unsafe { self.tx.produce(&self.batch[..n]) };
+        debug_assert_eq!(taken, n);
+        self.sending += n;
     }
 
     /// Wakes the kernel until it has taken all that is in the tx ring or does not get on, and returns sent frames to the pool.
@@ -242,9 +387,9 @@ impl Queue {
         }
     }
 
-    /// Packets that wait to be given back unsent.
-    pub(super) fn refused(&self) -> usize {
-        self.refused.len()
+    /// Frames that are neither lent nor elsewhere: of a packet that is not all there, and of packets that cannot be sent.
+    pub(super) fn held(&self) -> usize {
+        self.refused.len() + self.gathering.held()
     }
 
     /// Whether frames are on their way.
