@@ -267,18 +267,19 @@ pub fn fragment(packet: &[u8], at: usize, len: usize, id: u32) -> Vec<u8> {
 
 /// A frame as run number `run` sends it: fragments have another id each time.
 pub fn of_run(frame: &[u8], run: u32) -> Vec<u8> {
-    const APART: u32 = 64;
+    // More than a run of some hundred packets uses; in IPv4 the numbers come again after as many runs as take half a minute.
+    const APART: [u32; 2] = [509, 1 << 16];
     let mut frame = frame.to_vec();
-    let salt = run.wrapping_mul(APART);
+    let salt = APART.map(|apart| run.wrapping_mul(apart));
     if let Some(l3) = frame.get_mut(ETHERNET..) {
         match family(l3) {
             Family::V4 if l3.len() >= 20 && l3[0] == 0x45 && (l3[6] & 0x3f, l3[7]) != (0, 0) => {
-                let id = u16::from_be_bytes([l3[4], l3[5]]).wrapping_add(salt as u16);
+                let id = u16::from_be_bytes([l3[4], l3[5]]).wrapping_add(salt[0] as u16);
                 l3[4..6].copy_from_slice(&id.to_be_bytes());
                 fix_header(l3);
             }
             Family::V6 if l3.len() >= 48 && l3[6] == 44 => {
-                let id = u32::from_be_bytes([l3[44], l3[45], l3[46], l3[47]]).wrapping_add(salt);
+                let id = u32::from_be_bytes([l3[44], l3[45], l3[46], l3[47]]).wrapping_add(salt[1]);
                 l3[44..48].copy_from_slice(&id.to_be_bytes());
             }
             _ => {}
