@@ -234,6 +234,12 @@ fn what_is_said_about_copies() -> Result<()> {
         let large = Datagram(&[7; 1400]);
         let mut steps = vec![talk.there(&large), to_router.there(&large), talk.there(&large), to_router.there(&large)];
         steps.extend([to_router.from(5001).there(&large), to_router.from(5001).there(&ping(family))]);
+        if family == Family::V4 {
+            // To all of the link, in a frame for the router: the copy's way is its gateway's.
+            let mut to_all = talk;
+            to_all.server.address = 0xc0a8_01ff;
+            steps.push(to_all.from(5002).there(&large));
+        }
         let count = counting(
             "security",
             &["OUTPUT"],

@@ -32,7 +32,8 @@ impl Engine {
             Family::V4 => (s.icmp_ratelimit, s.ip_default_ttl),
             Family::V6 => (s.icmpv6_ratelimit, s.ipv6_hop_limit),
         };
-        if !icmp::is_due(facts, p.l3()) || is_to_all(g, facts) {
+        // A copy goes to its gateway, whatever its own destination is.
+        if !icmp::is_due(facts, p.l3()) || !p.is_copy && is_to_all(g, facts) {
             return;
         }
         if error.is_limited() && !self.icmp_limit.allow(facts.family, facts.src, self.now, interval) {
