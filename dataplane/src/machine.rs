@@ -56,13 +56,17 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
     }
     tracing::info!("{} MB for {} flows; {adopted}", conntrack.memory().div_ceil(1 << 20), conntrack.max_flows());
     let router = Router::with(conntrack, appliance, opened.links, seed);
+    let exchange = beside.as_ref().map(|beside| beside.exchange.clone());
     let members = opened.workers.into_iter().zip(&appliance.cores).enumerate().map(|(number, (share, core))| {
         let mut engine = router.engine(number, share.pool);
         engine.set_wall_clock((wall.as_nanos() as u64).wrapping_sub(worker::now()));
+        if exchange.is_some() {
+            engine.attach_host();
+        }
         Member { core: *core, engine, seats: share.seats }
     });
-    let exchange = beside.as_ref().map(|beside| beside.exchange.clone());
-    let workers = worker::start_beside(exchange, members.collect(), appliance.idle)?;
+    let members = members.collect();
+    let workers = worker::start_beside(exchange, members, appliance.idle)?;
     let control = workers.control();
     let host = match (beside, opened.beside.into_iter().next()) {
         (Some(beside), Some(pool)) => match beside.start(appliance, pool, control.clone()) {

@@ -31,11 +31,6 @@ impl Router {
     pub fn has_tap(&self, port: PortId) -> bool {
         port.index().and_then(|port| self.taps.get(port)).is_some_and(|has| *has)
     }
-
-    /// Whether the rules in force ask whose socket sent a packet.
-    pub fn asks_for_owners(&self) -> bool {
-        self.current().needs.iter().any(|needs| needs.owners)
-    }
 }
 
 impl Engine {

@@ -18,6 +18,7 @@
 use crate::conntrack::Tracker;
 use crate::defrag::Defrag;
 use crate::fib::is_on_no_link;
+use crate::host::exchange::Sent;
 use crate::icmp::RateLimit;
 use crate::local::Local;
 use crate::neigh::{Event, Resolver};
@@ -372,6 +373,14 @@ impl Engine {
 impl Forwarder for Engine {
     fn process(&mut self, now: u64, port: PortId, rx: &mut Vec<Frame>) {
         Engine::process(self, now, port, rx);
+    }
+
+    fn take_sent(&mut self, now: u64, sent: &mut Vec<Sent>) {
+        Engine::from_host(self, now, sent);
+    }
+
+    fn to_host(&mut self) -> Option<&mut Vec<(PortId, Frame)>> {
+        Engine::take_for_host(self)
     }
 
     fn refuse(&mut self, port: PortId, reason: DropReason, frame: Frame) {

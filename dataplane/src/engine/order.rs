@@ -4,7 +4,6 @@
 //! helpers and confirm last (`enum nf_ip_hook_priorities`).
 
 use crate::nat::Manip;
-use sumun_config::rule::matches::owner::Owner;
 use sumun_config::rule::{Hook, Match, Policy, Table, Target};
 use sumun_config::ruleset::Tables;
 
@@ -63,8 +62,6 @@ pub struct Needs {
     pub defrag: bool,
     /// A rule asks for the node of a cluster.
     pub cluster: bool,
-    /// Rules ask whose socket sent a packet.
-    pub owners: bool,
     /// Flows get mappings. Once so it stays so, since mappings outlive the rules that chose them.
     pub nat: bool,
 }
@@ -88,8 +85,7 @@ impl Needs {
         let nat = before.nat || (says_anything && tracking);
         // As in the kernel, who looks for sockets wants whole packets (`socket_mt_enable_defrag`).
         let defrag = tracking || has(|test| matches!(test, Match::Socket(_)));
-        let owners = has(|test| matches!(test, Match::Owner(Owner::User(..) | Owner::Group { .. })));
-        Needs { tracking, defrag, cluster: has(|test| matches!(test, Match::Cluster(_))), owners, nat }
+        Needs { tracking, defrag, cluster: has(|test| matches!(test, Match::Cluster(_))), nat }
     }
 }
 
@@ -138,7 +134,7 @@ mod tests {
         assert_eq!(none, Needs::default());
         let order = Order::of(none);
         assert_eq!(order.at(Hook::Postrouting), [Stage::Chain(Table::Mangle)]);
-        let all = Needs { tracking: true, defrag: true, cluster: false, owners: false, nat: true };
+        let all = Needs { tracking: true, defrag: true, cluster: false, nat: true };
         assert_eq!(Needs::of(empty.of(Family::V4), all), all);
         let tracked = Needs { nat: false, ..all };
         assert_eq!(Needs::of(empty.of(Family::V4), tracked), none);
