@@ -34,6 +34,7 @@ pub mod host;
 pub mod icmp;
 #[cfg(not(feature = "model"))]
 pub mod keep;
+pub mod kernel;
 pub mod local;
 pub mod log;
 #[cfg(not(feature = "model"))]
