@@ -7,6 +7,7 @@ use crate::engine::stats::{Count, Traffic, WorkerStats};
 use crate::engine::{Engine, Router};
 use crate::host::{self, beside::Beside};
 use crate::keep::{self, Heart, Opened};
+use crate::kernel::{self, Mirror, Place};
 use crate::log::writer::Writer;
 use crate::log::{self, LogRing, PacketEvent};
 use crate::page::{Press, Snapshot, Work};
@@ -17,8 +18,8 @@ use crate::protocol::{
     ConntrackStats, Counter, Counters, EventKind, EventRow, FlowFilter, FlowKey, FlowRow, FlowTuple,
 };
 use crate::protocol::{
-    ExpectationRow, InvalidCount, NeighbourRow, ObjectRequest, PacketRow, PortStatus, RoutesAnswer, RoutesRequest,
-    SetAnswer, SetRequest, TimerRow,
+    ExpectationRow, InvalidCount, MirrorStatus, NeighbourRow, ObjectRequest, PacketRow, PortStatus, RoutesAnswer,
+    RoutesRequest, SetAnswer, SetRequest, TimerRow,
 };
 use crate::reason::DropReason;
 use crate::server::Service;
@@ -78,6 +79,7 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
         },
         _ => None,
     };
+    let mirror = follow(appliance, &router, &control);
     let (hub, packet_hub) = (Hub::new(WAITING), Hub::new(WAITING_PACKETS));
     let service = Arc::new(Answers {
         router,
@@ -87,6 +89,7 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
         host,
         adopted: adopted.flows,
         started: worker::now(),
+        mirror,
         hub: hub.clone(),
         packet_hub: packet_hub.clone(),
     });
@@ -95,6 +98,23 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
     let telling = Telling { hub, taken: Vec::new(), lost: 0 };
     let handing = Handing { hub: packet_hub, lost: 0 };
     Ok(Box::new(Running { service, workers, log, heart, telling, handing, press: Press::default() }))
+}
+
+/// Follows links, and the kernel's routes where they count. Without that the router still forwards.
+fn follow(appliance: &Appliance, router: &Arc<Router>, control: &Control) -> Option<Mirror> {
+    let device = |interface: &Interface| {
+        let parent = interface.vlan().and_then(|vlan| appliance.interfaces.get(vlan.parent.index()?));
+        interface.device().or_else(|| parent?.device()).map(|device| device.name.clone())
+    };
+    let place = |host: &sumun_config::model::Host| host.namespace.clone().map_or(Place::Own, Place::Named);
+    let control = control.clone();
+    let plan = kernel::Plan {
+        router: router.clone(),
+        wake: Box::new(move || control.wake()),
+        devices: appliance.interfaces.iter().map(device).collect(),
+        host: appliance.host.as_ref().map(place),
+    };
+    kernel::start(plan).inspect_err(|error| tracing::error!("links are not followed: {error}")).ok()
 }
 
 /// A router at work.
@@ -177,6 +197,7 @@ struct Answers {
     adopted: u32,
     /// When all was open.
     started: u64,
+    mirror: Option<Mirror>,
     hub: Arc<Hub<EventRow>>,
     packet_hub: Arc<Hub<PacketRow>>,
 }
@@ -214,6 +235,7 @@ impl Service for Answers {
             host.follow(&self.router.current().policy);
         }
         self.control.wake();
+        self.mirror.iter().for_each(Mirror::nudge);
         Ok(generation)
     }
 
@@ -261,6 +283,21 @@ impl Service for Answers {
 
     fn flow_count(&self) -> u32 {
         self.router.conntrack.count()
+    }
+
+    fn mirror(&self) -> Option<MirrorStatus> {
+        let state = self.mirror.as_ref()?.state();
+        let since = |at: SystemTime| at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        state.is_mirrored.then(|| MirrorStatus {
+            synchronised: state.is_synchronised,
+            routes: self.router.fib().routes() as u64,
+            synchronisations: state.synchronisations,
+            took_ms: state.took.as_millis() as u64,
+            last_change_ms: state.last_change.map(since),
+            left_out: state.left_out.iter().map(|(reason, count)| (reason.text().to_string(), *count)).collect(),
+            refused: state.refused,
+            failure: state.failure,
+        })
     }
 
     fn adopted_flows(&self) -> u32 {

@@ -417,8 +417,31 @@ pub struct Status {
     pub adopted_flows: u32,
     /// Bytes of the flow table.
     pub flow_memory: u64,
+    /// The kernel's routes, where they are followed.
+    pub mirror: Option<MirrorStatus>,
     /// Neighbours held.
     pub neighbours: u32,
+}
+
+/// How the kernel's routes are followed.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MirrorStatus {
+    /// What is in force is what the kernel has.
+    pub synchronised: bool,
+    /// Routes in force, of both families.
+    pub routes: u64,
+    /// How often everything was read.
+    pub synchronisations: u64,
+    /// How long that took the last time, in milliseconds.
+    pub took_ms: u64,
+    /// When something changed last, in milliseconds since 1970.
+    pub last_change_ms: Option<u64>,
+    /// Routes and rules that the dataplane cannot do, by reason.
+    pub left_out: Vec<(String, u64)>,
+    /// Changes that were refused since everything was read.
+    pub refused: u64,
+    /// What is wrong.
+    pub failure: Option<String>,
 }
 
 /// A port and what passed it since the start.

@@ -42,6 +42,9 @@ fn print_dataplane(out: &mut impl Write, status: &protocol::Status) -> anyhow::R
     let memory = status.flow_memory.div_ceil(1 << 20);
     writeln!(out, "  flows     {} of {} in {memory} MB{adopted}", status.flows, status.max_flows)?;
     writeln!(out, "  neighbours {}", status.neighbours)?;
+    if let Some(mirror) = &status.mirror {
+        print_mirror(out, mirror)?;
+    }
     writeln!(out)?;
     writeln!(
         out,
@@ -58,6 +61,25 @@ fn print_dataplane(out: &mut impl Write, status: &protocol::Status) -> anyhow::R
         )?;
     }
     print_taps(out, &status.ports)?;
+    Ok(())
+}
+
+fn print_mirror(out: &mut impl Write, mirror: &protocol::MirrorStatus) -> anyhow::Result<()> {
+    let state = match mirror.synchronised {
+        true => "as in the kernel",
+        false => "as last heard of the kernel",
+    };
+    let read = format!("read {} times, {} ms the last time", mirror.synchronisations, mirror.took_ms);
+    writeln!(out, "  routes    {}, {state}; {read}", mirror.routes)?;
+    for (reason, count) in &mirror.left_out {
+        writeln!(out, "            left out: {count} {reason}")?;
+    }
+    if mirror.refused > 0 {
+        writeln!(out, "            left out: {} changes that do not fit", mirror.refused)?;
+    }
+    if let Some(failure) = &mirror.failure {
+        writeln!(out, "            {failure}")?;
+    }
     Ok(())
 }
 
@@ -79,6 +101,7 @@ fn as_json(status: &Status) -> serde_json::Value {
             "adopted_flows": d.adopted_flows,
             "flow_memory": d.flow_memory,
             "neighbours": d.neighbours,
+            "mirror": d.mirror,
             "ports": d.ports.iter().map(port_as_json).collect::<Vec<_>>(),
         }),
     };
@@ -179,6 +202,7 @@ mod tests {
                 max_flows: 1000,
                 adopted_flows: 3,
                 flow_memory: 300_000,
+                mirror: Some(protocol::MirrorStatus { synchronised: true, routes: 500_000, ..Default::default() }),
                 neighbours: 4,
             }),
         }
@@ -199,6 +223,7 @@ mod tests {
             "  ruleset   generation 3, 12 rules\n",
             "  workers   2 on cores 0, 1",
             "  flows     2 of 1000 in 1 MB, 3 taken over at the start",
+            "  routes    500000, as in the kernel; read 0 times",
             "native, copy, device veth1",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");

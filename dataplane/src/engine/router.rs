@@ -27,7 +27,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sumun_config::facts::{Family, PortId};
-use sumun_config::model::{Appliance, Interface, LocalStack, Policy, PortSettings, RoutingRule, Sysctl};
+use sumun_config::model::{Appliance, Interface, LocalStack, Policy, PortSettings, RoutesFrom, RoutingRule, Sysctl};
 use sumun_config::object::Object;
 use sumun_config::rule::matches::nfacct::Limits;
 use sumun_config::rule::{self, Match, Target};
@@ -241,7 +241,9 @@ impl Router {
         }
         let left = before.cells_left_by(&next);
         publishing.retired.push((number, left));
-        self.neighbours.set_static(&next.policy.neighbours, crate::worker::now());
+        if next.policy.routes_from == RoutesFrom::File {
+            self.neighbours.set_static(&next.policy.neighbours, crate::worker::now());
+        }
         let next = Arc::new(next);
         publishing.table.adopt(&next.policy);
         let fib = publishing.table.fib();

@@ -138,6 +138,13 @@ pub enum Change {
         /// The state.
         state: LinkState,
     },
+    /// Sets the groups that the host has joined on a port, in place of those before.
+    Groups {
+        /// The port.
+        port: PortId,
+        /// The groups.
+        groups: Vec<(Family, u128)>,
+    },
     /// Binds a port to the VRF of this table, or to none.
     Vrf {
         /// The port.

@@ -172,6 +172,7 @@ pub struct Fib {
     targets: Targets,
     /// Own addresses by port: those of the configuration in its order, mirrored ones, the derived link-local one last.
     own: Arc<[Vec<Own>]>,
+    groups: Arc<[Vec<(Family, u128)>]>,
     /// Numbers of the VRFs of ports, counted from 1; empty where there is no VRF.
     vrf_of: Vec<u16>,
     rp_filter: Vec<RpFilter>,

@@ -179,8 +179,15 @@ impl Fib {
     }
 
     /// Whether the router is a member of a group on a port: 224.0.0.1; all-nodes, all-routers, and the solicited-node
-    /// groups of the port's unicast and anycast addresses.
+    /// groups of the port's unicast and anycast addresses; and those that the host's programs have joined.
     pub fn listens(&self, family: Family, group: u128, port: PortId) -> bool {
+        let joined = port.index().and_then(|i| self.groups.get(i)).map_or(&[][..], Vec::as_slice);
+        let key = (family.index(), group);
+        joined.binary_search_by_key(&key, |(family, group)| (family.index(), *group)).is_ok()
+            || self.listens_itself(family, group, port)
+    }
+
+    fn listens_itself(&self, family: Family, group: u128, port: PortId) -> bool {
         const ALL_SYSTEMS: u128 = 0xe000_0001;
         const SOLICITED: u128 = solicited_node(0);
         match family {

@@ -47,6 +47,8 @@ pub struct Table {
     routes: Vec<Entry>,
     rp_filter: Vec<RpFilter>,
     own: Arc<[Vec<Own>]>,
+    /// By port: groups that the host has joined, sorted.
+    groups: Arc<[Vec<(Family, u128)>]>,
     refusals: Refusals,
 }
 
@@ -95,7 +97,14 @@ impl Table {
             routes: Vec::new(),
             rp_filter: vec![RpFilter::default(); n],
             own: Arc::new([]),
+            groups: vec![Vec::new(); n].into(),
         }
+    }
+
+    /// Takes what is mirrored, without a policy that says so.
+    #[cfg(test)]
+    pub fn from_kernel(&mut self) {
+        self.from = RoutesFrom::Kernel;
     }
 
     /// Takes over what a policy says of routing. Routes and addresses that name a port that is not there are left out.
@@ -174,6 +183,7 @@ impl Table {
             is_multipath: self.leads.is_multipath(),
             mtu: self.ports.mtu.clone(),
             routes: self.len(),
+            groups: self.groups.clone(),
         }
     }
 
@@ -354,7 +364,7 @@ impl Table {
     }
 
     fn change(&mut self, change: &Change) -> Result<(), String> {
-        let is_of_link = matches!(change, Change::Mtu { .. } | Change::Link { .. });
+        let is_of_link = matches!(change, Change::Mtu { .. } | Change::Link { .. } | Change::Groups { .. });
         if self.from != RoutesFrom::Kernel && !is_of_link {
             return Err("routes are not taken from the kernel".into());
         }
@@ -429,6 +439,16 @@ impl Table {
                 let i = index(*port)?;
                 self.ports.down[i] = *state == LinkState::Down;
                 self.renew();
+            }
+            Change::Groups { port, groups } => {
+                let i = index(*port)?;
+                if groups.len() > MAX_OTHERS {
+                    return Err(format!("a port with {} groups", groups.len()));
+                }
+                let mut all = self.groups.to_vec();
+                all[i] = groups.clone();
+                all[i].sort_unstable_by_key(|(family, group)| (family.index(), *group));
+                self.groups = all.into();
             }
             Change::Vrf { port, table } => {
                 let i = index(*port)?;

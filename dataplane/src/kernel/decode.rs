@@ -315,19 +315,20 @@ fn route(message: &RouteMessage) -> Result<Option<Route>, LeftOut> {
     if header.tos != 0 {
         return Err(left_out(Reason::TypeOfService));
     }
-    if let Some(reason) = parts.unfit.filter(|_| object.is_none()) {
+    // The kernel tells what a nexthop object is with each of its routes, too.
+    if let Some(reason) = parts.unfit {
         return Err(left_out(reason));
     }
     let link = parts.link.unwrap_or(0);
     let kind = match header.kind {
-        RouteType::Unicast => match (object, several) {
-            (Some(id), _) => Kind::Object(id),
-            (None, Some(hops)) => Kind::Via(hops.iter().map(hop).collect::<Result<_, _>>().map_err(left_out)?),
-            (None, None) => {
-                let onlink = header.flags.contains(RouteFlags::Onlink);
-                Kind::Via(vec![Hop { link, gateway: parts.gateway, weight: 1, onlink }])
-            }
-        },
+        RouteType::Unicast => {
+            let onlink = header.flags.contains(RouteFlags::Onlink);
+            let hops = match several {
+                Some(hops) => hops.iter().map(hop).collect::<Result<_, _>>().map_err(left_out)?,
+                None => vec![Hop { link, gateway: parts.gateway, weight: 1, onlink }],
+            };
+            object.map_or(Kind::Via(hops), Kind::Object)
+        }
         RouteType::Local => Kind::Local(link),
         RouteType::Broadcast => Kind::Broadcast(link),
         RouteType::Anycast => Kind::Anycast(link),

@@ -185,7 +185,7 @@ pub enum Kind {
 }
 
 /// A routing rule.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Rule {
     /// Serves this family.
     pub family: Family,
@@ -208,7 +208,7 @@ pub struct Rule {
 }
 
 /// What a routing rule does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RuleAction {
     /// Looks in a table.
     Lookup(u32),
@@ -238,6 +238,8 @@ pub enum What {
     Route(u32, IpNet, u32),
     /// A rule: family, priority.
     Rule(Family, u32),
+    /// A nexthop object, with all routes over it.
+    Nexthop(u32),
 }
 
 /// Why something is left out.

@@ -156,6 +156,22 @@ impl Neighbours {
         left_out
     }
 
+    /// What somebody else has learned of a neighbour. Not for workers: it waits for the lock.
+    pub fn hint(&self, learned: &Learned, now: u64, s: &Sysctl) {
+        let mut writer = self.writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.learn(&mut writer, learned, now, s);
+    }
+
+    /// Forgets a neighbour of which nothing certain is known: it is stale, or failed. Not for workers: it waits for the lock.
+    pub fn forget_unsure(&self, port: PortId, family: Family, addr: u128, now: u64) {
+        let mut writer = self.writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some((id, word)) = self.find(&Who { port, family, addr })
+            && matches!(self.entry(id).state_at(word, now), State::Stale | State::Failed)
+        {
+            self.remove(&mut writer, id.index);
+        }
+    }
+
     /// The lock, unless another worker keeps it for long: then whoever asked does without.
     pub(super) fn write(&self) -> Option<MutexGuard<'_, Writer>> {
         // The lock is held for microseconds. Trying beats waiting, which could put the worker to sleep.

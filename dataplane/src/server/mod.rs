@@ -7,7 +7,7 @@
 
 use crate::protocol::AccountRow;
 use crate::protocol::{
-    self, ConntrackStats, Counters, Digest, Drops, FlowFilter, FlowKey, FlowRow, FrameError, Header,
+    self, ConntrackStats, Counters, Digest, Drops, FlowFilter, FlowKey, FlowRow, FrameError, Header, MirrorStatus,
 };
 use crate::protocol::{
     EventRow, ExpectationRow, Hello, Kind, NeighbourRow, ObjectRequest, PacketRow, PortStatus, Request, Response,
@@ -65,6 +65,10 @@ pub trait Service: Send + Sync {
     fn adopted_flows(&self) -> u32;
     /// Bytes of the flow table.
     fn flow_memory(&self) -> u64;
+    /// How the kernel's routes are followed, where they are.
+    fn mirror(&self) -> Option<MirrorStatus> {
+        None
+    }
     /// Flows from the entry `from` on, out of up to `most` entries looked at, and the entry to go on with.
     fn flows(&self, filter: &FlowFilter, from: u32, most: usize) -> (Vec<FlowRow>, Option<u32>);
     /// One flow.
@@ -367,6 +371,7 @@ impl Shared {
             max_flows: appliance.max_flows,
             adopted_flows: service.adopted_flows(),
             flow_memory: service.flow_memory(),
+            mirror: service.mirror(),
             neighbours: service.neighbours().len() as u32,
         }
     }
