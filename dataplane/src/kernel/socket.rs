@@ -118,7 +118,11 @@ impl Netlink {
     /// Dumps one kind of thing (of [`get`]).
     pub fn dump(&mut self, kind: u16, family: AddressFamily, mut each: impl FnMut(News)) -> Result<(), Failure> {
         self.sequence += 1;
-        let mut payload = vec![0; 12];
+        // `struct ifaddrmsg` and `nhmsg`, and what the others begin with. The kernel refuses what is behind a `nhmsg`.
+        let mut payload = match kind {
+            get::ADDRESSES | get::NEXTHOPS => vec![0; 8],
+            _ => vec![0; 12],
+        };
         if kind == get::LINKS {
             // Without counters, which would be most of it.
             let mut message = LinkMessage::default();
