@@ -420,6 +420,7 @@ impl Follower {
         let changes = self.view.changes();
         self.tell_neighbours(neighbours);
         self.apply(changes);
+        self.note_left_out();
     }
 
     fn apply(&mut self, changes: Vec<Change>) {
@@ -452,16 +453,20 @@ impl Follower {
                 self.say(format!("left out: {reason}"));
             }
         }
+        self.cost = begun.elapsed();
+        self.shared.update(|state| {
+            state.refused = self.refused;
+            state.last_change = Some(SystemTime::now());
+        });
+    }
+
+    /// Tells what is left out.
+    fn note_left_out(&mut self) {
         let left_out = self.view.left_out();
         for reason in left_out.keys() {
             self.say(format!("left out: {}", reason.text()));
         }
-        self.cost = begun.elapsed();
-        self.shared.update(|state| {
-            state.left_out = left_out;
-            state.refused = self.refused;
-            state.last_change = Some(SystemTime::now());
-        });
+        self.shared.update(|state| state.left_out = left_out);
     }
 
     /// Logs something once.
