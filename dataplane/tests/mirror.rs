@@ -50,7 +50,13 @@ impl Host {
         ip(&format!("netns add {name}"));
         let (config, _) =
             sumun_config::schema::load(&Source::new("mirror.toml", CONFIG.to_string())).expect("it is right");
-        let link = |name: &str| Link { name: name.into(), mac: [2, 0, 0, 0, 0, 1], mtu: 1500, trunk: None };
+        let link = |name: &str| Link {
+            name: name.into(),
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            trunk: None,
+            checksums: sumun_config::model::Checksums::AsTheyAre,
+        };
         let router = Router::new(&config.appliance, vec![link("lan0"), link("wan0")], 1);
         router.publish(policy(CONFIG, from)).expect("it is right");
         let mut host = Host { name, router, mirror: None };

@@ -173,8 +173,13 @@ struct Host {
 
 impl Host {
     fn new() -> Host {
-        let links =
-            ["wan0", "lan0"].map(|name| crate::port::Link { name: name.into(), mac: [2; 6], mtu: 1500, trunk: None });
+        let links = ["wan0", "lan0"].map(|name| crate::port::Link {
+            name: name.into(),
+            mac: [2; 6],
+            mtu: 1500,
+            trunk: None,
+            checksums: sumun_config::model::Checksums::AsTheyAre,
+        });
         let mut table = Table::new(&links);
         table.from_kernel();
         Host { view: View::new(["wan0", "lan0"].into_iter(), Follows::Routes), table }
