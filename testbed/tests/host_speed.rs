@@ -1,0 +1,181 @@
+//! Programs of the router's own host behind its TAPs: much data both ways, both families, through OUTPUT and INPUT.
+//!
+//! `cargo test --release -p sumun-testbed --test host_speed -- --ignored --nocapture` measures with iperf3.
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+use sumun_testbed::host::{Host, ip};
+use sumun_testbed::router::{INTERFACES, head, wait};
+use sumun_testbed::{Lab, Router};
+
+/// A router whose TAPs are in a namespace of their own.
+struct Appliance<'a> {
+    host: Host,
+    router: Router<'a>,
+}
+
+const RULES: &str = r#"
+[filter.INPUT]
+policy = "DROP"
+rules = [
+  "-p ipv6-icmp -j ACCEPT",
+  "-m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
+  "-i lan0 -p tcp -j ACCEPT",
+  "-i lan0 -p udp -j ACCEPT",
+]
+"#;
+
+const ADDRESSES: [(&str, &str); 2] = [("192.168.1.1", "192.168.1.11"), ("fd00:1::1", "fd00:1::11")];
+
+impl Appliance<'_> {
+    fn start(lab: &Lab) -> Result<Appliance<'_>> {
+        let name = lab.router.name().trim_start_matches("sumun-").to_string();
+        let host = Host::new(&format!("{name}-host"))?;
+        let config = format!("{}[host]\nnamespace = \"{}\"\n{INTERFACES}{RULES}", head(lab, "1"), host.name());
+        let router = Router::start_with(lab, &config)?;
+        for (device, addresses) in
+            [("lan0", ["192.168.1.1/24", "fd00:1::1/64"]), ("wan0", ["203.0.113.2/24", "2001:db8:2::2/64"])]
+        {
+            for address in addresses {
+                host.ip(&format!(
+                    "addr replace {address} dev {device} {}",
+                    if address.contains(':') { "nodad" } else { "" }
+                ))?;
+            }
+        }
+        Ok(Appliance { host, router })
+    }
+
+    /// What `sumun status` says of the TAP of the first port.
+    fn tap(&self) -> Result<Value> {
+        Ok(self.router.status()?["ports"][0]["tap"].clone())
+    }
+}
+
+/// Sends that much over one connection between namespaces; what comes must be what went.
+fn transfer(from: &Host, to: &Host, address: &str, len: usize) -> Result<()> {
+    let address: IpAddr = address.parse()?;
+    let listener = to.inside(|| Ok(TcpListener::bind((address, 0))?))?;
+    let there: SocketAddr = listener.local_addr()?;
+    let byte = |i: usize| (i ^ i >> 8 ^ i >> 16) as u8;
+    std::thread::scope(|scope| {
+        let receiver = scope.spawn(move || -> Result<usize> {
+            let (mut stream, _) = listener.accept()?;
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            let (mut buffer, mut at) = (vec![0; 1 << 16], 0);
+            loop {
+                let n = stream.read(&mut buffer).context("reading")?;
+                if n == 0 {
+                    return Ok(at);
+                }
+                ensure!(buffer[..n].iter().enumerate().all(|(i, b)| *b == byte(at + i)), "wrong bytes from {at} on");
+                at += n;
+            }
+        });
+        let mut stream = from.inside(|| Ok(TcpStream::connect_timeout(&there, Duration::from_secs(5))?))?;
+        stream.write_all(&(0..len).map(byte).collect::<Vec<u8>>())?;
+        drop(stream);
+        let got = receiver.join().expect("no panic")?;
+        ensure!(got == len, "{got} of {len} bytes to {there}");
+        Ok(())
+    })
+}
+
+#[test]
+fn streams_and_datagrams_reach_the_host_and_leave_it_whole() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let mut appliance = Appliance::start(&lab)?;
+    for (own, client) in ADDRESSES {
+        transfer(&lab.client1, &appliance.host, own, 8 << 20).with_context(|| format!("to {own}"))?;
+        transfer(&appliance.host, &lab.client1, client, 8 << 20).with_context(|| format!("from {own}"))?;
+        let (own, client): (IpAddr, IpAddr) = (own.parse()?, client.parse()?);
+        let here = appliance.host.inside(|| Ok(UdpSocket::bind((own, 0))?))?;
+        let there = lab.client1.inside(|| Ok(UdpSocket::bind((client, 0))?))?;
+        let mut buffer = vec![0; 1 << 16];
+        for len in [0, 18, 1452, 4000] {
+            let data: Vec<u8> = (0..len).map(|i| (i * 3) as u8).collect();
+            for (from, to) in [(&there, &here), (&here, &there)] {
+                to.set_read_timeout(Some(Duration::from_secs(5)))?;
+                from.send_to(&data, to.local_addr()?)?;
+                let (n, _) = to.recv_from(&mut buffer).with_context(|| format!("{len} bytes to {to:?}"))?;
+                ensure!(buffer[..n] == data, "{len} bytes to {to:?}");
+            }
+        }
+    }
+    let tap = appliance.tap()?;
+    ensure!(tap["namespace"] == appliance.host.name() && tap["refused"] == 0 && tap["failed"] == 0, "{tap}");
+    for key in ["from_bytes", "to_bytes"] {
+        ensure!(tap[key].as_u64().is_some_and(|bytes| bytes > 16 << 20), "{tap}");
+    }
+    // INPUT says no on the other port.
+    ensure!(transfer(&lab.server, &appliance.host, "203.0.113.2", 1).is_err());
+
+    // The router's cable is pulled, and the host sees it.
+    let carrier = |wanted: &str| wait("the carrier", || Ok(appliance.host.ip("link show lan0")?.contains(wanted)));
+    lab.switch.ip("link set r down")?;
+    carrier("NO-CARRIER")?;
+    lab.switch.ip("link set r up")?;
+    carrier("LOWER_UP")?;
+    ensure!(lab.client1.pings("192.168.1.1", 3));
+
+    appliance.router.end_dataplane(Signal::SIGTERM)?;
+    ensure!(appliance.host.ip("link show lan0").is_err(), "a TAP goes with its process");
+    let log = appliance.router.log("dataplane.log");
+    ensure!(!log.contains("frames were lost"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn what_keeps_taps_from_being_made_is_said_at_the_start() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let start = |host: &str| {
+        let config = format!("{}[host]\n{host}\n{INTERFACES}{RULES}", head(&lab, "1"));
+        Router::start_with(&lab, &config).err().map_or_else(String::new, |error| error.to_string())
+    };
+    let missing = start("namespace = \"sumun-not-there\"");
+    ensure!(missing.contains("there is no network namespace `sumun-not-there`"), "{missing}");
+    let taken = start(&format!("namespace = \"{}\"", lab.router.name()));
+    ensure!(taken.contains("would have the name of a device that is there already"), "{taken}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "a measurement: it says how fast, not whether it works"]
+fn speed() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let appliance = Appliance::start(&lab)?;
+    let serve = || -> Result<Child> {
+        Ok(lab.client1.command("iperf3").args(["-s", "-p", "5201"]).stdout(Stdio::null()).spawn()?)
+    };
+    let mut server = serve()?;
+    std::thread::sleep(Duration::from_millis(500));
+    for (_, client) in ADDRESSES {
+        for (what, more) in [
+            ("TCP from the host", &[][..]),
+            ("TCP to the host", &["-R"]),
+            ("UDP from the host", &["-u", "-b", "0"]),
+            ("UDP to the host", &["-u", "-b", "0", "-R"]),
+        ] {
+            let args = [&["iperf3", "-J", "-t", "4", "-c", client][..], more].concat();
+            let report: Value = serde_json::from_str(&appliance.host.run(&args)?)?;
+            let sum = ["sum_received", "sum"].map(|key| report["end"][key].clone());
+            let got = if sum[0].is_null() { &sum[1] } else { &sum[0] };
+            let lost = got["lost_percent"].as_f64().map_or(String::new(), |lost| format!(", {lost:.0} % lost"));
+            println!(
+                "{client:<14} {what:<18} {:.2} Gbit/s{lost}",
+                got["bits_per_second"].as_f64().unwrap_or(0.0) / 1e9
+            );
+        }
+    }
+    println!("{}", appliance.router.ask(&["status"])?);
+    server.kill()?;
+    server.wait()?;
+    // Leftovers of a broken run.
+    let _ = ip(&["netns", "list"])?;
+    Ok(())
+}
