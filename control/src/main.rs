@@ -7,6 +7,7 @@ mod candidate;
 mod connect;
 mod conntrack;
 mod daemon;
+mod doctor;
 mod iptables;
 mod message;
 mod nflog;
@@ -51,6 +52,9 @@ enum Command {
         /// The configuration
         file: PathBuf,
     },
+    /// What is wrong on this machine for a configuration, what it does to the router, and the command that mends it. Needs no
+    /// daemon. Status 1 where something is broken
+    Doctor(doctor::Options),
     /// Run this configuration now, until the watched file changes
     Apply(ApplyArgs),
     /// Send recorded frames through this configuration and show what becomes of them. Needs no daemon and no root
@@ -204,6 +208,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Some(checked) => simulate::run(&options, checked.config, &mut out)?,
             None => return Ok(ExitCode::from(2)),
         },
+        Command::Doctor(options) => {
+            let appliance = match &options.config {
+                Some(file) => match check(file)? {
+                    Some(checked) => Some(checked.config.appliance),
+                    None => return Ok(ExitCode::from(2)),
+                },
+                None => None,
+            };
+            let code = doctor::run(&options, appliance.as_ref(), &mut out)?;
+            out.flush()?;
+            return Ok(code);
+        }
         Command::Apply(args) => return apply(&run_dir, &args),
         Command::Status { json } => match Control::connect(&run_dir)?.ask(&Request::Status)? {
             Response::Status(status) => {

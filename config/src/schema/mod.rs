@@ -211,7 +211,7 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     let sets = sets::read(top.take("sets"), source, sink);
     let accounts = accounts::read(quotas, sink);
     let fingerprints = accounts::fingerprints(osf, sink);
-    let metrics = metrics::read(page, sink);
+    let metrics = metrics::read(page, &interfaces, sink);
     let ports = interfaces.names();
     let foreign = foreign::read(foreign, &ports, sink);
     let chains = chains::read(&mut top, sink);

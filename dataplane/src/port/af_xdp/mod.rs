@@ -26,11 +26,13 @@ mod pieces;
 mod program;
 mod queue;
 mod sending;
+mod survey;
 mod watch;
 mod xmit;
 
 pub use error::OpenError;
 pub use sending::Sending;
+pub use survey::{Attached, Survey, survey};
 
 use super::{Link, Port, PortCounts, Seat};
 use crate::reason::DropReason;

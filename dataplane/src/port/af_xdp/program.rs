@@ -148,7 +148,7 @@ pub(super) fn link(program: RawFd, index: u32, flags: u32) -> io::Result<OwnedFd
 }
 
 /// The program that is attached now: its name, and the refusal that tells of it.
-fn found(device: &str, index: u32) -> Option<(String, OpenError)> {
+pub(super) fn found(device: &str, index: u32) -> Option<(String, OpenError)> {
     let mut options =
         libbpf_sys::bpf_xdp_query_opts { sz: size_of::<libbpf_sys::bpf_xdp_query_opts>() as _, ..Default::default() };
     // SAFETY: the options live through the call and say their own size.
