@@ -110,6 +110,11 @@ impl Rig {
     }
 
     fn linked(policy: Policy, mtu: u16) -> Rig {
+        Rig::on(&config("").appliance, policy, mtu)
+    }
+
+    /// A router on the same two ports with these settings of the appliance.
+    pub fn on(appliance: &Appliance, policy: Policy, mtu: u16) -> Rig {
         let links = [("lan0", 1500), ("wan0", mtu)];
         let links = links
             .map(|(name, mtu)| Link {
@@ -120,7 +125,7 @@ impl Rig {
                 trunk: None,
             })
             .to_vec();
-        Rig::made(&config("").appliance, links, policy)
+        Rig::made(appliance, links, policy)
     }
 
     /// A router with this whole configuration. Its devices have the MAC [`ROUTER`] and an MTU of 1500.
