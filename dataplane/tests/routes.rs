@@ -12,7 +12,10 @@ use sumun_dataplane::fib::{Change, Entry, Hop, Kind, LinkState, Out, Own};
 fn rig() -> Rig {
     let mut policy = config("[filter.FORWARD]\npolicy = \"ACCEPT\"\n[filter.INPUT]\npolicy = \"ACCEPT\"\n").policy;
     policy.routes_from = RoutesFrom::Kernel;
-    Rig::of(policy)
+    let neighbours = std::mem::take(&mut policy.neighbours);
+    let rig = Rig::of(policy);
+    rig.router.neighbours.set_static(&neighbours, 0);
+    rig
 }
 
 fn entry(prefix: &str, kind: Kind) -> Entry {

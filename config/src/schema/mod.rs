@@ -202,10 +202,11 @@ fn read<'a>(root: &'a DeTable<'a>, source: &Source, sink: &mut Sink) -> Config {
     let host = host::read(host, sink);
     let vrfs = vrfs::read(top.take("vrfs"), sink);
     let interfaces = interfaces::read(top.take("interfaces"), &vrfs, host.as_ref(), sink);
-    let neighbours = top.take("neighbours").map(|field| field.tables(sink)).unwrap_or_default();
-    let neighbours = neighbours::read(neighbours, &interfaces, sink);
     let routes = routes::read(top.take("routes"), host.as_ref(), &interfaces, sink);
-    let rules = rules::read(routes.rules(top.take("rules"), sink), &interfaces, &routes.routes, sink);
+    let neighbours = routes.beside(top.take("neighbours"), "neighbours", "neigh", sink);
+    let neighbours = neighbours::read(neighbours, &interfaces, sink);
+    let rules = routes.beside(top.take("rules"), "the rules of routing", "rule", sink);
+    let rules = rules::read(rules, &interfaces, &routes.routes, sink);
     let sysctl = sysctl::read(settings, sink);
     let conntrack = conntrack::read(flows, sink);
     let sets = sets::read(top.take("sets"), source, sink);

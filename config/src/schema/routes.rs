@@ -59,12 +59,12 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// The sections `[[rules]]`, which have no place where rules come from the kernel.
-    pub fn rules<'a>(&self, field: Option<Field<'a>>, sink: &mut Sink) -> Vec<Fields<'a>> {
+    /// Sections that have no place where what they say comes from the kernel; there `ip COMMAND` says it.
+    pub fn beside<'a>(&self, field: Option<Field<'a>>, what: &str, command: &str, sink: &mut Sink) -> Vec<Fields<'a>> {
         match (field, &self.at) {
             (Some(field), Some(at)) => {
-                sink.conflict(field.key(), "the rules of routing come from the kernel")
-                    .help("`ip rule` in the namespace of [host], or no `from = \"kernel\"`")
+                sink.conflict(field.key(), format!("{what} come from the kernel"))
+                    .help(format!("`ip {command}` in the namespace of [host], or no `from = \"kernel\"`"))
                     .label(at.clone(), "said here");
                 Vec::new()
             }

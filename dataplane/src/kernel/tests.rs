@@ -98,7 +98,7 @@ fn next_hops_of_ipv6_come_all_together_and_go_one_by_one() {
         ..route("2001:db8:3::/48", Kind::Via(gateways.iter().map(|gateway| hop(gateway, 1)).collect()))
     };
     assert_eq!(news("ip -6 route add 2001:db8:3::/48"), [News::Route(How::Alone, with(&["2001:db8::2"]))]);
-    let both = with(&["2001:db8::2", "2001:db8::3"]);
+    let both = with(&["2001:db8::3", "2001:db8::2"]);
     assert_eq!(news("ip -6 route append 2001:db8:3::/48"), [News::Route(How::Last, both)]);
     assert_eq!(news("ip -6 route del 2001:db8:3::/48"), [News::NoRoute(with(&["2001:db8::2"]))]);
 }
@@ -210,7 +210,7 @@ fn a_view_speaks_of_ports_and_tells_what_is_told_twice_once() {
     assert!(host.does("ip addr add 192.0.2.1/24").contains(&own));
     assert!(!host.does("ip addr add 192.0.2.1/24").contains(&own));
     let count = host.table.len();
-    assert_eq!(count, 3 + 1, "{count}: connected, local, broadcast, and that of the groups");
+    assert_eq!(count, 3 + 3, "the three of the loopback; connected, local, broadcast");
     let replaced = Change::Replace(Entry {
         metric: 20,
         mtu: Some(1400),

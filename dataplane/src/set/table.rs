@@ -166,7 +166,8 @@ impl Table {
         let header = cell.load(Ordering::Relaxed);
         let free = header & LOCK == 0
             && cell.compare_exchange(header, header | LOCK, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        free.then_some(Held(cell))
+        // Made only where it is held: dropping it lets go.
+        free.then(|| Held(cell))
     }
 
     /// Whether two hashes have one home, and so one lock.
