@@ -8,6 +8,7 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use sumun_testbed::host::{Host, ip};
 use sumun_testbed::router::{INTERFACES, head, wait};
@@ -61,11 +62,19 @@ impl Appliance<'_> {
 fn transfer(from: &Host, to: &Host, address: &str, len: usize) -> Result<()> {
     let address: IpAddr = address.parse()?;
     let listener = to.inside(|| Ok(TcpListener::bind((address, 0))?))?;
+    listener.set_nonblocking(true)?;
     let there: SocketAddr = listener.local_addr()?;
+    let given_up = &AtomicBool::new(false);
     let byte = |i: usize| (i ^ i >> 8 ^ i >> 16) as u8;
     std::thread::scope(|scope| {
         let receiver = scope.spawn(move || -> Result<usize> {
-            let (mut stream, _) = listener.accept()?;
+            let mut met = None;
+            wait("a connection", || {
+                met = listener.accept().ok();
+                Ok(met.is_some() || given_up.load(Ordering::Relaxed))
+            })?;
+            let (mut stream, _) = met.context("nobody came")?;
+            stream.set_nonblocking(false)?;
             stream.set_read_timeout(Some(Duration::from_secs(10)))?;
             let (mut buffer, mut at) = (vec![0; 1 << 16], 0);
             loop {
@@ -77,7 +86,9 @@ fn transfer(from: &Host, to: &Host, address: &str, len: usize) -> Result<()> {
                 at += n;
             }
         });
-        let mut stream = from.inside(|| Ok(TcpStream::connect_timeout(&there, Duration::from_secs(5))?))?;
+        let connected = from.inside(|| Ok(TcpStream::connect_timeout(&there, Duration::from_secs(3))?));
+        given_up.store(connected.is_err(), Ordering::Relaxed);
+        let mut stream = connected?;
         stream.write_all(&(0..len).map(byte).collect::<Vec<u8>>())?;
         drop(stream);
         let got = receiver.join().expect("no panic")?;

@@ -2,12 +2,10 @@
 
 use super::facts::{Device, Facts, xdp};
 use super::{Findings, Remedy, Severity};
-use sumun_config::model::{Appliance, Attach, CopyMode, Device as Wanted, Interface, Kind, Transmit};
+use sumun_config::model::{Appliance, Attach, CopyMode, Device as Wanted, Interface, Kind};
 
 /// The first kernel that tells what drivers can do.
 const TELLS: (u32, u32) = (6, 3);
-/// The first kernel that sends many frames at once through XDP.
-const LIVE_FRAMES: (u32, u32) = (5, 18);
 /// Bytes of a frame that are no packet: headroom, Ethernet, two tags.
 const OVERHEAD: u32 = 256 + 14 + 8;
 /// Entries of a receive ring that outlast a pause of the worker.
@@ -97,16 +95,6 @@ fn driver(facts: &Facts, wanted: &Wanted, device: &Device, findings: &mut Findin
             format!("the driver {driver} has no native XDP"),
             "frames go through the kernel's buffers first, which takes several times as long",
             Remedy::Advice("use a card whose driver has it (ice, i40e, ixgbe, mlx5, virtio_net, veth, ...)".into()),
-        );
-    }
-    let sends_well = can & (xdp::ZERO_COPY | xdp::NDO_XMIT) != 0;
-    if wanted.tx != Transmit::Ring && (facts.kernel < LIVE_FRAMES || !sends_well) && can & xdp::ZERO_COPY == 0 {
-        findings.add(
-            Severity::Slow,
-            name,
-            "frames can leave through the AF_XDP ring only, with a copy",
-            "sending takes about four times as long as through XDP",
-            Remedy::Advice("a kernel of 5.18 or newer, and a driver that takes XDP frames".into()),
         );
     }
 }
@@ -303,26 +291,25 @@ mod tests {
     fn drivers_are_known_by_what_they_can_do() {
         let generic = said(check, &appliance(), |f| f.devices.values_mut().for_each(|d| d.xdp = Some(0)));
         assert!(generic[0].starts_with("Slow eth1: the driver ice has no native XDP"), "{generic:?}");
-        assert!(generic[1].starts_with("Slow eth1: frames can leave through the AF_XDP ring only"), "{generic:?}");
-        assert_eq!(generic.len(), 4, "{generic:?}");
+        assert_eq!(generic.len(), 2, "{generic:?}");
         let old = said(check, &appliance(), |f| {
             f.kernel = (6, 1);
             f.device("eth1").xdp = Some(0);
         });
         assert_eq!(old, [""; 0], "that kernel does not tell");
         let native = appliance_of("", "attach = \"native\"", "");
-        let none = said(check, &native, |f| f.devices.values_mut().for_each(|d| d.xdp = Some(xdp::NDO_XMIT)));
+        let none = said(check, &native, |f| f.devices.values_mut().for_each(|d| d.xdp = Some(0)));
         assert!(none[0].starts_with("Broken eth1: the driver ice has no native XDP"), "{none:?}");
     }
 
     #[test]
     fn one_device_that_copies_makes_all_copy() {
-        let one = found(&appliance(), |d| d.xdp = Some(xdp::BASIC | xdp::NDO_XMIT));
+        let one = found(&appliance(), |d| d.xdp = Some(xdp::BASIC));
         assert_eq!(one.len(), 1, "{one:?}");
         assert!(one[0].starts_with("Slow eth1: this device has no zero-copy, and others could"), "{one:?}");
         let told = found(&appliance_of("", "copy = \"copy\"", ""), |_| ());
         assert!(told[0].starts_with("Slow eth1: this device is told to copy"), "{told:?}");
-        let wanted = found(&appliance_of("", "copy = \"zero-copy\"", ""), |d| d.xdp = Some(xdp::BASIC | xdp::NDO_XMIT));
+        let wanted = found(&appliance_of("", "copy = \"zero-copy\"", ""), |d| d.xdp = Some(xdp::BASIC));
         assert!(wanted[0].starts_with("Broken eth1: `copy = \"zero-copy\"`, but"), "{wanted:?}");
     }
 

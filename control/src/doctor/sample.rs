@@ -31,7 +31,7 @@ pub fn facts() -> Facts {
         ethernet: true,
         driver: Some("ice".into()),
         mtu: 1500,
-        xdp: Some(xdp::BASIC | xdp::NDO_XMIT | xdp::ZERO_COPY),
+        xdp: Some(xdp::BASIC | xdp::ZERO_COPY),
         queues: Some((2, 8)),
         channel: "combined",
         ring: Some((2048, 4096)),

@@ -1,0 +1,93 @@
+//! A routing daemon on the router, behind its TAPs, unchanged: what it learns, the router does.
+
+use anyhow::{Context, Result};
+use std::process::{Child, Stdio};
+use sumun_testbed::host::Host;
+use sumun_testbed::router::{head, wait};
+use sumun_testbed::{Lab, Router};
+
+const REST: &str = r#"
+[interfaces.lan0]
+addresses = ["192.168.1.1/24", "fd00:1::1/64"]
+
+[interfaces.wan0]
+addresses = ["203.0.113.2/24", "2001:db8:2::2/64"]
+
+[routes]
+from = "kernel"
+
+[filter.INPUT]
+policy = "DROP"
+rules = [
+  "-m conntrack --ctstate ESTABLISHED -j ACCEPT",
+  "-p ipv6-icmp -j ACCEPT",
+  "-i wan0 -p tcp --dport 179 -j ACCEPT",
+  "-i wan0 -p ospf -j ACCEPT",
+]
+"#;
+
+/// BIRD at work; ends with this.
+struct Bird(Child);
+
+impl Bird {
+    fn start(lab: &Lab, host: &Host, name: &str, config: &str) -> Result<Bird> {
+        let file = lab.path(&format!("{name}.conf"));
+        std::fs::write(&file, format!("log \"{}\" all;\n{config}", lab.path(&format!("{name}.log")).display()))?;
+        let mut command = host.command("bird");
+        command.arg("-f").arg("-c").arg(file).arg("-s").arg(lab.path(&format!("{name}.ctl")));
+        Ok(Bird(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("bird")?))
+    }
+}
+
+impl Drop for Bird {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn speaker(router_id: &str, peer: &str, own: u32, other: u32, link: &str, channel: &str, rest: &str) -> String {
+    format!(
+        "router id {router_id};\nprotocol device {{ scan time 1; }}\n{rest}\n\
+         protocol bgp peer {{\n  local {router_id} as {own};\n  neighbor {peer} as {other};\n  hold time 3;\n  keepalive time 1;\n  \
+         connect delay time 1;\n  connect retry time 1;\n  error wait time 1, 2;\n  ipv4 {{ {channel} }};\n}}\n\
+         protocol ospf v2 links {{\n  ipv4 {{ {channel} }};\n  area 0 {{ interface \"{link}\" {{ type ptp; hello 1; dead count 3; }}; }};\n}}\n"
+    )
+}
+
+fn is_answered(from: &Host, to: &str) -> Result<bool> {
+    Ok(from.output(&["ping", "-n", "-c", "1", "-W", "1", to])?.status.success())
+}
+
+#[test]
+fn what_bgp_and_ospf_learn_is_forwarded_by_and_forgotten_with_its_neighbour() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let host = Host::new(&format!("{}-host", lab.router.name().trim_start_matches("sumun-")))?;
+    let config = format!("{}[host]\nnamespace = \"{}\"\n{REST}", head(&lab, "1"), host.name());
+    let router = Router::start_with(&lab, &config)?;
+    for address in ["198.51.100.1", "198.18.0.1"] {
+        lab.server.ip(&format!("addr add {address}/32 dev lo"))?;
+    }
+    // One network for each protocol; the neighbour is a Linux router.
+    let far = "protocol static bgp_only { ipv4; route 198.51.100.0/24 blackhole; }\n\
+               protocol static ospf_only { ipv4; route 198.18.0.0/15 blackhole; }";
+    let far = speaker("203.0.113.1", "203.0.113.2", 65001, 65002, "eth0", "import none; export EXPORT;", far)
+        .replacen("EXPORT", "where proto = \"bgp_only\"", 1)
+        .replacen("EXPORT", "where proto = \"ospf_only\"", 1);
+    let near = "protocol kernel { ipv4 { import none; export all; }; }";
+    let near = speaker("203.0.113.2", "203.0.113.1", 65002, 65001, "wan0", "import all; export none;", near);
+    let neighbour = Bird::start(&lab, &lab.server, "far", &far)?;
+    let _own = Bird::start(&lab, &host, "near", &near)?;
+
+    let networks = [("198.51.100.0/24", "198.51.100.1"), ("198.18.0.0/15", "198.18.0.1")];
+    for (network, to) in networks {
+        wait(&format!("{network} to be learned"), || Ok(router.ask(&["routes"])?.contains(network)))?;
+        assert!(is_answered(&lab.client1, to)?, "{to} is reached");
+    }
+    drop(neighbour);
+    for (network, to) in networks {
+        wait(&format!("{network} to be forgotten"), || Ok(!router.ask(&["routes"])?.contains(network)))?;
+        assert!(!is_answered(&lab.client1, to)?, "{to} is out of reach");
+    }
+    Ok(())
+}
