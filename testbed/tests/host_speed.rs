@@ -24,6 +24,7 @@ const RULES: &str = r#"
 [filter.INPUT]
 policy = "DROP"
 rules = [
+  "-p icmp -j ACCEPT",
   "-p ipv6-icmp -j ACCEPT",
   "-m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT",
   "-i lan0 -p tcp -j ACCEPT",
