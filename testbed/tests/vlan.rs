@@ -104,7 +104,9 @@ fn hosts_of_tagged_networks_reach_each_other_the_router_and_the_outside() -> Res
     assert_eq!((&office["mac"], &office["mtu"]), (&cable["mac"], &1500.into()));
     let packets = |port: &Value, way: &str| port[format!("{way}_packets")].as_u64().unwrap_or(0);
     for way in ["rx", "tx"] {
-        assert!(packets(&office, way) > 20 && packets(&customer, way) > 700, "{office} {customer}");
+        // Two streams of a million bytes came from the customer; acknowledgements are as many as its stack likes.
+        let least = if way == "rx" { 1300 } else { 20 };
+        assert!(packets(&office, way) > 20 && packets(&customer, way) > least, "{office} {customer}");
         assert!(packets(&cable, way) > packets(&office, way) + packets(&customer, way), "{cable}");
     }
     wait("the log", || Ok(router.log("packets.log").contains("office:IN=office OUT=guests MAC=")))?;

@@ -105,7 +105,7 @@ impl Fib {
             Route::Via { port, .. } => (self.find(key, self.vrf_of(key.iif)).realm, port),
             _ => (0, PortId::NONE),
         };
-        let is_known = key.family == Family::V4 && key.src >> 24 != 0;
+        let is_known = key.family == Family::V4 && key.src != 0;
         let back = Key { src: key.dst, dst: key.src, iif: out, mark: 0, hash: 0, ..*key };
         let from = if is_known { self.find(&back, self.vrf_of(key.iif)).realm << 16 } else { 0 };
         if to >> 16 == 0 { from | to } else { to }
