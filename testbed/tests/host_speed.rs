@@ -156,6 +156,43 @@ fn what_keeps_taps_from_being_made_is_said_at_the_start() -> Result<()> {
     Ok(())
 }
 
+/// A rule that counts what user 65534 or group 65533 sends, and one that refuses it.
+const OWNERS: &str = r#"
+[filter.OUTPUT]
+rules = [
+  "-p tcp --dport 7777 -m owner --gid-owner 65533",
+  "-p tcp --dport 7777 -m owner --socket-exists --uid-owner 65534 -j REJECT --reject-with tcp-reset",
+]
+"#;
+
+#[test]
+fn rules_know_whose_socket_sent_a_packet() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let appliance = Appliance::start(&lab)?;
+    let with_owners = lab.path("owners.toml");
+    std::fs::write(&with_owners, std::fs::read_to_string(&appliance.router.config)? + OWNERS)?;
+    appliance.router.ask(&["apply", &with_owners.display().to_string()])?;
+    let _server = lab.client1.inside(|| Ok(TcpListener::bind("[::]:7777")?))?;
+    for (_, client) in ADDRESSES {
+        let connect = format!("import socket; socket.create_connection((\"{client}\", 7777), 3)");
+        let python = ["/usr/bin/python3", "-c", &connect];
+        let somebody = [&["setpriv", "--reuid", "65534", "--regid", "65533", "--clear-groups"][..], &python].concat();
+        ensure!(appliance.host.output(&python)?.status.success(), "root may: {client}");
+        let refused = appliance.host.output(&somebody)?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        ensure!(said.contains("ConnectionRefusedError"), "{client}: {said}");
+    }
+    let rules = appliance.router.ask(&["rules", "--counters", "--table", "filter"])?;
+    let counted = |bytes: u32, option: &str| {
+        let counter = format!("[1:{bytes}]");
+        rules.lines().any(|line| line.starts_with(&counter) && line.contains(option))
+    };
+    for bytes in [60, 80] {
+        ensure!(counted(bytes, "--gid-owner") && counted(bytes, "--uid-owner"), "{rules}");
+    }
+    Ok(())
+}
+
 #[test]
 #[ignore = "a measurement: it says how fast, not whether it works"]
 fn speed() -> Result<()> {
