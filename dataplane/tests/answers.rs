@@ -129,6 +129,20 @@ fn a_reset_for_a_new_flow_asks_table_nat_and_an_error_does_not() {
 }
 
 #[test]
+fn a_reset_that_is_summed_last_never_has_the_sum_zero_not_even_after_its_mapping() {
+    let rules = "[nat.PREROUTING]\nrules = [\"-p tcp -j REDIRECT\"]\n";
+    let (client, server) = ends(Family::V6);
+    let sum_of_reset = |port: u16| {
+        let sent = Rig::new(rules).send(LAN, &tcp(Family::V6, client, server, (port, 80), "S", b""));
+        let [(LAN, reset)] = &sent[..] else { panic!("{sent:?}") };
+        u16::from_be_bytes([reset[14 + 40 + 16], reset[14 + 40 + 17]])
+    };
+    // The sum falls by one with each port: that far on it would be zero.
+    let port = 1000 + sum_of_reset(1000);
+    assert_eq!(sum_of_reset(port), 0xffff);
+}
+
+#[test]
 fn a_reset_connection_is_closing() {
     for family in Family::ALL {
         let (client, server) = ends(family);

@@ -234,6 +234,10 @@ fn what_is_said_about_copies() -> Result<()> {
         let large = Datagram(&[7; 1400]);
         let mut steps = vec![talk.there(&large), to_router.there(&large), talk.there(&large), to_router.there(&large)];
         steps.extend([to_router.from(5001).there(&large), to_router.from(5001).there(&ping(family))]);
+        // The other own address: not the one of the way back.
+        let mut to_other = talk;
+        to_other.server.address = own(family)[1];
+        steps.push(to_other.from(5003).there(&large));
         if family == Family::V4 {
             // To all of the link, in a frame for the router: the copy's way is its gateway's.
             let mut to_all = talk;
@@ -378,9 +382,31 @@ fn copies_of_what_came_in_fragments_leave_in_fragments() -> Result<()> {
                     scripts
                         .push(Script::new(&format!("{size} {rules}"), family, &table("mangle", &rules)).steps(steps));
                 }
+                // What one packet came in says nothing of the next one's copy.
+                let rules = format!("-A {hook} -m length --length 1601: -j TEE --gateway {gateway}");
+                let mut steps = Vec::new();
+                for (size, len) in [(1000, 1548), (256, 1552), (1000, 1548), (256, 1560), (256, 1700)] {
+                    let pieces = wire::fragments(&talk.packet(&Datagram(&vec![7; len])), size, 50 + steps.len() as u32);
+                    steps.extend(pieces.iter().map(|piece| arrives(port, piece)));
+                }
+                scripts.push(Script::new(&rules, family, &table("mangle", &rules)).steps(steps));
             }
         }
         scripts
+    })
+}
+
+#[test]
+fn copies_of_what_the_router_says_are_cut_to_their_way() -> Result<()> {
+    run("tee-large", |family| {
+        let mut to_router = Talk::new(family);
+        to_router.server.address = own(family)[0];
+        let gateway = of(family, "203.0.113.10", "2001:db8:2::10");
+        let steps = [1200, 1400].map(|len| to_router.there(&Icmp(of(family, 8, 128), 0, 0x0102_0003, &vec![7; len])));
+        ["OUTPUT", "POSTROUTING"]
+            .map(|hook| format!("-A {hook} -j TEE --gateway {gateway}"))
+            .map(|rules| Script::new(&rules, family, &table("mangle", &rules)).steps(steps.clone()))
+            .into()
     })
 }
 

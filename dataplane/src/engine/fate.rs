@@ -117,7 +117,8 @@ impl Engine {
         if cut.is_some() && p.is_loose {
             p.edit(edit::clear_dont_fragment);
         }
-        let Packet { mut frame, facts, l3, hop, largest, .. } = p;
+        let has_sizes = p.has_noted_sizes();
+        let Packet { mut frame, facts, l3, hop, .. } = p;
         let Some(most) = cut else {
             // What the link padded, and any tag, stays behind.
             let whole = frame.resize(l3 as usize + facts.len as usize);
@@ -126,14 +127,14 @@ impl Engine {
             self.transmit(hop.port, facts.family, mac, frame);
             return;
         };
-        self.send_pieces(frame, l3, &facts, hop, mac, (most, largest.is_some()));
+        self.send_pieces(frame, l3, &facts, hop, mac, (most, has_sizes));
     }
 
     /// Sends a packet that is too large, or came in fragments, as fragments.
     #[cold]
     fn send_pieces(&mut self, mut frame: Frame, l3: u16, facts: &Facts, hop: Hop, mac: [u8; 6], cut: (u16, bool)) {
-        let (most, came_in_pieces) = cut;
-        let sizes = match came_in_pieces {
+        let (most, has_sizes) = cut;
+        let sizes = match has_sizes {
             true => fragment::noted_sizes(&mut frame),
             false => fragment::Sizes::default(),
         };

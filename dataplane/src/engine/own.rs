@@ -41,18 +41,20 @@ impl Engine {
         }
         // The host takes nothing from its own address that comes from outside: it hears from whom it has spoken to.
         let of_host = Some(facts.dst).filter(|_| p.tap != PortId::NONE);
-        let Some(source) = of_host.or_else(|| self.own_source(g, facts)) else { return };
+        let Some(source) = of_host.or_else(|| self.own_source(g, p)) else { return };
         self.say(p, |facts, l3, frame| icmp::build_error(error, facts, l3, source, hop_limit, frame));
     }
 
     /// The address from which the router speaks about a packet: the one it was sent to, if that is the router's own. Else
     /// IPv4 takes the one of the way back to the sender (`icmp_route_lookup`), IPv6 the best one of the port that the packet
     /// came in on (`icmp6_send`). None where there is no way back.
-    fn own_source(&self, g: &Running, facts: &Facts) -> Option<u128> {
+    fn own_source(&self, g: &Running, p: &Packet) -> Option<u128> {
         /// What a router without any IPv4 address says it is (RFC 7600).
         const DUMMY: u128 = 0xc000_0008;
-        let Facts { family, src, dst, iif, .. } = *facts;
+        let Facts { family, src, dst, iif, .. } = p.facts;
         let is_own = match is_link_local(family, dst) {
+            // It asks the packet's route, and that of a copy leads to its gateway.
+            _ if family == Family::V4 && p.is_copy => false,
             true => g.fib.is_own_on(family, dst, iif),
             false => g.fib.is_own(family, dst, iif) || (family == Family::V6 && g.fib.is_anycast_on(dst, iif)),
         };
@@ -109,16 +111,17 @@ impl Engine {
             Family::V4 => g.policy.sysctl.ip_default_ttl,
             Family::V6 => g.policy.sysctl.ipv6_hop_limit,
         };
-        self.say(p, |facts, l3, frame| {
+        let said = self.say(p, |facts, l3, frame| {
             let built = icmp::build_tcp_reset(facts, l3, hop_limit, frame);
             if built {
                 edit::set_tos(frame.bytes_mut(), &mut facts.clone(), tos);
-                if is_late {
-                    icmp::sum_late(facts.family, frame);
-                }
             }
             built
-        })
+        });
+        if let Some(reset) = self.own.back_mut().filter(|_| said) {
+            reset.is_summed_late = is_late;
+        }
+        said
     }
 
     /// Puts a packet of the router's own, built about `cause`, in line for local output. False where none is due or there is
@@ -178,14 +181,22 @@ impl Engine {
 
     #[cold]
     fn speak(&mut self, g: &Running) {
-        while let Some(mut p) = self.own.pop_front() {
-            let end = self.output(g, &mut p);
-            self.finish(g, p, end);
+        while let Some(p) = self.own.pop_front() {
+            self.utter(g, p);
         }
         while let Some(mut p) = self.messages.pop_front() {
             let end = self.discovery(g, &mut p);
             self.finish(g, p, end);
         }
+    }
+
+    /// One packet of what the router has to say.
+    pub(super) fn utter(&mut self, g: &Running, mut p: Packet) {
+        let end = self.output(g, &mut p);
+        if p.is_summed_late {
+            p.edit(edit::avoid_zero_tcp_sum);
+        }
+        self.finish(g, p, end);
     }
 
     /// A packet for this host that INPUT let through.

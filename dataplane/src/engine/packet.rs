@@ -39,8 +39,11 @@ pub struct Packet {
     pub is_copy: bool,
     /// The port that a copy was first sent over: to POSTROUTING it looks as if it had come in there (`skb->dev`).
     pub made_for: PortId,
-    /// It has Don't Fragment and came in fragments without: those that it leaves in have none either.
+    /// A copy with Don't Fragment of what came in fragments without, or was made here without: where it leaves in fragments,
+    /// they have none either (`ignore_df`).
     pub is_loose: bool,
+    /// A TCP segment of the router's own whose sum the kernel would leave to the device, and so compute last.
+    pub is_summed_late: bool,
 }
 
 /// Where a packet goes next: the port, the address on its link, and the largest packet for it.
@@ -80,6 +83,7 @@ impl Packet {
             is_copy: false,
             made_for: PortId::NONE,
             is_loose: false,
+            is_summed_late: false,
         }
     }
 
@@ -95,6 +99,7 @@ impl Packet {
     pub fn must_fit(&self) -> bool {
         let is_own = self.facts.iif == PortId::NONE && !self.is_copy && self.tap == PortId::NONE;
         self.facts.len > self.hop.mtu
+            && !(self.is_loose && self.largest.is_none())
             && (self.facts.dont_frag || (self.facts.family == Family::V6 && !is_own))
             && self.largest.is_none_or(|largest| largest.get() > self.hop.mtu)
     }
@@ -109,6 +114,11 @@ impl Packet {
             _ if len > mtu || self.frame.is_large() => Some(mtu),
             _ => None,
         }
+    }
+
+    /// Whether its frame notes the fragments that it came in. A copy's does not.
+    pub fn has_noted_sizes(&self) -> bool {
+        self.largest.is_some() && !self.is_copy
     }
 
     /// Changes header bytes and facts together.

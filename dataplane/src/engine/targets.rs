@@ -142,7 +142,7 @@ impl Engine {
             secmark,
             largest,
             is_copy: true,
-            is_loose: largest.is_some() && !p.facts.dont_frag,
+            is_loose: !p.facts.dont_frag && (largest.is_some() || p.facts.iif == PortId::NONE),
             ..Packet::new(frame, facts, 0)
         };
         copy.edit(edit::forbid_fragments);
@@ -160,8 +160,7 @@ impl Engine {
         // What is said about the copy comes before what becomes of the packet, whose flow may not be there yet.
         while let Some(mut about) = self.own.remove(said) {
             about.is_copy = true;
-            let end = self.output(g, &mut about);
-            self.finish(g, about, end);
+            self.utter(g, about);
         }
         if let Some(trace) = &mut self.trace {
             trace.end = ended;

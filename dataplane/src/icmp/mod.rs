@@ -8,7 +8,7 @@ pub mod build;
 pub mod due;
 pub mod rate;
 
-pub use build::{Segment, build_error, build_tcp_reset, sum_late};
+pub use build::{Segment, build_error, build_tcp_reset};
 pub use due::{is_due, is_reject_due, is_reset_due};
 pub use rate::RateLimit;
 

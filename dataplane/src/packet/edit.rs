@@ -219,6 +219,14 @@ pub fn forbid_fragments(l3: &mut [u8], facts: &mut Facts) {
     }
 }
 
+/// Writes the sum of a TCP segment as one that is never zero: both zeros mean the same.
+pub fn avoid_zero_tcp_sum(l3: &mut [u8], facts: &mut Facts) {
+    let at = usize::from(facts.l4_off) + 16;
+    if let Some(sum) = l3.get_mut(at..at + 2).filter(|sum| **sum == [0, 0]) {
+        sum.fill(0xff);
+    }
+}
+
 /// Takes Don't Fragment from an IPv4 packet. Nothing for IPv6.
 pub fn clear_dont_fragment(l3: &mut [u8], facts: &mut Facts) {
     if let (Family::V4, Some(word)) = (facts.family, read(l3, 6)) {
