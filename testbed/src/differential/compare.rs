@@ -29,10 +29,11 @@
 //! | copies by TEE of IPv6 packets to many | come in again, as what the router sends to groups that it is in | do not |
 //! | frames to a group's MAC that DNAT leads on, with a rule of `cluster` | are forwarded once the rule has been asked for them | are, whether it was or not |
 //! | connlimit of packets in one tick (4 ms) | counts their flow once for each | counts it once |
+//! | DCCP | has its checksum damaged by NAT | has it kept right |
 //! | PIM to the router | is swallowed by the kernel's multicast routing | is an unknown protocol |
 //! | TOS, DSCP and HL in PREROUTING and INPUT of IPv6 | makes local sockets take packets for damaged (CHECKSUM_COMPLETE) | does not |
 
-use super::wire::{ETHERNET, family};
+use super::wire::{ACK, ETHERNET, SYN, family};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use sumun_config::facts::{Family, PortId, proto};
@@ -42,11 +43,16 @@ use sumun_dataplane::packet::parse;
 /// Seconds by which the time left of a flow may differ.
 const SLACK: i64 = 2;
 
+/// A port that the engine chose: protocol, peer's address and port, and the address that it is a port of. The kernel's is told
+/// beside it.
+type Choice = (u8, u128, u16, u128, u16);
+
 /// What NAT chose by chance on either side.
 #[derive(Default)]
 pub struct Choices {
-    /// By protocol and peer, the engine's port to the kernel's.
-    ports: BTreeMap<(u8, u128, u16, u16), u16>,
+    ports: BTreeMap<Choice, u16>,
+    /// The addresses and ports of what came in, of the TCP connection that a choice was last made for.
+    begun: BTreeMap<Choice, (u128, u16, u128, u16)>,
     /// A flow to a port that was chosen was given another: the flow tables are not compared then.
     twice: bool,
 }
@@ -74,6 +80,7 @@ impl Choices {
         }
         let (mut kernel, mut engine) = (kernel.to_vec(), engine.to_vec());
         // Ids last: without them the header's checksum no longer holds.
+        self.forget_choice(input, &kernel, &engine);
         self.mask_choice(&mut kernel, &mut engine);
         for frame in [&mut kernel, &mut engine] {
             mask_id(input, frame);
@@ -100,6 +107,23 @@ impl Choices {
         }
     }
 
+    /// Forgets the choice for a flow that is gone, where another one that begins has got the same port.
+    fn forget_choice(&mut self, input: &[u8], kernel: &[u8], engine: &[u8]) {
+        let parse = |frame: &[u8]| {
+            let l3 = frame.get(ETHERNET..)?;
+            let f = parse::ip(family(l3), l3).ok().filter(|f| f.has_l4 && f.proto == proto::TCP)?;
+            Some((f.src, f.sport, f.dst, f.dport)).filter(|_| f.tcp_flags & (SYN | ACK) == SYN)
+        };
+        let (Some(from), Some(_), Some((own, sport, peer, dport))) = (parse(input), parse(kernel), parse(engine))
+        else {
+            return;
+        };
+        let choice = (proto::TCP, peer, dport, own, sport);
+        if self.begun.insert(choice, from).is_some_and(|before| before != from) {
+            self.ports.remove(&choice);
+        }
+    }
+
     /// Takes away the port that NAT chose, here and in what an error quotes, if it is the same choice as before.
     fn mask_choice(&mut self, kernel: &mut [u8], engine: &mut [u8]) {
         self.mask_packet(kernel, engine, ETHERNET, false);
@@ -116,8 +140,8 @@ impl Choices {
             return;
         }
         let l4 = at + usize::from(k.l4_off);
-        let same = |choices: &mut BTreeMap<_, _>, peer: u128, port: u16, ours: u16, theirs: u16| {
-            *choices.entry((k.proto, peer, port, ours)).or_insert(theirs) == theirs
+        let same = |choices: &mut BTreeMap<Choice, u16>, peer: (u128, u16), own: u128, ours: u16, theirs: u16| {
+            *choices.entry((k.proto, peer.0, peer.1, own, ours)).or_insert(theirs) == theirs
         };
         let is_error = matches!((k.proto, kernel[l4]), (proto::ICMP, 3..=5 | 11 | 12) | (proto::ICMPV6, 1..=4));
         if is_error && !is_quoted && kernel.len() > l4 + 28 {
@@ -137,13 +161,17 @@ impl Choices {
         };
         let chosen = match (k.sport == e.sport, k.dport == e.dport) {
             (false, true) => {
-                same(&mut self.ports, k.dst, peer_port(k.proto, k.dport), e.sport, k.sport).then_some(choice)
+                let peer = (k.dst, peer_port(k.proto, k.dport));
+                same(&mut self.ports, peer, k.src, e.sport, k.sport).then_some(choice)
             }
             // What goes to the chosen port: its flow was kept from conntrack on this way.
-            (true, false) if choice == 0 => same(&mut self.ports, k.src, k.sport, e.dport, k.dport).then_some(2),
+            (true, false) if choice == 0 => {
+                same(&mut self.ports, (k.src, k.sport), k.dst, e.dport, k.dport).then_some(2)
+            }
             // The same, and as a flow of its own it was given another port.
             (false, false)
-                if choice == 0 && self.ports.iter().any(|(key, port)| (key.3, *port) == (e.dport, k.dport)) =>
+                if choice == 0
+                    && self.ports.iter().any(|(key, port)| (key.3, key.4, *port) == (e.dst, e.dport, k.dport)) =>
             {
                 self.twice = true;
                 for side in [&mut *kernel, &mut *engine] {
@@ -238,13 +266,17 @@ impl Choices {
             let [src, dst] = [src, dst].map(super::net::address);
             let renamed = match (number(2, "sport="), number(3, "dport="), number(4, "id=")) {
                 (Some(sport), Some(dport), _) => {
-                    let to =
-                        self.ports.get(&(protocol, src, sport, dport)).map(|theirs| (3, format!("dport={theirs}")));
+                    let to = self
+                        .ports
+                        .get(&(protocol, src, sport, dst, dport))
+                        .map(|theirs| (3, format!("dport={theirs}")));
                     to.or_else(|| {
-                        self.ports.get(&(protocol, dst, dport, sport)).map(|theirs| (2, format!("sport={theirs}")))
+                        self.ports.get(&(protocol, dst, dport, src, sport)).map(|theirs| (2, format!("sport={theirs}")))
                     })
                 }
-                (_, _, Some(id)) => self.ports.get(&(protocol, src, 0, id)).map(|theirs| (4, format!("id={theirs}"))),
+                (_, _, Some(id)) => {
+                    self.ports.get(&(protocol, src, 0, dst, id)).map(|theirs| (4, format!("id={theirs}")))
+                }
                 _ => None,
             };
             if let Some((at, word)) = renamed {

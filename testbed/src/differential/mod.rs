@@ -82,7 +82,9 @@ impl Case {
         let wanted = |step: &Step| match step {
             Step::Fresh { frame, .. } => match (wire::is_discovery(frame), wire::is_to_many(frame)) {
                 (true, is_to_many) => !(asks_for_others || copies && is_to_many),
-                (false, is_to_many) => !((copies || maps) && is_to_many),
+                (false, is_to_many) => {
+                    !(copies && is_to_many || maps && (is_to_many || wire::is_ping_in_pieces(frame)))
+                }
             },
             Step::Answer { .. } => true,
         };

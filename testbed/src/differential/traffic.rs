@@ -487,6 +487,10 @@ impl Traffic {
             3 => {
                 let at = self.rng.pick(&[0, 1, 2, 3, 4, 8, 9, 12]);
                 packet[at] ^= 1 << self.rng.below(8);
+                // Not what was ICMP as DCCP.
+                if self.family == Family::V4 && packet[9] == proto::DCCP {
+                    packet[9] = proto::ICMP;
+                }
                 reheader = true;
             }
             // Cut off.
@@ -516,7 +520,7 @@ impl Traffic {
             let check = sumun_dataplane::packet::checksum::Sum::new().bytes(&packet[..len]).checksum();
             packet[10..12].copy_from_slice(&check.to_be_bytes());
         }
-        if !is_fragment(self.family, &packet) {
+        if !wire::is_fragment(&packet) {
             self.push(port, &packet);
         }
     }
@@ -607,13 +611,5 @@ impl Traffic {
         if self.rng.chance(30) {
             self.answer(first, Answer::Reply { len: 11 });
         }
-    }
-}
-
-/// Fragments are a story of their own: the kernel puts them together before any rule sees them.
-fn is_fragment(family: Family, l3: &[u8]) -> bool {
-    match family {
-        Family::V4 => l3.len() >= 8 && (l3[6] & 0x3f, l3[7]) != (0, 0),
-        Family::V6 => l3.get(6) == Some(&44),
     }
 }

@@ -316,6 +316,25 @@ pub fn is_discovery(frame: &[u8]) -> bool {
     })
 }
 
+/// Whether it is a part of a packet.
+pub fn is_fragment(packet: &[u8]) -> bool {
+    match family(packet) {
+        Family::V4 => packet.len() >= 8 && (packet[6] & 0x3f, packet[7]) != (0, 0),
+        Family::V6 => packet.get(6) == Some(&44),
+    }
+}
+
+/// Whether a frame is a part of an ICMP message.
+pub fn is_ping_in_pieces(frame: &[u8]) -> bool {
+    frame.get(ETHERNET..).is_some_and(|l3| {
+        let protocol = match family(l3) {
+            Family::V4 => l3.get(9) == Some(&proto::ICMP),
+            Family::V6 => l3.get(40) == Some(&proto::ICMPV6),
+        };
+        is_fragment(l3) && protocol
+    })
+}
+
 /// The source of a packet.
 pub fn source(packet: &[u8]) -> u128 {
     let field = match family(packet) {

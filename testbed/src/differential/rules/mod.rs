@@ -156,12 +156,18 @@ impl Rules {
         self.of_hooks("nat", &["input"]).any(|chain| chain.rules.iter().any(is_mapping))
     }
 
-    /// The same without copies of what comes to the router, if OUTPUT may send them another way: to the router again.
+    /// The same without copies of what comes to the router, if OUTPUT may send them another way: to the router again. Nor of
+    /// what the router asks many for neighbours that are not there, where DNPT sends packets to such.
     pub fn without_returning_copies(mut self) -> Rules {
         const TURNING: [&str; 7] = ["-j MARK", "-j HMARK", "-j TOS", "-j DSCP", "-j ECN", "-j HL", "--map-mark"];
         let turns = |rule: &String| TURNING.iter().any(|target| rule.contains(target));
         if self.of_hooks("mangle", &["output"]).any(|chain| chain.rules.iter().any(turns)) {
             for chain in self.chains.iter_mut().filter(|chain| chain.is_of(&["prerouting", "input"])) {
+                chain.rules.retain(|rule| !rule.contains("-j TEE"));
+            }
+        }
+        if self.lines().any(|rule| rule.contains("-j DNPT")) {
+            for chain in self.chains.iter_mut().filter(|chain| chain.is_of(&["output", "postrouting"])) {
                 chain.rules.retain(|rule| !rule.contains("-j TEE"));
             }
         }
