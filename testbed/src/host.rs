@@ -105,6 +105,11 @@ impl Host {
         self.run(&["ping", "-n", "-q", "-i", "0.05", "-W", "2", "-c", &count, address]).is_ok()
     }
 
+    /// Whether an address answers one ping within a second; an error where there is no ping.
+    pub fn pings_once(&self, address: &str) -> Result<bool> {
+        Ok(self.output(&["ping", "-n", "-q", "-c", "1", "-W", "1", address])?.status.success())
+    }
+
     /// Whether an address answers all of so many pings with this many bytes of data.
     pub fn pings_with(&self, address: &str, count: u32, bytes: usize) -> bool {
         let (count, bytes) = (count.to_string(), bytes.to_string());

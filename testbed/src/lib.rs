@@ -9,6 +9,7 @@
 //! A [`Lab`] belongs to one test; names carry the process id and the test's name, so tests run side by side, and everything
 //! it made goes when it is dropped, also after a panic. Leftovers of a killed run are swept by [`sweep`].
 
+pub mod appliance;
 pub mod craft;
 pub mod differential;
 pub mod host;
@@ -17,6 +18,7 @@ pub mod router;
 pub mod talk;
 pub mod trunk;
 
+pub use appliance::{Appliance, Beside};
 pub use host::Host;
 pub use lab::{Lab, sweep};
 pub use router::Router;

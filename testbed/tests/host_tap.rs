@@ -1,10 +1,8 @@
 //! Programs on the router, behind its TAPs: ssh into it, fetch from it, and rules for what they hear and say.
 
 use anyhow::{Context, Result, ensure};
-use std::process::{Child, Stdio};
-use sumun_testbed::host::Host;
-use sumun_testbed::router::{INTERFACES, head, wait};
-use sumun_testbed::{Lab, Router};
+use sumun_testbed::router::{INTERFACES, wait};
+use sumun_testbed::{Appliance, Beside, Host, Lab, Router};
 
 const RULES: &str = r#"
 [filter.INPUT]
@@ -26,24 +24,6 @@ rules = [
 rules = ["-d 198.51.100.80 -p tcp --dport 80 -j DNAT --to-destination 203.0.113.1:8080"]
 "#;
 
-/// A program that ends with this.
-struct Beside(Child);
-
-impl Beside {
-    fn start(host: &Host, words: &[&str]) -> Result<Beside> {
-        let mut command = host.command(words[0]);
-        command.args(&words[1..]).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Beside(command.spawn().with_context(|| words[0].to_string())?))
-    }
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Packets of the rule in whose line these words are.
 fn counted(router: &Router, words: &str) -> Result<u64> {
     let rules = router.ask(&["rules", "--counters"])?;
@@ -54,10 +34,8 @@ fn counted(router: &Router, words: &str) -> Result<u64> {
 #[test]
 fn ssh_into_the_router_and_fetching_from_it_pass_its_rules() -> Result<()> {
     let lab = Lab::new(1)?;
-    let host = Host::new(&format!("{}-host", lab.router.name().trim_start_matches("sumun-")))?;
-    let config = format!("{}[host]\nnamespace = \"{}\"\n{INTERFACES}{RULES}", head(&lab, "1"), host.name());
-    let router = Router::start_with(&lab, &config)?;
-    wait("addresses on the TAP", || Ok(host.ip("addr show dev lan0")?.contains("192.168.1.1/24")))?;
+    let appliance = Appliance::start(&lab, &format!("{INTERFACES}{RULES}"))?;
+    let Appliance { router, host } = &appliance;
     host.ip("route add default via 203.0.113.1")?;
 
     let path = |name: &str| lab.path(name).display().to_string();
@@ -71,8 +49,9 @@ fn ssh_into_the_router_and_fetching_from_it_pass_its_rules() -> Result<()> {
         path("user_key.pub")
     );
     std::fs::write(path("sshd.conf"), sshd)?;
-    let _sshd = Beside::start(&host, &["/usr/sbin/sshd", "-D", "-f", &path("sshd.conf")])?;
-    let _web = Beside::start(&lab.server, &["python3", "-m", "http.server", "8080", "--directory", &path("")])?;
+    let _sshd = Beside::start(host.command("/usr/sbin/sshd").args(["-D", "-f", &path("sshd.conf")]))?;
+    let _web =
+        Beside::start(lab.server.command("python3").args(["-m", "http.server", "8080", "--directory", &path("")]))?;
     std::fs::write(path("page"), "from the server")?;
 
     let ssh = |from: &Host, to: &str| {
@@ -87,8 +66,8 @@ fn ssh_into_the_router_and_fetching_from_it_pass_its_rules() -> Result<()> {
     }
     let refused = ssh(&lab.server, "root@203.0.113.2")?;
     ensure!(!refused.status.success(), "INPUT has no rule for ssh from the WAN");
-    ensure!(counted(&router, "--dport 22")? >= 1);
-    ensure!(counted(&router, "-A OUTPUT -o lan0 -p tcp")? >= 10);
+    ensure!(counted(router, "--dport 22")? >= 1);
+    ensure!(counted(router, "-A OUTPUT -o lan0 -p tcp")? >= 10);
 
     let fetch = |as_user: &[&str], url: &str| host.output(&[as_user, &["curl", "-s", "-S", "-m", "3", url]].concat());
     let direct = "http://203.0.113.1:8080/page";
@@ -97,7 +76,7 @@ fn ssh_into_the_router_and_fetching_from_it_pass_its_rules() -> Result<()> {
     ensure!(mapped.stdout == b"from the server", "DNAT in OUTPUT: {mapped:?}");
     let nobody = fetch(&["setpriv", "--reuid", "65534", "--clear-groups"], direct)?;
     ensure!(nobody.status.code() == Some(7), "refused by its user: {nobody:?}");
-    ensure!(counted(&router, "--uid-owner 65534")? == 1);
+    ensure!(counted(router, "--uid-owner 65534")? == 1);
 
     ensure!(lab.client1.pings("192.168.1.1", 3) && lab.client1.pings("fd00:1::1", 3));
     ensure!(host.pings("203.0.113.1", 3) && host.pings("fd00:1::11", 3));

@@ -1,17 +1,10 @@
 //! Routes, addresses and rules of the kernel's namespace of TAPs hold in the router, while it runs.
 
 use anyhow::Result;
-use sumun_testbed::host::Host;
-use sumun_testbed::router::{head, wait};
-use sumun_testbed::{Lab, Router};
+use sumun_testbed::router::{INTERFACES, wait};
+use sumun_testbed::{Appliance, Lab};
 
 const REST: &str = r#"
-[interfaces.lan0]
-addresses = ["192.168.1.1/24", "fd00:1::1/64"]
-
-[interfaces.wan0]
-addresses = ["203.0.113.2/24", "2001:db8:2::2/64"]
-
 [routes]
 from = "kernel"
 
@@ -20,24 +13,17 @@ policy = "DROP"
 rules = ["-p icmp -j ACCEPT", "-p ipv6-icmp -j ACCEPT"]
 "#;
 
-/// Whether one of a few pings is answered.
-fn is_answered(from: &Host, to: &str) -> Result<bool> {
-    Ok(from.output(&["ping", "-n", "-c", "1", "-W", "1", to])?.status.success())
-}
-
 #[test]
 fn what_ip_says_in_the_namespace_of_taps_is_what_the_router_does() -> Result<()> {
     let lab = Lab::new(1)?;
-    let host = Host::new(&format!("{}-host", lab.router.name().trim_start_matches("sumun-")))?;
-    let config = format!("{}[host]\nnamespace = \"{}\"\n{REST}", head(&lab, "1"), host.name());
-    let router = Router::start_with(&lab, &config)?;
+    let appliance = Appliance::start(&lab, &format!("{INTERFACES}{REST}"))?;
+    let Appliance { router, host } = &appliance;
     lab.server.ip("addr add 198.51.100.1/32 dev lo")?;
     lab.server.ip("addr add 2001:db8:99::1/128 dev lo nodad")?;
 
     // Addresses of the configuration are on the TAPs, and their networks are reached.
-    wait("addresses on the TAP", || Ok(host.ip("addr show dev lan0")?.contains("192.168.1.1/24")))?;
     for to in ["192.168.1.1", "fd00:1::1", "203.0.113.1", "2001:db8:2::1"] {
-        wait(&format!("{to} from client1"), || is_answered(&lab.client1, to))?;
+        wait(&format!("{to} from client1"), || lab.client1.pings_once(to))?;
     }
 
     // A route is followed as soon as it is there, and no longer when it is gone.
@@ -45,26 +31,26 @@ fn what_ip_says_in_the_namespace_of_taps_is_what_the_router_does() -> Result<()>
         ("-4", "198.51.100.0/24", "203.0.113.1", "198.51.100.1"),
         ("-6", "2001:db8:99::/48", "2001:db8:2::1", "2001:db8:99::1"),
     ] {
-        assert!(!is_answered(&lab.client1, to)?, "there is no route yet");
+        assert!(!lab.client1.pings_once(to)?, "there is no route yet");
         host.ip(&format!("{family} route add {prefix} via {gateway}"))?;
         wait(&format!("the route to {prefix}"), || {
             Ok(router.ask(&["routes", "get", to])?.contains(&format!("via {gateway}")))
         })?;
-        assert!(is_answered(&lab.client1, to)?, "the route holds");
+        assert!(lab.client1.pings_once(to)?, "the route holds");
         host.ip(&format!("{family} route del {prefix}"))?;
         wait(&format!("{prefix} to be forgotten"), || Ok(!router.ask(&["routes"])?.contains(gateway)))?;
-        assert!(!is_answered(&lab.client1, to)?, "the route is gone");
+        assert!(!lab.client1.pings_once(to)?, "the route is gone");
     }
 
     // An address that somebody else puts there is the router's own.
     host.ip("addr add 192.168.1.200/24 dev lan0")?;
-    wait("an answer from the new address", || is_answered(&lab.client1, "192.168.1.200"))?;
+    wait("an answer from the new address", || lab.client1.pings_once("192.168.1.200"))?;
     host.ip("addr del 192.168.1.200/24 dev lan0")?;
-    wait("no answer from it any more", || Ok(!is_answered(&lab.client1, "192.168.1.200")?))?;
+    wait("no answer from it any more", || Ok(!lab.client1.pings_once("192.168.1.200")?))?;
 
     // The host's own stack reaches the world through OUTPUT.
-    assert!(is_answered(&host, "203.0.113.1")?);
-    assert!(is_answered(&host, "2001:db8:2::1")?);
+    assert!(host.pings_once("203.0.113.1")?);
+    assert!(host.pings_once("2001:db8:2::1")?);
     let status = router.status()?;
     assert_eq!(status["mirror"]["synchronised"].as_bool(), Some(true), "{}", status["mirror"]);
     Ok(())

@@ -1,18 +1,10 @@
 //! A routing daemon on the router, behind its TAPs, unchanged: what it learns, the router does.
 
-use anyhow::{Context, Result};
-use std::process::{Child, Stdio};
-use sumun_testbed::host::Host;
-use sumun_testbed::router::{head, wait};
-use sumun_testbed::{Lab, Router};
+use anyhow::Result;
+use sumun_testbed::router::{INTERFACES, wait};
+use sumun_testbed::{Appliance, Beside, Host, Lab};
 
 const REST: &str = r#"
-[interfaces.lan0]
-addresses = ["192.168.1.1/24", "fd00:1::1/64"]
-
-[interfaces.wan0]
-addresses = ["203.0.113.2/24", "2001:db8:2::2/64"]
-
 [routes]
 from = "kernel"
 
@@ -26,24 +18,11 @@ rules = [
 ]
 "#;
 
-/// BIRD at work; ends with this.
-struct Bird(Child);
-
-impl Bird {
-    fn start(lab: &Lab, host: &Host, name: &str, config: &str) -> Result<Bird> {
-        let file = lab.path(&format!("{name}.conf"));
-        std::fs::write(&file, format!("log \"{}\" all;\n{config}", lab.path(&format!("{name}.log")).display()))?;
-        let mut command = host.command("bird");
-        command.arg("-f").arg("-c").arg(file).arg("-s").arg(lab.path(&format!("{name}.ctl")));
-        Ok(Bird(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("bird")?))
-    }
-}
-
-impl Drop for Bird {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// BIRD at work.
+fn bird(lab: &Lab, host: &Host, name: &str, config: &str) -> Result<Beside> {
+    let file = lab.path(&format!("{name}.conf"));
+    std::fs::write(&file, format!("log \"{}\" all;\n{config}", lab.path(&format!("{name}.log")).display()))?;
+    Beside::start(host.command("bird").arg("-f").arg("-c").arg(file).arg("-s").arg(lab.path(&format!("{name}.ctl"))))
 }
 
 fn speaker(router_id: &str, peer: &str, own: u32, other: u32, link: &str, channel: &str, rest: &str) -> String {
@@ -55,16 +34,11 @@ fn speaker(router_id: &str, peer: &str, own: u32, other: u32, link: &str, channe
     )
 }
 
-fn is_answered(from: &Host, to: &str) -> Result<bool> {
-    Ok(from.output(&["ping", "-n", "-c", "1", "-W", "1", to])?.status.success())
-}
-
 #[test]
 fn what_bgp_and_ospf_learn_is_forwarded_by_and_forgotten_with_its_neighbour() -> Result<()> {
     let lab = Lab::new(1)?;
-    let host = Host::new(&format!("{}-host", lab.router.name().trim_start_matches("sumun-")))?;
-    let config = format!("{}[host]\nnamespace = \"{}\"\n{REST}", head(&lab, "1"), host.name());
-    let router = Router::start_with(&lab, &config)?;
+    let appliance = Appliance::start(&lab, &format!("{INTERFACES}{REST}"))?;
+    let Appliance { router, host } = &appliance;
     for address in ["198.51.100.1", "198.18.0.1"] {
         lab.server.ip(&format!("addr add {address}/32 dev lo"))?;
     }
@@ -76,18 +50,18 @@ fn what_bgp_and_ospf_learn_is_forwarded_by_and_forgotten_with_its_neighbour() ->
         .replacen("EXPORT", "where proto = \"ospf_only\"", 1);
     let near = "protocol kernel { ipv4 { import none; export all; }; }";
     let near = speaker("203.0.113.2", "203.0.113.1", 65002, 65001, "wan0", "import all; export none;", near);
-    let neighbour = Bird::start(&lab, &lab.server, "far", &far)?;
-    let _own = Bird::start(&lab, &host, "near", &near)?;
+    let neighbour = bird(&lab, &lab.server, "far", &far)?;
+    let _own = bird(&lab, host, "near", &near)?;
 
     let networks = [("198.51.100.0/24", "198.51.100.1"), ("198.18.0.0/15", "198.18.0.1")];
     for (network, to) in networks {
         wait(&format!("{network} to be learned"), || Ok(router.ask(&["routes"])?.contains(network)))?;
-        assert!(is_answered(&lab.client1, to)?, "{to} is reached");
+        assert!(lab.client1.pings_once(to)?, "{to} is reached");
     }
     drop(neighbour);
     for (network, to) in networks {
         wait(&format!("{network} to be forgotten"), || Ok(!router.ask(&["routes"])?.contains(network)))?;
-        assert!(!is_answered(&lab.client1, to)?, "{to} is out of reach");
+        assert!(!lab.client1.pings_once(to)?, "{to} is out of reach");
     }
     Ok(())
 }

@@ -1,41 +1,22 @@
 //! Two routers with keepalived behind their TAPs and one address between them: where one loses its link, the other has it.
 
 use anyhow::{Context, Result, ensure};
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
-use sumun_testbed::Router;
 use sumun_testbed::host::{Host, PREFIX, join};
 use sumun_testbed::router::{head_in, wait};
+use sumun_testbed::{Beside, Router};
 
-/// keepalived at work; ends with this.
-struct Keepalived(Child);
-
-impl Keepalived {
-    fn start(host: &Host, dir: &std::path::Path, priority: u32) -> Result<Keepalived> {
-        let config = format!(
-            "global_defs {{\n  router_id sumun\n}}\nvrrp_instance shared {{\n  state BACKUP\n  interface lan0\n  virtual_router_id 51\n  \
-             priority {priority}\n  advert_int 0.2\n  virtual_ipaddress {{\n    192.168.7.254/24\n  }}\n}}\n"
-        );
-        let file = dir.join("keepalived.conf");
-        std::fs::write(&file, config)?;
-        let mut command = host.command("keepalived");
-        command.args(["--dont-fork", "--vrrp", "--use-file"]).arg(file);
-        command.arg("--pid").arg(dir.join("keepalived.pid")).arg("--vrrp_pid").arg(dir.join("vrrp.pid"));
-        Ok(Keepalived(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("keepalived")?))
-    }
-}
-
-impl Drop for Keepalived {
-    fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(self.0.id() as i32);
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let until = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < until && self.0.try_wait().is_ok_and(|ended| ended.is_none()) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// keepalived at work.
+fn keepalived(host: &Host, dir: &std::path::Path, priority: u32) -> Result<Beside> {
+    let config = format!(
+        "global_defs {{\n  router_id sumun\n}}\nvrrp_instance shared {{\n  state BACKUP\n  interface lan0\n  virtual_router_id 51\n  \
+         priority {priority}\n  advert_int 0.2\n  virtual_ipaddress {{\n    192.168.7.254/24\n  }}\n}}\n"
+    );
+    let file = dir.join("keepalived.conf");
+    std::fs::write(&file, config)?;
+    let mut command = host.command("keepalived");
+    command.args(["--dont-fork", "--vrrp", "--use-file"]).arg(file);
+    Beside::start(command.arg("--pid").arg(dir.join("keepalived.pid")).arg("--vrrp_pid").arg(dir.join("vrrp.pid")))
 }
 
 fn config(dir: &std::path::Path, host: &Host, address: &str) -> String {
@@ -75,8 +56,8 @@ fn the_shared_address_moves_to_the_router_that_is_left_and_back() -> Result<()> 
     for host in [&first_host, &second_host] {
         wait("addresses on the TAP", || Ok(host.ip("addr show dev lan0")?.contains("192.168.7.")))?;
     }
-    let _a = Keepalived::start(&first_host, first_dir, 150)?;
-    let _b = Keepalived::start(&second_host, second_dir, 100)?;
+    let _a = keepalived(&first_host, first_dir, 150)?;
+    let _b = keepalived(&second_host, second_dir, 100)?;
     let answers = || Ok(client.output(&["ping", "-n", "-c", "1", "-W", "0.1", "192.168.7.254"])?.status.success());
     wait("the first router to have the address", || Ok(has_address(&first_host)? && !has_address(&second_host)?))?;
     wait("an answer of the shared address", answers)?;
