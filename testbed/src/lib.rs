@@ -11,6 +11,7 @@
 
 pub mod appliance;
 pub mod craft;
+pub mod daemons;
 pub mod differential;
 pub mod host;
 pub mod lab;

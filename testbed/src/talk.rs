@@ -124,6 +124,18 @@ pub fn tcp_greeted(host: &Host, to: &str, from: SocketAddr) -> Result<()> {
     Ok(())
 }
 
+/// Answers what comes on TCP connections with the same, as many at once as come, until the test ends.
+pub fn tcp_echo(host: &Host, address: &str) -> Result<()> {
+    let address: SocketAddr = address.parse()?;
+    let listener = host.inside(move || Ok(TcpListener::bind(address)?))?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    Ok(())
+}
+
 /// Answers `count` datagrams with their own content; returns the senders.
 pub fn udp_echo(host: &Host, address: &str, count: usize) -> Result<JoinHandle<Result<Vec<SocketAddr>>>> {
     let address: SocketAddr = address.parse()?;
