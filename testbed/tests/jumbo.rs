@@ -1,15 +1,17 @@
 //! Packets of up to 9,000 bytes: received and sent in pieces, forwarded, translated, cut, and refused where they are too long.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{self, MsgFlags};
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 use sumun_config::facts::{Family, proto};
 use sumun_testbed::craft::packet_socket;
 use sumun_testbed::differential::net::address;
 use sumun_testbed::differential::wire::{self, Ip};
 use sumun_testbed::router::{INTERFACES, head};
-use sumun_testbed::{Lab, Router, talk};
+use sumun_testbed::{Appliance, Host, Lab, Router, talk};
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -169,4 +171,42 @@ fn longer_ones_than_any_frame_are_dropped_and_counted() -> Result<()> {
     assert_eq!(router.dropped("frame-too-long")?, 2, "those of 12,000 and of 9,500 bytes; 9,100 are cut");
     assert_eq!(router.dropped("no-frame")?, 0);
     end(router)
+}
+
+#[test]
+fn the_routers_own_host_uses_the_whole_mtu_both_ways() -> Result<()> {
+    let lab = lab(9000, 9000, 1)?;
+    let appliance = Appliance::start(&lab, &format!("{INTERFACES}{OPEN}"))?;
+    let Appliance { router, host } = &appliance;
+    for (own, client) in [("192.168.1.1", "192.168.1.11"), ("fd00:1::1", "fd00:1::11")] {
+        for (from, to, address) in [(host, &lab.client1, client), (&lab.client1, host, own)] {
+            let listen = if address.contains(':') { format!("[{address}]:7004") } else { format!("{address}:7004") };
+            talk::tcp_transfer(from, to, &listen, &listen, 16 * MEGABYTE)?;
+        }
+        let bind = |host: &Host, address: &str| {
+            let address: IpAddr = address.parse()?;
+            let socket = host.inside(|| Ok(UdpSocket::bind((address, 0))?))?;
+            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+            anyhow::Ok(socket)
+        };
+        let (here, there) = (bind(host, own)?, bind(&lab.client1, client)?);
+        let mut buffer = vec![0; 1 << 16];
+        let last = if own.contains(':') { 9000 - 48 } else { 9000 - 28 };
+        for len in [1743usize, 1744, 3000, 8900, last] {
+            let data: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
+            for (from, to) in [(&here, &there), (&there, &here)] {
+                from.send_to(&data, to.local_addr()?)?;
+                let (n, _) = to.recv_from(&mut buffer).with_context(|| format!("{len} bytes to {to:?}"))?;
+                ensure!(buffer[..n] == data, "{len} bytes to {to:?}");
+            }
+        }
+    }
+    // Segments of the whole MTU: 32 MB in 1,460 bytes each would be 23,000, and as many answers.
+    let tap = &router.status()?["ports"][0]["tap"];
+    for way in ["from", "to"] {
+        let number = |what: &str| tap[format!("{way}_{what}")].as_u64().unwrap_or(0);
+        assert!(number("bytes") > 32 << 20 && number("packets") < 16_000, "{tap}");
+    }
+    assert_eq!((&tap["refused"], &tap["failed"]), (&0.into(), &0.into()), "{tap}");
+    end(appliance.router)
 }

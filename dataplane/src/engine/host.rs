@@ -165,8 +165,11 @@ impl Engine {
         self.queue_for_host(port, frame);
     }
 
-    /// A whole frame in line for the TAP of a port.
+    /// A whole frame in line for the TAP of a port. A host that is slow does not keep the jumbo frames that others need.
     pub(super) fn queue_for_host(&mut self, port: PortId, frame: Frame) {
+        if !self.pool.may_keep(&frame) {
+            return self.discard(DropReason::HostQueue, frame);
+        }
         match &mut self.to_host {
             Some(line) => line.push((port, frame)),
             None => self.pool.give(frame),

@@ -20,8 +20,8 @@ pub enum Refused {
     /// Header and frame contradict each other.
     #[error("its virtio header does not fit it")]
     Malformed,
-    /// A piece of it is longer than a frame of the packet memory.
-    #[error("it is longer than a frame")]
+    /// A piece of it is longer than what its port sends.
+    #[error("it is longer than what its port sends")]
     TooLong,
 }
 
@@ -88,6 +88,15 @@ impl Cut {
     /// Whether all pieces were written.
     pub fn is_done(&self) -> bool {
         self.at >= self.end
+    }
+
+    /// Bytes of the next piece.
+    pub fn next_len(&self) -> usize {
+        let left = self.end - self.at.min(self.end);
+        match &self.plan {
+            Plan::Whole => left,
+            Plan::Segments(segments) => segments.data + left.min(segments.size),
+        }
     }
 
     /// Writes the next piece. `frame` is the one that the cut was made of. False where there is none, or where it does not fit.

@@ -12,7 +12,9 @@ fn cut(offload: Offload, frame: &mut [u8]) -> Result<Vec<Vec<u8>>, Refused> {
     let mut out = Region::cut(1, 2048).remove(0);
     let mut pieces = Vec::new();
     while !cut.is_done() {
+        let len = cut.next_len();
         assert!(cut.write(frame, &mut out), "{cut:?}");
+        assert_eq!(out.len(), len, "{cut:?}");
         pieces.push(out.bytes().to_vec());
     }
     Ok(pieces)

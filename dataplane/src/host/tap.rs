@@ -39,6 +39,8 @@ pub struct Tap {
     pub index: u32,
     /// What it takes as super-frames.
     pub kinds: Kinds,
+    /// Its MTU when it was made: the port's.
+    pub mtu: u16,
     device: SyncDevice,
 }
 
@@ -131,7 +133,7 @@ fn make(port: PortId, link: &Link, namespace: Option<&str>) -> Result<Tap, TapEr
     device.set_nonblocking(true).map_err(failed)?;
     let index = device.if_index().map_err(failed)?;
     let kinds = if device.udp_gso() { Kinds::TcpAndUdp } else { Kinds::Tcp };
-    Ok(Tap { port, name, index, kinds, device })
+    Ok(Tap { port, name, index, kinds, mtu: link.mtu, device })
 }
 
 impl Tap {

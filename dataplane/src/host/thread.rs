@@ -19,6 +19,7 @@ use super::segment::{Cut, Refused, network};
 use super::tap::{LONGEST, Tap};
 use super::vnet::{self, Offload};
 use crate::packet::parse;
+use crate::packet::view::Ethernet;
 use crate::umem::Pool;
 use crate::worker::{Control, now};
 use nix::errno::Errno;
@@ -47,6 +48,9 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
 /// Sleep while frames wait for packet memory or a ring: nobody tells when there is some again.
 const BLOCKED_SLEEP: Duration = Duration::from_micros(100);
+
+/// Bytes of a frame before its IP packet: an Ethernet header and two tags.
+const TAGGED: usize = Ethernet::LEN + 8;
 
 /// What went over a TAP.
 #[derive(Debug, Default)]
@@ -124,8 +128,6 @@ struct Host {
     workers: Control,
     carrier: (Carrier, Switch),
     hasher: RandomState,
-    /// Bytes of a packet that a frame has room for.
-    room: usize,
 }
 
 /// A TAP, and what is on its way through.
@@ -133,6 +135,8 @@ struct Lane {
     tap: Tap,
     join: Join,
     buffer: Box<[u8]>,
+    /// Bytes of the longest frame that may leave on its port, with its tags.
+    room: usize,
     /// What was read and is not cut to the end.
     waiting: Option<Waiting>,
     counts: Arc<Counts>,
@@ -167,13 +171,13 @@ impl Host {
                 lane_of[port] = Some(number);
             }
         }
-        let lanes = taps.into_iter().map(Lane::new).collect();
-        let mut room = 0;
+        let mut usual = 0;
         if let Some(frame) = pool.take() {
-            room = frame.capacity();
+            usual = frame.capacity();
             pool.give(frame);
         }
-        Host { lanes, lane_of, owners, pool, exchange, workers, carrier, hasher: RandomState::new(), room }
+        let lanes = taps.into_iter().map(|tap| Lane::new(tap, usual)).collect();
+        Host { lanes, lane_of, owners, pool, exchange, workers, carrier, hasher: RandomState::new() }
     }
 
     fn run(&mut self) {
@@ -255,7 +259,7 @@ impl Host {
             };
             let worker = self.worker(facts.as_ref(), number);
             let lane = &mut self.lanes[number];
-            match cut(&mut lane.buffer[..len], self.room) {
+            match cut(&mut lane.buffer[..len], lane.room) {
                 Ok(cut) => lane.waiting = Some(Waiting { cut, len, worker, owner }),
                 Err(why) => {
                     lane.counts.refused.fetch_add(1, Ordering::Relaxed);
@@ -272,7 +276,8 @@ impl Host {
         let Some(waiting) = &mut lane.waiting else { return true };
         let (mut frames, mut bytes, mut fits) = (0, 0, true);
         while !waiting.cut.is_done() {
-            let frame = if self.exchange.has_room(waiting.worker) { self.pool.take() } else { None };
+            let has_room = self.exchange.has_room(waiting.worker);
+            let frame = if has_room { self.pool.take_for(waiting.cut.next_len()) } else { None };
             let Some(mut frame) = frame else {
                 fits = false;
                 break;
@@ -337,9 +342,12 @@ impl Host {
 }
 
 impl Lane {
-    fn new(tap: Tap) -> Lane {
+    /// `usual` are the bytes that any frame of packet memory has room for: a host that was told of a larger MTU than the port's
+    /// hears by ICMP what fits.
+    fn new(tap: Tap, usual: usize) -> Lane {
         Lane {
             join: Join::new(tap.kinds),
+            room: usual.max(usize::from(tap.mtu) + TAGGED),
             tap,
             buffer: vec![0; LONGEST].into(),
             waiting: None,
