@@ -12,6 +12,7 @@ mod iptables;
 mod message;
 mod nflog;
 mod objects;
+mod pages;
 mod routes;
 mod set;
 mod show;
@@ -19,7 +20,7 @@ mod simulate;
 
 use anyhow::{Context, bail};
 use ask::{Control, astray};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use message::{Apply, Request, Response, Text};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -122,6 +123,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What makes a shell complete these commands, on standard output. Needs no daemon
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages, one for each command. Needs no daemon
+    Man {
+        /// Where to; it is made where it is not there
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -209,14 +221,14 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             None => return Ok(ExitCode::from(2)),
         },
         Command::Doctor(options) => {
-            let appliance = match &options.config {
+            let config = match &options.config {
                 Some(file) => match check(file)? {
-                    Some(checked) => Some(checked.config.appliance),
+                    Some(checked) => Some(checked.config),
                     None => return Ok(ExitCode::from(2)),
                 },
                 None => None,
             };
-            let code = doctor::run(&options, appliance.as_ref(), &mut out)?;
+            let code = doctor::run(&options, config.as_ref(), &mut out)?;
             out.flush()?;
             return Ok(code);
         }
@@ -268,6 +280,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Some(entry) => write!(out, "{entry}")?,
             None => bail!("there is no match or target {name}; there are {}", reference::names().join(", ")),
         },
+        Command::Completions { shell } => pages::complete(Cli::command(), shell, &mut out)?,
+        Command::Man { directory } => pages::manual(Cli::command(), &directory)?,
         Command::Zero => match Control::connect(&run_dir)?.dataplane(protocol::Request::Zero)? {
             protocol::Response::Done => {}
             other => bail!(astray(&other)),

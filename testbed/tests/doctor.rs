@@ -3,8 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::process::Output;
+use sumun_testbed::host::Host;
 use sumun_testbed::router::{INTERFACES, head, programs};
-use sumun_testbed::{Lab, Router};
+use sumun_testbed::{Appliance, Beside, Lab, Router};
 
 /// `sumun doctor` inside the router's namespace.
 fn doctor(lab: &Lab, config: &str, args: &[&str]) -> Result<Output> {
@@ -22,7 +23,7 @@ fn findings(lab: &Lab, config: &str, args: &[&str]) -> Result<(Vec<String>, Valu
     let report: Value = serde_json::from_str(&text).with_context(|| format!("{output:?}"))?;
     let rows = report["findings"].as_array().context("no findings")?;
     let of = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_string();
-    let about = ["lan0", "wan0", "eth9"];
+    let about = ["lan0", "wan0", "eth9", "host"];
     let on_devices = rows.iter().filter(|row| about.contains(&of(row, "about").as_str()));
     let lines = on_devices.map(|row| format!("{} {}: {}", of(row, "severity"), of(row, "about"), of(row, "found")));
     Ok((lines.collect(), report))
@@ -87,5 +88,162 @@ fn a_router_at_work_is_in_order() -> Result<()> {
     let _router = Router::start(&lab, "")?;
     let (found, report) = findings(&lab, &format!("{}{INTERFACES}", head(&lab, "1")), &[])?;
     ensure!(found.is_empty(), "{report:#}");
+    Ok(())
+}
+
+/// Whether an offload of a device is on.
+fn is_on(host: &Host, device: &str, offload: &str) -> Result<bool> {
+    let all = host.run(&["ethtool", "-k", device])?;
+    let line = all.lines().find(|line| line.trim().starts_with(offload)).with_context(|| all.clone())?;
+    Ok(line.split_whitespace().nth(1) == Some("on"))
+}
+
+#[test]
+fn the_other_end_of_a_veth_is_looked_at_and_mended() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let head = head(&lab, "1");
+    let tagged = "[interfaces.office]\nparent = \"lan0\"\nvlan = 10\n";
+    let generic = INTERFACES.replace("[interfaces.wan0]", "[interfaces.wan0]\nattach = \"generic\"");
+    let config = format!("{head}{generic}{tagged}");
+    lab.switch.run(&["ethtool", "-K", "r", "txvlan", "off", "tx-vlan-stag-hw-insert", "off"])?;
+    let (sound, report) = findings(&lab, &config, &[])?;
+    ensure!(sound.is_empty(), "{report:#}");
+
+    lab.switch.run(&["ethtool", "-K", "r", "txvlan", "on"])?;
+    lab.server.run(&["ethtool", "-K", "eth0", "tx", "on", "tso", "on"])?;
+    let (switch, server) = (lab.switch.name(), lab.server.name());
+    let (found, report) = findings(&lab, &config, &[])?;
+    let whole = format!(
+        "broken wan0: its other end, eth0 in `ip netns exec {server}`, does not cut segments, and `attach = \"generic\"` shows \
+         them whole"
+    );
+    let expected = [
+        format!("broken lan0: its other end, r in `ip netns exec {switch}`, carries VLAN tags beside its frames"),
+        whole,
+        format!("note wan0: its other end, eth0 in `ip netns exec {server}`, leaves checksums unfinished"),
+    ];
+    ensure!(found == expected, "{report:#}");
+
+    let (left, report) = findings(&lab, &config, &["--fix"])?;
+    ensure!(left.is_empty(), "{report:#}");
+    ensure!(!is_on(&lab.switch, "r", "tx-vlan-offload")? && !is_on(&lab.server, "eth0", "tx-checksumming")?);
+    ensure!(!is_on(&lab.server, "eth0", "tcp-segmentation-offload")?);
+    Ok(())
+}
+
+#[test]
+fn the_other_end_of_a_veth_is_found_in_a_namespace_without_a_name() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let mut container = std::process::Command::new("unshare").args(["--net", "sleep", "30"]).spawn()?;
+    let pid = container.id().to_string();
+    let look = || -> Result<_> {
+        let own = std::fs::read_link("/proc/self/ns/net")?;
+        sumun_testbed::router::wait("the container's namespace", || {
+            Ok(std::fs::read_link(format!("/proc/{pid}/ns/net"))? != own)
+        })?;
+        lab.router.ip(&format!("link add eth9 type veth peer name eth0 netns {pid}"))?;
+        lab.router.ip("link set eth9 up")?;
+        lab.router.run(&["sysctl", "-qw", "net.ipv6.conf.eth9.disable_ipv6=1"])?;
+        let config = format!("{}{INTERFACES}\n[interfaces.more]\ndevice = \"eth9\"\n", head(&lab, "1"));
+        let before = findings(&lab, &config, &[])?;
+        Ok((before, findings(&lab, &config, &["--fix"])?))
+    };
+    let looked = look();
+    container.kill()?;
+    container.wait()?;
+    let ((found, _), (left, report)) = looked?;
+    ensure!(
+        found == [format!("note eth9: its other end, eth0 in `nsenter -t {pid} -n`, leaves checksums unfinished")],
+        "{found:?}"
+    );
+    ensure!(left.is_empty(), "{report:#}");
+    Ok(())
+}
+
+#[test]
+fn the_namespace_of_the_taps_is_looked_at_and_mended() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let host = Host::new(&format!("{}-host", lab.router.name().trim_start_matches(sumun_testbed::host::PREFIX)))?;
+    let config = |name: &str| {
+        let head = head(&lab, "1");
+        format!("{head}[host]\nnamespace = \"{name}\"\n{INTERFACES}[routes]\nfrom = \"kernel\"\n")
+    };
+    host.run(&["sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"])?;
+    let (sound, report) = findings(&lab, &config(host.name()), &[])?;
+    ensure!(sound.is_empty(), "{report:#}");
+
+    let none = format!("{}-none", host.name());
+    let (found, report) = findings(&lab, &config(&none), &[])?;
+    ensure!(
+        found == [format!("broken host: there is no network namespace {none}, or it cannot be entered")],
+        "{report:#}"
+    );
+
+    host.ip("link set lo down")?;
+    host.ip("link add wan0 type bridge")?;
+    for setting in ["ipv6.conf.all.forwarding=0", "ipv6.conf.default.disable_ipv6=1", "ipv4.conf.all.rp_filter=1"] {
+        host.run(&["sysctl", "-qw", &format!("net.{setting}")])?;
+    }
+    host.run(&[
+        "nft",
+        "add table ip own; add chain ip own in { type filter hook input priority 0; }; add rule ip own in drop",
+    ])?;
+    host.run(&["nft", "add table ip quiet; add chain ip quiet in { type filter hook input priority 0; }"])?;
+    let (found, report) = findings(&lab, &config(host.name()), &[])?;
+    let expected = [
+        "broken host: a bridge has the name of the TAP wan0",
+        "broken host: IPv6 is switched off at lan0",
+        "slow host: `lo` is down in the TAPs' namespace",
+        "slow host: the kernel's reverse-path filter is strict at lan0, wan0",
+        "note host: the kernel's netfilter has rules in the TAPs' namespace: ip own in (input)",
+        "note host: router advertisements are believed at wan0",
+    ];
+    ensure!(found == expected, "{report:#}");
+    let (left, report) = findings(&lab, &config(host.name()), &["--fix"])?;
+    // What may take something away is left to the operator.
+    let expected =
+        [expected[0], expected[3], expected[4], "note host: router advertisements are believed at lan0, wan0"];
+    ensure!(left == expected, "{report:#}");
+    for row in report["findings"].as_array().context("rows")?.iter().filter(|row| row["about"] == "host") {
+        let remedy = row["remedy"].as_str().context("a remedy")?;
+        let output = std::process::Command::new("sh").args(["-c", remedy]).output()?;
+        ensure!(output.status.success(), "{remedy}: {output:?}");
+    }
+    let (left, report) = findings(&lab, &config(host.name()), &[])?;
+    ensure!(left.is_empty(), "{report:#}");
+    Ok(())
+}
+
+#[test]
+fn what_runs_beside_the_taps_is_looked_at() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let rest = format!("{INTERFACES}[routes]\nfrom = \"kernel\"\n");
+    let appliance = Appliance::start(&lab, &rest)?;
+    let host = &appliance.host;
+    host.run(&["sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"])?;
+    let kernel = std::fs::read_to_string(&appliance.router.config)?;
+    let (sound, report) = findings(&lab, &kernel, &[])?;
+    ensure!(sound.is_empty(), "{report:#}");
+
+    // keepalived's `use_vmac` makes such a device.
+    host.ip("link add vrrp.51 link lan0 address 00:00:5e:00:01:33 type macvlan mode private")?;
+    let (found, report) = findings(&lab, &kernel, &[])?;
+    ensure!(
+        found == ["broken host: vrrp.51 on the TAP lan0 has a MAC address of its own (00:00:5e:00:01:33)"],
+        "{report:#}"
+    );
+    host.ip("link del vrrp.51")?;
+
+    // A daemon of this name sets routes; here it only sleeps.
+    let bird = lab.path("bird");
+    std::fs::copy("/bin/sleep", &bird)?;
+    let _bird = Beside::start(host.command(&bird.display().to_string()).arg("60"))?;
+    sumun_testbed::router::wait("the daemon to be seen", || {
+        let file = kernel.replace("[routes]\nfrom = \"kernel\"\n", "");
+        let unheard = "broken host: bird runs in the TAPs' namespace, and routes come from the configuration";
+        Ok(findings(&lab, &file, &[])?.0 == [unheard])
+    })?;
+    let (sound, report) = findings(&lab, &kernel, &[])?;
+    ensure!(sound.is_empty(), "{report:#}");
     Ok(())
 }

@@ -3,9 +3,12 @@
 use super::facts::{Device, Facts, xdp};
 use super::{Findings, Remedy, Severity};
 use sumun_config::model::{Appliance, Attach, CopyMode, Device as Wanted, Interface, Kind};
+use sumun_dataplane::umem::JUMBO_MTU;
 
 /// The first kernel that tells what drivers can do.
 const TELLS: (u32, u32) = (6, 3);
+/// The first kernel with packets in pieces (XDP multi-buffer of AF_XDP).
+const PIECES: (u32, u32) = (6, 6);
 /// Bytes of a frame that are no packet: headroom, Ethernet, two tags.
 const OVERHEAD: u32 = 256 + 14 + 8;
 /// Entries of a receive ring that outlast a pause of the worker.
@@ -68,6 +71,15 @@ fn port(
             Remedy::Command(format!("ip link set dev {name} nomaster")),
         );
     }
+    if device.promiscuous {
+        findings.add(
+            Severity::Slow,
+            name,
+            "the device is promiscuous",
+            "frames for others are taken in and dropped (`other-host`); the router needs none of them, and asks for multicast itself",
+            Remedy::run(&format!("ip link set dev {name} promisc off")),
+        );
+    }
     if let Some(program) = device.program.as_ref().filter(|program| !program.own) {
         findings.add(
             Severity::Broken,
@@ -80,7 +92,7 @@ fn port(
     driver(facts, wanted, device, findings);
     queues(appliance, name, device, findings);
     offloads(appliance, name, device, findings);
-    sizes(appliance, interface, name, device, findings);
+    sizes(facts, appliance, interface, name, device, findings);
 }
 
 fn driver(facts: &Facts, wanted: &Wanted, device: &Device, findings: &mut Findings) {
@@ -172,10 +184,7 @@ fn offloads(appliance: &Appliance, name: &str, device: &Device, findings: &mut F
             findings.add(Severity::Broken, name, found, effect, off(offload, short));
         }
     }
-    let has_vlans = appliance.interfaces.iter().any(|other| match &other.kind {
-        Kind::Vlan(vlan) => parent(appliance, vlan.parent.0).is_some_and(|parent| parent == name),
-        Kind::Device(_) => false,
-    });
+    let has_vlans = has_vlans(appliance, name);
     for offload in ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"] {
         // A veth keeps the tags that are in its frames.
         if is_on(offload) && device.driver.as_deref() != Some("veth") {
@@ -192,15 +201,6 @@ fn offloads(appliance: &Appliance, name: &str, device: &Device, findings: &mut F
     if !has_vlans {
         return;
     }
-    if device.driver.as_deref() == Some("veth") {
-        findings.add(
-            Severity::Note,
-            name,
-            "VLANs over a veth",
-            "unless its other end writes tags into frames, they are lost on the way: that cannot be seen from here",
-            Remedy::Advice("there: `ethtool -K DEVICE txvlan off tx-vlan-stag-hw-insert off`".into()),
-        );
-    }
     for offload in ["rx-vlan-filter", "rx-vlan-stag-filter"] {
         if is_on(offload) && device.driver.as_deref() != Some("veth") {
             findings.add(
@@ -214,6 +214,14 @@ fn offloads(appliance: &Appliance, name: &str, device: &Device, findings: &mut F
     }
 }
 
+/// Whether there are VLANs on a device.
+pub fn has_vlans(appliance: &Appliance, name: &str) -> bool {
+    appliance.interfaces.iter().any(|other| match &other.kind {
+        Kind::Vlan(vlan) => parent(appliance, vlan.parent.0).is_some_and(|parent| parent == name),
+        Kind::Device(_) => false,
+    })
+}
+
 /// The device of a port by its number.
 fn parent(appliance: &Appliance, port: u16) -> Option<&str> {
     match &appliance.interfaces.get(usize::from(port))?.kind {
@@ -222,7 +230,14 @@ fn parent(appliance: &Appliance, port: u16) -> Option<&str> {
     }
 }
 
-fn sizes(appliance: &Appliance, interface: &Interface, name: &str, device: &Device, findings: &mut Findings) {
+fn sizes(
+    facts: &Facts,
+    appliance: &Appliance,
+    interface: &Interface,
+    name: &str,
+    device: &Device,
+    findings: &mut Findings,
+) {
     let most = appliance.frame_size - OVERHEAD;
     if let Some(mtu) = interface.mtu.filter(|mtu| u32::from(*mtu) > device.mtu) {
         findings.add(
@@ -232,7 +247,7 @@ fn sizes(appliance: &Appliance, interface: &Interface, name: &str, device: &Devi
             "the router does not start",
             Remedy::run(&format!("ip link set dev {name} mtu {mtu}")),
         );
-    } else if device.mtu > most {
+    } else if device.mtu > most && facts.kernel < PIECES {
         let remedy = match appliance.frame_size {
             ..4096 if device.mtu <= 4096 - OVERHEAD => Remedy::Advice("`frame-size = 4096` in [dataplane]".into()),
             _ => Remedy::Command(format!("ip link set dev {name} mtu {most}")),
@@ -241,8 +256,16 @@ fn sizes(appliance: &Appliance, interface: &Interface, name: &str, device: &Devi
             Severity::Broken,
             name,
             format!("the device has an MTU of {}, a frame of the router holds packets of {most}", device.mtu),
-            "the router does not start, or drops what is larger",
+            "the router does not start: this kernel has no packets in pieces (Linux 6.6)",
             remedy,
+        );
+    } else if device.mtu > JUMBO_MTU.max(most) {
+        findings.add(
+            Severity::Broken,
+            name,
+            format!("the device has an MTU of {}, the router takes packets of {JUMBO_MTU}", device.mtu),
+            "the router does not start",
+            Remedy::Command(format!("ip link set dev {name} mtu {JUMBO_MTU}")),
         );
     }
     if let Some((now, max)) = device.ring.filter(|(now, max)| *now < RING && max > now) {
@@ -357,18 +380,36 @@ mod tests {
             d.offloads.insert("rx-vlan-hw-parse".into(), true);
         };
         assert_eq!(found(&appliance(), veth), [""; 0]);
-        let peer = found(&trunk, veth);
-        assert!(peer[0].starts_with("Note eth1: VLANs over a veth"), "{peer:?}");
+        assert_eq!(found(&trunk, veth), [""; 0]);
+    }
+
+    #[test]
+    fn jumbo_packets_are_in_order_where_the_kernel_has_packets_in_pieces() {
+        for mtu in [1771, 3000, 9000] {
+            assert_eq!(found(&appliance(), |d| d.mtu = mtu), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn frames_for_others_are_not_asked_for() {
+        let all = found(&appliance(), |d| d.promiscuous = true);
+        assert_eq!(all, ["Slow eth1: the device is promiscuous -> ip link set dev eth1 promisc off"]);
     }
 
     #[test]
     fn packets_and_bursts_fit() {
-        let jumbo = found(&appliance(), |d| d.mtu = 9000);
-        assert!(jumbo[0].ends_with("a frame of the router holds packets of 1770 -> ip link set dev eth1 mtu 1770"));
-        let larger = found(&appliance(), |d| d.mtu = 3000);
-        assert!(larger[0].ends_with("-> `frame-size = 4096` in [dataplane]"), "{larger:?}");
+        let old = |mtu| {
+            said(check, &appliance(), |facts| {
+                facts.kernel = (6, 5);
+                facts.device("eth1").mtu = mtu;
+            })
+        };
+        assert!(old(9000)[0].ends_with("a frame of the router holds packets of 1770 -> ip link set dev eth1 mtu 1770"));
+        assert!(old(3000)[0].ends_with("-> `frame-size = 4096` in [dataplane]"), "{:?}", old(3000));
         let above = found(&appliance_of("", "mtu = 1600", ""), |_| ());
         assert_eq!(above, ["Broken eth1: `mtu = 1600`, but the device has 1500 -> ip link set dev eth1 mtu 1600"]);
+        let huge = found(&appliance(), |d| d.mtu = 9001);
+        assert!(huge[0].ends_with("the router takes packets of 9000 -> ip link set dev eth1 mtu 9000"), "{huge:?}");
         let ring = found(&appliance(), |d| d.ring = Some((256, 4096)));
         assert_eq!(ring, ["Slow eth1: the receive ring has 256 entries of 4096 -> ethtool -G eth1 rx 2048"]);
         assert_eq!(found(&appliance(), |d| d.ring = Some((256, 256))), [""; 0]);

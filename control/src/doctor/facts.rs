@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+pub use sumun_dataplane::port::af_xdp::Spread;
+
 /// A machine.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
@@ -32,6 +34,82 @@ pub struct Facts {
     pub irqbalance: bool,
     /// Devices by name.
     pub devices: BTreeMap<String, Device>,
+    /// Where the TAPs are or will be; none where there are to be none.
+    pub host: Option<HostSide>,
+}
+
+/// The namespace of the TAPs.
+#[derive(Clone, Debug, Default)]
+pub struct HostSide {
+    /// It is there and can be entered. Where it is not, nothing else is known.
+    pub is_there: bool,
+    /// The kernel has TAPs.
+    pub has_taps: bool,
+    /// Its `lo` is up.
+    pub loopback: bool,
+    /// Its devices by name.
+    pub links: BTreeMap<String, HostLink>,
+    /// Rules of netfilter that judge what programs there get and send.
+    pub chains: Vec<Chain>,
+    /// Settings below /proc/sys/net that could be read.
+    pub settings: BTreeMap<String, String>,
+    /// Programs that run there, by name: those that set routes.
+    pub programs: Vec<String>,
+}
+
+/// A device in the namespace of the TAPs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HostLink {
+    /// `tun`, `macvlan` and so on; empty for hardware.
+    pub kind: String,
+    /// Its MAC address.
+    pub mac: Vec<u8>,
+    /// The device that it is on.
+    pub below: Option<String>,
+}
+
+/// Rules of netfilter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chain {
+    /// `ip`, `ip6` or `inet`.
+    pub family: String,
+    /// Its table.
+    pub table: String,
+    /// Its name; empty for a table of iptables-legacy.
+    pub name: String,
+    /// Its hook, or `legacy`.
+    pub hook: String,
+}
+
+impl std::fmt::Display for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Chain { family, table, name, hook } = self;
+        if name.is_empty() {
+            write!(f, "{family} {table} ({hook})")
+        } else {
+            write!(f, "{family} {table} {name} ({hook})")
+        }
+    }
+}
+
+/// The other end of a veth.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Peer {
+    /// It is where this process cannot look.
+    Unseen,
+    /// It was looked at.
+    Seen(OtherEnd),
+}
+
+/// What was seen there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OtherEnd {
+    /// The device.
+    pub name: String,
+    /// What comes before a command so that it is run there, with a blank behind; empty for this namespace.
+    pub prefix: String,
+    /// Offloads that are on, by the kernel's names, and whether each can be switched off.
+    pub offloads: BTreeMap<String, bool>,
 }
 
 /// A place for files.
@@ -91,6 +169,12 @@ pub struct Device {
     pub node: Option<usize>,
     /// Interrupts by queue: the number and the processors that may handle it.
     pub interrupts: BTreeMap<usize, (u32, Vec<usize>)>,
+    /// How it deals packets to queues, where it has a table for that.
+    pub spread: Option<Spread>,
+    /// Somebody asked it for the frames of others.
+    pub promiscuous: bool,
+    /// Its other end, where it is a veth.
+    pub peer: Option<Peer>,
 }
 
 /// An XDP program.

@@ -2,10 +2,11 @@
 //!
 //! Devices are those of the caller's network namespace. /sys must show the same one, as it does behind `ip netns exec`.
 
+use super::beyond;
 use super::device::ports;
 use super::facts::{Device, Facts, Place, Processor, Program};
 use anyhow::{Context, ensure};
-use ethtool::{EthtoolAttr, EthtoolChannelAttr, EthtoolFeatureAttr, EthtoolRingAttr};
+use ethtool::{EthtoolAttr, EthtoolChannelAttr, EthtoolFeatureAttr, EthtoolHandle, EthtoolRingAttr};
 use futures_util::{Stream, StreamExt};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
@@ -18,7 +19,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
-use sumun_config::model::{Appliance, LogTo};
+use sumun_config::model::{Config, LocalStack, LogTo};
 use sumun_dataplane::port::af_xdp;
 
 /// What the dataplane needs, by its number among the capabilities.
@@ -29,11 +30,11 @@ const LOCKERS: u64 = 1 << 14 | 1 << 24;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// All facts; of devices those of the configuration.
-pub fn gather(appliance: Option<&Appliance>) -> anyhow::Result<Facts> {
+pub fn gather(config: Option<&Config>) -> anyhow::Result<Facts> {
     let mut facts = Facts::default();
     kernel(&mut facts);
     processors(&mut facts);
-    if let Some(appliance) = appliance {
+    if let Some(Config { appliance, .. }) = config {
         facts.run_dir = place(&appliance.run_dir);
         if let LogTo::File(file) = &appliance.log {
             facts.log = file.parent().and_then(place);
@@ -44,9 +45,16 @@ pub fn gather(appliance: Option<&Appliance>) -> anyhow::Result<Facts> {
             }
         }
         addresses(&mut facts)?;
-        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(settings(&mut facts))?;
+        runtime()?.block_on(settings(&mut facts))?;
+        let taps = appliance.interfaces.iter().filter(|interface| interface.local == LocalStack::Host);
+        let taps: Vec<&str> = taps.map(|interface| interface.name.as_str()).collect();
+        beyond::look(&mut facts, appliance.host.as_ref(), &taps);
     }
     Ok(facts)
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 fn kernel(facts: &mut Facts) {
@@ -134,6 +142,7 @@ fn device(name: &str, index: u32) -> anyhow::Result<Device> {
         ipv6: text(&format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")).as_deref() == Some("0"),
         node: number("device/numa_node").map(|node| node as usize),
         interrupts: interrupts(&base),
+        spread: af_xdp::spread(name),
         ..Device::default()
     })
 }
@@ -206,27 +215,34 @@ async fn settings(facts: &mut Facts) -> anyhow::Result<()> {
             }
             device.ring = Some(ring).filter(|(now, _)| *now > 0);
         }
-        if let Ok(answers) = handle.feature().get(Some(name.as_str())).execute().await {
-            let (mut can, mut on, mut fixed) = (Vec::new(), Vec::new(), Vec::new());
-            for attribute in all(answers, |answer| answer.payload.nlas).await {
-                let (list, bits) = match attribute {
-                    EthtoolAttr::Feature(EthtoolFeatureAttr::Hw(bits)) => (&mut can, bits),
-                    EthtoolAttr::Feature(EthtoolFeatureAttr::Active(bits)) => (&mut on, bits),
-                    EthtoolAttr::Feature(EthtoolFeatureAttr::NoChange(bits)) => (&mut fixed, bits),
-                    _ => continue,
-                };
-                list.extend(bits.into_iter().filter(|bit| bit.value).map(|bit| bit.name));
-            }
-            device.offloads = on
-                .into_iter()
-                .map(|name| {
-                    let changes = can.contains(&name) && !fixed.contains(&name);
-                    (name, changes)
-                })
-                .collect();
-        }
+        device.offloads = features(&mut handle, name).await.unwrap_or_default();
     }
     Ok(())
+}
+
+/// The offloads of a device of the thread's namespace; none where it does not tell.
+pub fn offloads(name: &str) -> Option<BTreeMap<String, bool>> {
+    runtime().ok()?.block_on(async {
+        let (connection, mut handle, _) = ethtool::new_connection().ok()?;
+        tokio::spawn(connection);
+        features(&mut handle, name).await
+    })
+}
+
+async fn features(handle: &mut EthtoolHandle, name: &str) -> Option<BTreeMap<String, bool>> {
+    let answers = handle.feature().get(Some(name)).execute().await.ok()?;
+    let (mut can, mut on, mut fixed) = (Vec::new(), Vec::new(), Vec::new());
+    for attribute in all(answers, |answer| answer.payload.nlas).await {
+        let (list, bits) = match attribute {
+            EthtoolAttr::Feature(EthtoolFeatureAttr::Hw(bits)) => (&mut can, bits),
+            EthtoolAttr::Feature(EthtoolFeatureAttr::Active(bits)) => (&mut on, bits),
+            EthtoolAttr::Feature(EthtoolFeatureAttr::NoChange(bits)) => (&mut fixed, bits),
+            _ => continue,
+        };
+        list.extend(bits.into_iter().filter(|bit| bit.value).map(|bit| bit.name));
+    }
+    let changes = |name: &String| can.contains(name) && !fixed.contains(name);
+    Some(on.iter().map(|name| (name.clone(), changes(name))).collect())
 }
 
 /// The attributes of all answers that come in time.
@@ -243,7 +259,7 @@ async fn all<M, E>(
 }
 
 /// A small file without the white space around it.
-fn text(path: &str) -> Option<String> {
+pub fn text(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_string())
 }
 

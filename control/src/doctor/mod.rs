@@ -4,14 +4,19 @@
 //! of the configuration. With `--fix` the commands that are safe are run: those that lose no address and no connection of
 //! the kernel's, stop nothing and write no file that outlives the boot. Then the machine is looked at again.
 
+mod beyond;
 mod cores;
 mod device;
 mod facts;
 mod fix;
 mod gather;
+mod host;
 mod kernel;
+mod netlink;
+mod peer;
 #[cfg(test)]
 mod sample;
+mod spread;
 mod stack;
 
 use clap::Args;
@@ -20,7 +25,7 @@ use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use sumun_config::model::Appliance;
+use sumun_config::model::Config;
 
 /// `sumun doctor`.
 #[derive(Args)]
@@ -53,7 +58,7 @@ pub enum Severity {
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
-    /// The device, or `machine`.
+    /// The device, `machine`, or `host` for the namespace of the TAPs.
     pub about: String,
     /// What was found.
     pub found: String,
@@ -122,21 +127,22 @@ impl Findings {
 }
 
 /// All that is to be said, the worst first.
-fn examine(facts: &Facts, appliance: Option<&Appliance>) -> Vec<Finding> {
+fn examine(facts: &Facts, config: Option<&Config>) -> Vec<Finding> {
     let mut findings = Findings::default();
-    kernel::check(facts, appliance, &mut findings);
-    if let Some(appliance) = appliance {
-        device::check(facts, appliance, &mut findings);
-        stack::check(facts, appliance, &mut findings);
-        cores::check(facts, appliance, &mut findings);
+    kernel::check(facts, config.map(|config| &config.appliance), &mut findings);
+    if let Some(config) = config {
+        for check in [device::check, peer::check, spread::check, stack::check, cores::check] {
+            check(facts, &config.appliance, &mut findings);
+        }
+        host::check(facts, config, &mut findings);
     }
     findings.0.sort_by_key(|finding| finding.severity);
     findings.0
 }
 
 /// Looks, mends where that is asked for, and says what is left. Status 1 where something is broken still.
-pub fn run(options: &Options, appliance: Option<&Appliance>, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-    let mut findings = examine(&gather::gather(appliance)?, appliance);
+pub fn run(options: &Options, config: Option<&Config>, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let mut findings = examine(&gather::gather(config)?, config);
     let mut done = Vec::new();
     if options.fix {
         // What one command mends may be what another needs: a device must be up before its queues can change.
@@ -147,7 +153,7 @@ pub fn run(options: &Options, appliance: Option<&Appliance>, out: &mut impl Writ
                     done.push((finding.remedy.clone(), fix::carry_out(&finding.remedy)));
                 }
             }
-            findings = examine(&gather::gather(appliance)?, appliance);
+            findings = examine(&gather::gather(config)?, config);
             if done.len() == before {
                 break;
             }
@@ -208,12 +214,12 @@ fn print(out: &mut impl Write, findings: &[Finding]) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::sample::{appliance, facts};
+    use super::sample::{config_of, facts};
     use super::*;
 
     #[test]
     fn a_machine_in_order_has_no_findings() {
-        assert_eq!(examine(&facts(), Some(&appliance())), []);
+        assert_eq!(examine(&facts(), Some(&config_of(""))), []);
         let mut out = Vec::new();
         print(&mut out, &[]).unwrap();
         assert_eq!(out, b"nothing is wrong\n");
@@ -224,7 +230,7 @@ mod tests {
         let mut facts = facts();
         facts.device("eth1").up = false;
         facts.irqbalance = true;
-        let findings = examine(&facts, Some(&appliance()));
+        let findings = examine(&facts, Some(&config_of("")));
         let mut out = Vec::new();
         print(&mut out, &findings).unwrap();
         let text = String::from_utf8(out).unwrap();

@@ -3,7 +3,7 @@
 use super::facts::{Device, Facts, Place, Processor, xdp};
 use super::{Finding, Findings};
 use sumun_config::diag::Source;
-use sumun_config::model::Appliance;
+use sumun_config::model::{Appliance, Config};
 use sumun_config::schema;
 
 /// Two ports, workers on processors 2 and 3.
@@ -17,8 +17,20 @@ pub fn appliance_of(dataplane: &str, lan: &str, wan: &str) -> Appliance {
         "[dataplane]\n{dataplane}\n[interfaces.lan0]\ndevice = \"eth1\"\naddresses = [\"192.168.1.1/24\"]\n{lan}\n\
          [interfaces.wan0]\ndevice = \"eth2\"\n{wan}\n"
     );
+    read(text).appliance
+}
+
+/// The same ports, with other sections behind.
+pub fn config_of(rest: &str) -> Config {
+    read(format!(
+        "[dataplane]\ncores = [2, 3]\n[interfaces.lan0]\ndevice = \"eth1\"\naddresses = [\"192.168.1.1/24\"]\n\
+         [interfaces.wan0]\ndevice = \"eth2\"\n{rest}\n"
+    ))
+}
+
+fn read(text: String) -> Config {
     match schema::load(&Source::new("router.toml", text.clone())) {
-        Ok((config, _)) => config.appliance,
+        Ok((config, _)) => config,
         Err(found) => panic!("{found:?} in {text}"),
     }
 }
@@ -61,8 +73,13 @@ pub fn said(
 ) -> Vec<String> {
     let mut facts = facts();
     change(&mut facts);
+    lines(|findings| check(&facts, appliance, findings))
+}
+
+/// What a check finds, in the same form.
+pub fn lines(check: impl FnOnce(&mut Findings)) -> Vec<String> {
     let mut findings = Findings::default();
-    check(&facts, appliance, &mut findings);
+    check(&mut findings);
     let line = |f: &Finding| format!("{:?} {}: {} -> {}", f.severity, f.about, f.found, f.remedy.shown());
     findings.0.iter().map(line).collect()
 }

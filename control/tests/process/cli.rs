@@ -33,6 +33,51 @@ fn check_needs_no_daemon_and_shows_all_mistakes() {
 }
 
 #[test]
+fn shells_get_completions_of_all_commands() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let text = place.sumun(&["completions", shell]);
+        assert_eq!((text.code, text.err.as_str()), (Some(0), ""), "{shell}");
+        for word in ["conntrack", "simulate", "completions", "run-dir"] {
+            assert!(text.out.contains(word), "{word} is not in what {shell} gets");
+        }
+    }
+    // The shell itself takes them, and then completes the beginning of a command.
+    let script = place.path("sumun.bash");
+    fs::write(&script, place.sumun(&["completions", "bash"]).out).unwrap();
+    let ask =
+        "source \"$0\"; COMP_WORDS=(sumun neigh); COMP_CWORD=1; _sumun sumun neigh sumun; echo \"${COMPREPLY[*]}\"";
+    let bash = std::process::Command::new("bash").args(["--norc", "-c", ask, arg(&script)]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&bash.stdout).trim(), "neighbours", "{bash:?}");
+    assert_eq!(place.sumun(&["completions", "tcsh"]).code, Some(2));
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let place = Place::new();
+    let pages = place.path("man/man8");
+    let written = place.sumun(&["man", arg(&pages)]);
+    assert_eq!((written.code, written.out.as_str(), written.err.as_str()), (Some(0), "", ""));
+    let page = |name: &str| fs::read_to_string(pages.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert!(page("sumun.8").contains("sumun\\-doctor(8)"), "{}", page("sumun.8"));
+    assert!(page("sumun-doctor.8").contains(".TH sumun-doctor 8"), "{}", page("sumun-doctor.8"));
+    assert!(page("sumun-set-add.8").contains("SYNOPSIS"));
+    let help = place.sumun(&["--help"]);
+    let commands = help.out.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names: Vec<&str> = commands
+        .filter(|l| l.starts_with("  ") && !l.starts_with("   "))
+        .filter_map(|l| l.split_whitespace().next())
+        .collect();
+    assert!(names.len() > 20, "{names:?}");
+    for name in names.into_iter().filter(|name| *name != "help") {
+        page(&format!("sumun-{name}.8"));
+    }
+    let nowhere = place.sumun(&["man", "/proc/nowhere"]);
+    assert_eq!(nowhere.code, Some(1));
+    assert!(nowhere.err.contains("/proc/nowhere"), "{}", nowhere.err);
+}
+
+#[test]
 fn the_reference_is_what_the_program_writes() {
     let page = Place::new().sumun(&["reference"]);
     assert_eq!((page.code, page.err.as_str()), (Some(0), ""));

@@ -135,7 +135,7 @@ impl Device {
 }
 
 /// An interface request that names the device.
-fn request(name: &str) -> libc::ifreq {
+pub(super) fn request(name: &str) -> libc::ifreq {
     // SAFETY: all-zero bytes are a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
@@ -144,7 +144,8 @@ fn request(name: &str) -> libc::ifreq {
     request
 }
 
-fn ask(fd: &OwnedFd, number: libc::c_ulong, request: &mut libc::ifreq) -> io::Result<()> {
+/// Asks with one of the device ioctls.
+pub(super) fn ask(fd: &OwnedFd, number: libc::c_ulong, request: &mut libc::ifreq) -> io::Result<()> {
     // SAFETY: every number used here takes a pointer to an ifreq; SIOCETHTOOL follows `ifru_data`, which then points to
     // the structure of its command.
     let answer = unsafe { libc::ioctl(fd.as_raw_fd(), number as _, &raw mut *request) };

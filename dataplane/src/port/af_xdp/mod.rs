@@ -26,12 +26,14 @@ mod pieces;
 mod program;
 mod queue;
 mod sending;
+mod spread;
 mod survey;
 mod watch;
 mod xmit;
 
 pub use error::OpenError;
 pub use sending::Sending;
+pub use spread::{Spread, spread};
 pub use survey::{Attached, Survey, survey};
 
 use super::{Link, Port, PortCounts, Seat};
