@@ -49,7 +49,21 @@ impl Switch {
         request[LINK..LINK + 2].copy_from_slice(&5u16.to_ne_bytes());
         request[LINK + 2..LINK + 4].copy_from_slice(&libc::IFLA_CARRIER.to_ne_bytes());
         request[LINK + 4] = carrier as u8;
-        send(self.0.as_raw_fd(), &request, MsgFlags::empty()).map(drop)
+        send(self.0.as_raw_fd(), &request, MsgFlags::empty())?;
+        self.tell(tap)
+    }
+
+    /// Makes the kernel tell everybody at once. By itself it tells of lost carriers once a second (`linkwatch_urgent_event`), but
+    /// who asks must not hear of another state than others know (`linkwatch_sync_dev` in `rtnl_getlink`, since Linux 6.8).
+    fn tell(&self, tap: u32) -> nix::Result<()> {
+        let mut request = [0; LINK];
+        head(&mut request, libc::RTM_GETLINK, libc::NLM_F_REQUEST);
+        request[HEADER + 4..HEADER + 8].copy_from_slice(&tap.to_ne_bytes());
+        send(self.0.as_raw_fd(), &request, MsgFlags::empty())?;
+        // The answer is there already. Nobody wants to know.
+        let mut answer = [0; LINK];
+        while recv(self.0.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT).is_ok() {}
+        Ok(())
     }
 }
 
