@@ -2,8 +2,9 @@
 
 use crate::Host;
 use anyhow::{Context, Result, ensure};
+use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -172,4 +173,46 @@ pub fn udp_ask(socket: &UdpSocket, text: &[u8]) -> Result<()> {
     let n = socket.recv(&mut buffer)?;
     ensure!(&buffer[..n] == text, "{n} other bytes came back");
     Ok(())
+}
+
+/// Asks each of these, all 10 ms and for so long, and tells of each when the last question without an answer was asked; zero
+/// where all were answered.
+pub fn udp_unanswered(host: &Host, to: &[SocketAddr], lasts: Duration) -> Result<Vec<Duration>> {
+    let pause = Duration::from_millis(10);
+    let open = |to: &SocketAddr| -> Result<UdpSocket> {
+        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(to)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    let sockets = host.inside(|| to.iter().map(open).collect::<Result<Vec<_>>>())?;
+    let (begun, mut asked) = (Instant::now(), Vec::new());
+    let mut answered = vec![HashSet::new(); to.len()];
+    let hear = |answered: &mut Vec<HashSet<[u8; 4]>>| {
+        for (socket, answered) in sockets.iter().zip(answered) {
+            let mut number = [0; 4];
+            // Errors that a router told are no answers; they are read like one.
+            while let Ok(4) = socket.recv(&mut number) {
+                answered.insert(number);
+            }
+        }
+    };
+    while begun.elapsed() < lasts {
+        let number = (asked.len() as u32).to_be_bytes();
+        asked.push((begun.elapsed(), number));
+        for socket in &sockets {
+            let _ = socket.send(&number);
+        }
+        std::thread::sleep(pause);
+        hear(&mut answered);
+    }
+    std::thread::sleep(20 * pause);
+    hear(&mut answered);
+    let last = |answered: &HashSet<[u8; 4]>| {
+        let missing = asked.iter().rev().find(|(_, number)| !answered.contains(number));
+        // The first question is asked at once.
+        missing.map_or(Duration::ZERO, |(when, _)| (*when).max(Duration::from_nanos(1)))
+    };
+    Ok(answered.iter().map(last).collect())
 }
