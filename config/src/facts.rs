@@ -141,9 +141,12 @@ impl PortId {
     /// No port: the `iif` of local output, the `oif` before routing.
     pub const NONE: PortId = PortId(u16::MAX);
 
+    /// `lo`: over which the router's host hears of what OUTPUT has led to an own address. No port of the configuration.
+    pub const LOOPBACK: PortId = PortId(u16::MAX - 1);
+
     /// The port as an index, where there is one.
     pub fn index(self) -> Option<usize> {
-        (self != PortId::NONE).then_some(self.0 as usize)
+        (self.0 < PortId::LOOPBACK.0).then_some(self.0 as usize)
     }
 }
 

@@ -166,6 +166,138 @@ rules = ["-i lan0 -m conntrack --ctstate ESTABLISHED"]
     }
 }
 
+/// Rules that count UDP at every chain by interface, and by state where that is known.
+fn counting() -> String {
+    let chains = [
+        ("raw", &["PREROUTING", "OUTPUT"][..]),
+        ("mangle", &["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"]),
+        ("nat", &["PREROUTING", "INPUT", "POSTROUTING"]),
+        ("filter", &["INPUT", "OUTPUT"]),
+    ];
+    let mut text = String::new();
+    for (table, chains) in chains {
+        for chain in chains {
+            let option = if ["PREROUTING", "INPUT"].contains(chain) { "-i" } else { "-o" };
+            let rules = ["lo", "wan0"].map(|name| match table {
+                "raw" => format!("\"-p udp {option} {name}\""),
+                _ => ["NEW", "ESTABLISHED"]
+                    .map(|state| format!("\"-p udp {option} {name} -m conntrack --ctstate {state}\""))
+                    .join(", "),
+            });
+            text += &format!("[{table}.{chain}]\nrules = [{}]\n", rules.join(", "));
+        }
+    }
+    text
+}
+
+#[test]
+fn output_may_lead_to_a_program_on_the_router_which_hears_it_over_lo() {
+    let rules = counting()
+        + r#"
+[ipv4.nat.OUTPUT]
+rules = ["-p udp --dport 53 -j REDIRECT --to-ports 5353", "-p udp --dport 54 -j DNAT --to-destination 192.168.1.1"]
+[ipv6.nat.OUTPUT]
+rules = ["-p udp --dport 53 -j REDIRECT --to-ports 5353", "-p udp --dport 54 -j DNAT --to-destination fd00:1::1"]
+"#;
+    for family in Family::ALL {
+        let (_, server) = ends(family);
+        let (lan, wan) = own(family);
+        // The host takes nothing for ::1 that comes on a TAP.
+        let redirected = if family == Family::V4 { 0x7f00_0001 } else { wan };
+        for (asked, to, port) in [(53, redirected, 5353), (54, lan, 54)] {
+            let mut host = Site::new(&rules);
+            let (name, from) = (family.address(to), said(family, "SERVER"));
+            let heard = |host: &mut Site, what: &str| {
+                let heard = host.hears();
+                assert!(heard.iter().all(|(_, frame)| frame[..12] == [ROUTER, ROUTER].concat()));
+                assert_eq!(described(&heard), [said(family, what)]);
+            };
+            assert_eq!(host.says(WAN, &udp(family, wan, server, (1000, asked), b"query")), []);
+            heard(&mut host, &format!("wan0 udp {from}:1000 > {name}:{port} ttl 64"));
+            assert_eq!(host.says(WAN, &udp(family, to, server, (port, 1000), b"answer")), []);
+            heard(&mut host, &format!("wan0 udp SERVER:{asked} > WAN:1000 ttl 64"));
+
+            // What the kernel counts of the same over its `lo`.
+            let counted = |host: &Site, chain: &str| host.rig.packets(family, chain);
+            assert_eq!(counted(&host, "raw.PREROUTING"), [2, 0, 2]);
+            for chain in ["mangle.PREROUTING", "mangle.INPUT", "mangle.POSTROUTING", "filter.INPUT"] {
+                assert_eq!(counted(&host, chain)[..4], [1, 1, 0, 0], "{chain}");
+            }
+            for chain in ["mangle.OUTPUT", "filter.OUTPUT"] {
+                assert_eq!(counted(&host, chain)[..4], [0, 1, 1, 0], "{chain}");
+            }
+            // By the address alone `lo` is known only once the flow is.
+            let raw = if to == 0x7f00_0001 { [1, 1, 2] } else { [0, 2, 2] };
+            assert_eq!(counted(&host, "raw.OUTPUT"), raw);
+            assert_eq!(counted(&host, "nat.POSTROUTING")[..4], [1, 0, 0, 0]);
+            for chain in ["nat.PREROUTING", "nat.INPUT"] {
+                assert_eq!(counted(&host, chain)[..4], [0; 4], "{chain}");
+            }
+            assert_eq!(host.rig.drops(), []);
+
+            // Nobody listens there: the host says so, and hears it from whom it has asked.
+            host.rig.now += 40_000_000_000;
+            assert_eq!(host.says(WAN, &udp(family, wan, server, (1001, asked), b"query")), []);
+            let query = host.hears().remove(0).1;
+            let unreachable = if family == Family::V4 { (3, 3) } else { (1, 4) };
+            assert_eq!(host.says(WAN, &error(family, to, server, unreachable, &query)), []);
+            let about = format!("about udp WAN:1001 > SERVER:{asked} ttl 64");
+            assert_eq!(
+                told(&host.hears()),
+                [said(family, &format!("wan0 ICMP SERVER > WAN PORT-UNREACHABLE ttl 64 {about}"))]
+            );
+            assert_eq!(host.rig.drops(), []);
+            host.rig.assert_census();
+        }
+    }
+}
+
+#[test]
+fn input_may_refuse_what_output_leads_to_the_router_itself() {
+    let rules = r#"
+[nat.OUTPUT]
+rules = ["-p tcp --dport 80 -j REDIRECT --to-ports 8080", "-p udp -j REDIRECT --to-ports 9"]
+[filter.INPUT]
+rules = ["-i lo -p tcp -j REJECT --reject-with tcp-reset", "-i lo -p udp -j REJECT"]
+"#;
+    for family in Family::ALL {
+        let (_, server) = ends(family);
+        let (_, wan) = own(family);
+        let mut host = Site::new(rules);
+        assert_eq!(host.says(WAN, &tcp(family, wan, server, (1000, 80), "S", b"")), []);
+        assert_eq!(described(&host.hears()), [said(family, "wan0 tcp SERVER:80 > WAN:1000 AR ttl 64")]);
+        assert_eq!(host.says(WAN, &udp(family, wan, server, (5, 7), b"data")), []);
+        let about = "about udp WAN:5 > SERVER:7 ttl 64";
+        let refused = said(family, &format!("wan0 ICMP SERVER > WAN PORT-UNREACHABLE ttl 64 {about}"));
+        assert_eq!(told(&host.hears()), [refused]);
+        assert_eq!(host.rig.drops(), [("reject", 2)]);
+        host.rig.assert_census();
+    }
+}
+
+#[test]
+fn the_loopbacks_addresses_never_leave_and_nothing_for_them_comes_in() {
+    let mut host =
+        Site::new("[ipv4.nat.PREROUTING]\nrules = [\"-p udp --dport 7 -j DNAT --to-destination 127.0.0.1\"]");
+    let (client, server) = ends(Family::V4);
+    let (lan, _) = own(Family::V4);
+    let loopback = 0x7f00_0001;
+    assert_eq!(host.says(WAN, &udp(Family::V4, loopback, server, (5353, 1000), b"late")), []);
+    for (to, ports) in [(loopback, (5, 9)), (lan, (5, 7)), (loopback, (67, 68))] {
+        assert_eq!(host.gets(LAN, &udp(Family::V4, client, to, ports, b"data")), [], "{ports:?}");
+    }
+    assert_eq!(host.hears(), []);
+    assert_eq!(host.rig.drops(), [("martian", 4)]);
+    // An own address that no TAP has is nobody's.
+    let rules = "[ipv4.nat.OUTPUT]\nrules = [\"-p udp -j DNAT --to-destination 192.168.1.1\"]";
+    let mut wan_only = Site::with(rules, &[WAN]);
+    let (_, wan) = own(Family::V4);
+    assert_eq!(wan_only.says(WAN, &udp(Family::V4, wan, server, (5, 7), b"data")), []);
+    assert_eq!((wan_only.hears(), wan_only.rig.drops()), (vec![], vec![("no-listener", 1)]));
+    wan_only.rig.assert_census();
+    host.rig.assert_census();
+}
+
 #[test]
 fn input_may_change_who_asks_and_the_answer_finds_back() {
     let rules = r#"

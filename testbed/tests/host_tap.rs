@@ -82,3 +82,50 @@ fn ssh_into_the_router_and_fetching_from_it_pass_its_rules() -> Result<()> {
     ensure!(host.pings("203.0.113.1", 3) && host.pings("fd00:1::11", 3));
     Ok(())
 }
+
+const LOOPED: &str = r#"
+[filter.INPUT]
+policy = "DROP"
+rules = ["-i lo -p tcp -j ACCEPT", "-p icmp -j ACCEPT", "-p ipv6-icmp -j ACCEPT"]
+
+[filter.OUTPUT]
+rules = ["-o lo -p tcp --sport 8081"]
+
+[ipv4.nat.OUTPUT]
+rules = [
+  "-d 198.51.100.80 -p tcp --dport 80 -j REDIRECT --to-ports 8081",
+  "-d 198.51.100.81 -p tcp --dport 80 -j DNAT --to-destination 192.168.1.1:8082",
+]
+
+[ipv6.nat.OUTPUT]
+rules = [
+  "-d 2001:db8:9::80 -p tcp --dport 80 -j REDIRECT --to-ports 8082",
+  "-d 2001:db8:9::81 -p tcp --dport 80 -j DNAT --to-destination [fd00:1::1]:8082",
+]
+"#;
+
+#[test]
+fn output_leads_programs_to_others_on_the_router() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let appliance = Appliance::start(&lab, &format!("{INTERFACES}{LOOPED}"))?;
+    let Appliance { router, host } = &appliance;
+    host.ip("route add default via 203.0.113.1")?;
+    host.ip("-6 route add default via 2001:db8:2::1")?;
+    let page: Vec<u8> = (0..4u32 << 20).map(|i| (i ^ i >> 9) as u8).collect();
+    std::fs::write(lab.path("page"), &page)?;
+    let dir = lab.path("").display().to_string();
+    let serve = |port: &str, bind: &str| {
+        Beside::start(host.command("python3").args(["-m", "http.server", port, "--bind", bind, "--directory", &dir]))
+    };
+    // One that hears nothing but 127.0.0.1, and one for all addresses of both families.
+    let _servers = [serve("8081", "127.0.0.1")?, serve("8082", "::")?];
+    let fetch = |at: &str| host.output(&["curl", "-s", "-S", "-m", "5", &format!("http://{at}/page")]);
+    for at in ["198.51.100.80", "198.51.100.81", "[2001:db8:9::80]", "[2001:db8:9::81]"] {
+        wait(&format!("the page at {at}"), || Ok(fetch(at)?.stdout == page))?;
+    }
+    ensure!(fetch("198.51.100.82")?.status.code() == Some(28), "nobody redirects that, and nobody is there");
+    ensure!(counted(router, "-A INPUT -i lo")? > 10 && counted(router, "-A OUTPUT -o lo")? > 100);
+    let flows = router.flows(&["dst=198.51.100.80", "dport=80", "src=127.0.0.1", "sport=8081"])?;
+    ensure!(!flows.is_empty(), "{}", router.ask(&["conntrack"])?);
+    Ok(())
+}

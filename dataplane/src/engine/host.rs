@@ -5,22 +5,30 @@
 //! it is. What goes to the host is an ordinary frame, no longer than the port's MTU: what was gathered for INPUT is
 //! cut again.
 //!
-//! What the host sends to itself never comes here. Nor can it be sent back: its answers would take the short way through `lo`,
-//! past the flow that changed the addresses. So where OUTPUT leads a packet to an own address, it ends there. Errors and
-//! resets about what the host has sent do come back to it, on the TAP that it used, through OUTPUT and POSTROUTING.
+//! What the host sends to itself never comes here, but OUTPUT may lead to an own address what was sent elsewhere:
+//!
+//! ```text
+//!  client ─ to A:80 ─▶ TAP ─▶ OUTPUT: to 127.0.0.1:8080 ─▶ POSTROUTING: from A ─▶ PREROUTING, INPUT ─▶ TAP ─▶ server
+//!  client ◀─ TAP ◀─ INPUT, PREROUTING ◀─ POSTROUTING: from A:80 ◀─ OUTPUT: to the client ◀─ TAP ◀─ to A ─ server
+//! ```
+//! To the server it comes from the address that was asked, A: to the client's own it would answer the short way through its `lo`,
+//! past the flow that changed the addresses. All hooks see `lo`, as in the kernel.
+//!
+//! Errors and resets about what the host has sent come back to it, on the TAP that it used, through OUTPUT and POSTROUTING.
 
 use super::fate::ETHERNET;
 use super::packet::{Hop, Packet};
 use super::running::Running;
 use super::{BURST, Engine, Router};
-use crate::fib::{Route, is_on_no_link};
+use crate::conntrack::Ct;
+use crate::fib::{Route, is_loopback, is_on_no_link};
 use crate::host::exchange::Sent;
 use crate::packet::fragment;
 use crate::packet::parse;
 use crate::packet::view::{Ethernet, ethertype};
 use crate::reason::DropReason;
 use crate::umem::Frame;
-use sumun_config::facts::{Facts, Family, PacketType, PortId, proto};
+use sumun_config::facts::{Dir, Facts, Family, PacketType, PortId, proto, status};
 
 /// Ports of DHCP: of servers, of clients.
 const DHCP: (u16, u16) = (67, 68);
@@ -100,14 +108,41 @@ impl Engine {
         g.fib.own_addresses().filter(is_its).map(|own| own.port).find(|port| self.router.has_tap(*port))
     }
 
+    /// Whether the host can hear of this packet, which OUTPUT has led to an own address: it has that, and not the one that was asked.
+    pub(super) fn can_loop(&self, g: &Running, p: &Packet) -> bool {
+        let Facts { family, dst, .. } = p.facts;
+        let Ct::Flow(flow) = p.ct else { return false };
+        self.is_hosts(g, family, dst) && !self.is_hosts(g, family, self.tracker.first_ends(flow).1)
+    }
+
+    /// Whether the host answers here what it has sent to itself by way of OUTPUT.
+    #[inline]
+    pub(super) fn answers_itself(&self, g: &Running, p: &Packet) -> bool {
+        const BOTH: u32 = status::SRC_NAT | status::DST_NAT;
+        match p.ct {
+            Ct::Flow(flow) if p.tap != PortId::NONE && flow.dir == Dir::Reply && p.facts.ct_status & BOTH == BOTH => {
+                self.is_hosts(g, p.facts.family, self.tracker.first_ends(flow).0)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the host has this address: of a port with a TAP, or of its loopback.
+    fn is_hosts(&self, g: &Running, family: Family, addr: u128) -> bool {
+        let has = |own: &crate::fib::Own| own.port.index().is_none() || self.router.has_tap(own.port);
+        let mut own = g.fib.own_addresses().filter(|own| own.family == family && own.addr == addr);
+        family == Family::V4 && is_loopback(addr) || own.any(has)
+    }
+
     /// An answer of a DHCP server to a client on the host, whose address it offers: nobody has that yet. Leases of others that
     /// are renewed through the router leave by another port than the one that they came in on.
     #[inline]
     pub(super) fn is_lease(&self, p: &Packet, route: &Route) -> bool {
-        let Facts { family, proto, sport, dport, has_l4, iif, .. } = p.facts;
+        let Facts { family, dst, proto, sport, dport, has_l4, iif, .. } = p.facts;
         self.router.has_taps
             && (family, proto, has_l4, (sport, dport)) == (Family::V4, proto::UDP, true, DHCP)
             && self.router.has_tap(iif)
+            && !is_loopback(dst)
             && !matches!(route, Route::Via { port, .. } if *port != iif)
     }
 

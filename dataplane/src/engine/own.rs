@@ -384,6 +384,8 @@ impl Engine {
             }
             (Kind::Redirect, Hook::Output) => Some(match family {
                 Family::V4 => 0x7f00_0001,
+                // The host takes nothing for ::1 that comes on a TAP.
+                Family::V6 if p.tap != PortId::NONE => p.facts.src,
                 Family::V6 => 1,
             }),
             (Kind::Redirect, _) => g.fib.first_address(p.facts.iif, family, p.facts.dst),

@@ -17,10 +17,10 @@ use super::packet::{Hop, Packet};
 use super::running::Running;
 use crate::conntrack::{Ct, Invalid, Template, Tracker};
 use crate::defrag::User;
-use crate::fib::{Fib, Key, Route, is_forwardable_source, is_link_local};
+use crate::fib::{Fib, Key, Route, is_forwardable_source, is_link_local, is_loopback};
 use crate::icmp::Error;
 use crate::log::LogEvent;
-use crate::nat::Manip;
+use crate::nat::{Manip, NatRange};
 use crate::packet::{edit, parse};
 use crate::reason::DropReason;
 use sumun_config::facts::{CtState, Facts, Family, PacketType, PortId, proto, status};
@@ -119,7 +119,9 @@ impl Engine {
             return Ok(waits);
         }
         let given = p.hop;
-        p.facts.oif = given.port;
+        // Such a source has only what goes over the loopback.
+        let is_looped = p.facts.family == Family::V4 && is_loopback(p.facts.src);
+        p.facts.oif = if is_looped { PortId::LOOPBACK } else { given.port };
         if g.fib.has_realms() && p.facts.family == Family::V4 {
             p.realms = g.fib.realms_out(&key(g, &p.facts), given.port);
         }
@@ -128,8 +130,11 @@ impl Engine {
         }
         p.facts.oif = p.hop.port;
         if p.hop == Hop::NOWHERE {
-            // To the host itself, which would have to take it for a stranger's, and answer without passing here.
-            return Err(DropReason::NoListener);
+            return self.loop_back(g, p);
+        }
+        if p.facts.family == Family::V4 && is_loopback(p.facts.src) {
+            // An answer that came too late for its flow (`ip_route_output_key_hash_rcu`).
+            return Err(DropReason::Martian);
         }
         if p.hop != given {
             return self.egress(g, p);
@@ -137,6 +142,22 @@ impl Engine {
         self.hook(g, Hook::Postrouting, p)?;
         self.check_size(g, p)?;
         Ok(Fate::Send { mac })
+    }
+
+    /// From the host to the host, because OUTPUT says so: over the loopback, where a packet keeps its flow (`loopback_xmit`).
+    fn loop_back(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
+        if !self.can_loop(g, p) {
+            return Err(DropReason::NoListener);
+        }
+        p.facts.oif = PortId::LOOPBACK;
+        self.hook(g, Hook::Postrouting, p)?;
+        (p.facts.iif, p.facts.oif, p.facts.has_link) = (PortId::LOOPBACK, PortId::NONE, true);
+        if let Some(waits) = self.hook(g, Hook::Prerouting, p)? {
+            return Ok(waits);
+        }
+        self.hook(g, Hook::Input, p)?;
+        p.facts.has_link = false;
+        Ok(Fate::Host { port: p.tap })
     }
 
     /// Out of the router (`ip_output`, `ip6_output`).
@@ -199,7 +220,12 @@ impl Engine {
                         return Ok(Some(waits));
                     }
                 }
-                Stage::Track => self.track(g, p)?,
+                Stage::Track => {
+                    self.track(g, p)?;
+                    if hook == Hook::Output && self.answers_itself(g, p) {
+                        p.facts.oif = PortId::LOOPBACK;
+                    }
+                }
                 Stage::Nat(manip) => self.nat(g, hook, manip, p)?,
                 Stage::Reroute => {
                     if RoutedBy::of(&p.facts) != before {
@@ -261,10 +287,14 @@ impl Engine {
                 Passed::Mapped(nat) => Some(*nat),
                 Passed::Bypassing => return Ok(()),
             };
-            let range = nat.map(|nat| self.resolve_range(g, hook, p, nat)).transpose()?;
+            let is_looped = hook == Hook::Postrouting && p.facts.oif == PortId::LOOPBACK;
+            let range = match is_looped {
+                true => Some(NatRange::at(self.tracker.first_ends(flow).1)),
+                false => nat.map(|nat| self.resolve_range(g, hook, p, nat)).transpose()?,
+            };
             let random = self.rng.next();
             self.tracker.map(flow, manip, range.as_ref(), &p.facts, random)?;
-            if nat.is_some_and(|nat| nat.kind == Kind::Masquerade) {
+            if !is_looped && nat.is_some_and(|nat| nat.kind == Kind::Masquerade) {
                 self.tracker.set_masqueraded(flow, p.facts.oif);
             }
         } else if !is_error && Tracker::asks_in_vain(&p.facts, manip) {

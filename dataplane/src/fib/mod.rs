@@ -35,7 +35,7 @@ mod vrf_tests;
 
 pub use entry::{Change, Entry, Hop, Kind, LinkState, Out, protocol};
 pub use list::{Listed, Place, Selection};
-pub use own::{Own, is_forwardable_source, is_link_local, is_on_no_link, solicited_node};
+pub use own::{Own, is_forwardable_source, is_link_local, is_loopback, is_on_no_link, solicited_node};
 
 pub use table::{MAX_OTHERS, Table};
 

@@ -51,6 +51,11 @@ pub const fn is_on_no_link(family: Family, src: u128, dst: u128) -> bool {
     }
 }
 
+/// Whether an IPv4 address is in 127.0.0.0/8.
+pub const fn is_loopback(addr: u128) -> bool {
+    addr >> 24 == 127
+}
+
 /// The solicited-node group of an IPv6 address (RFC 4291 section 2.7.1).
 pub const fn solicited_node(addr: u128) -> u128 {
     0xff02_0000_0000_0000_0000_0001_ff00_0000 | addr & 0xff_ffff

@@ -3,7 +3,7 @@
 //! IPv4 only, as in the kernel: IPv6 looks at addresses when it receives ([`super::is_on_no_link`]) and has no `rp_filter`;
 //! [`Fib::has_way_back`], which `rpfilter` asks, answers for both. Realms are found on the same way.
 
-use super::{Fib, Key, LIMITED_BROADCAST, Route, Target, is_link_local, is_on_no_link};
+use super::{Fib, Key, LIMITED_BROADCAST, Route, Target, is_link_local, is_loopback, is_on_no_link};
 use crate::reason::DropReason;
 use sumun_config::facts::{AddrType, Facts, Family, PortId, WayBack};
 use sumun_config::model::RpFilter;
@@ -31,7 +31,6 @@ impl Fib {
         if key.family == Family::V6 {
             return if is_on_no_link(key.family, key.src, key.dst) { Err(DropReason::Martian) } else { Ok(()) };
         }
-        let is_loopback = |addr: u128| addr >> 24 == 127;
         if key.src >> 28 == 0xe || key.src == LIMITED_BROADCAST || is_loopback(key.src) || is_loopback(key.dst) {
             return Err(DropReason::Martian);
         }

@@ -132,6 +132,10 @@ fn make(port: PortId, link: &Link, namespace: Option<&str>) -> Result<Tap, TapEr
     let device = device.enable(true).build_sync().map_err(failed)?;
     device.set_nonblocking(true).map_err(failed)?;
     let index = device.if_index().map_err(failed)?;
+    // What OUTPUT redirects goes to 127.0.0.1; what comes from outside for that address ends in the engine.
+    if let Err(error) = std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/route_localnet"), "1") {
+        tracing::warn!("{name}: REDIRECT in OUTPUT will not reach programs on 127.0.0.1: route_localnet: {error}");
+    }
     let kinds = if device.udp_gso() { Kinds::TcpAndUdp } else { Kinds::Tcp };
     Ok(Tap { port, name, index, kinds, mtu: link.mtu, device })
 }

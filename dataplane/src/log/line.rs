@@ -8,7 +8,7 @@ use crate::packet::extension::is_extension;
 use crate::packet::view::{Icmp, Ipv4, Ipv6, Tcp, Udp};
 use std::fmt::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use sumun_config::facts::{Family, PortId, proto};
+use sumun_config::facts::{Family, LOOPBACK, PortId, proto};
 
 /// The line of an event, without time and level; `ports` are the names by [`PortId`].
 pub fn line(event: &LogEvent, ports: &[String]) -> String {
@@ -36,7 +36,10 @@ impl<'a> Packet<'a> {
         if let Some(number) = event.audit {
             return self.audit(number);
         }
-        let name = |port: PortId| port.index().and_then(|index| ports.get(index)).map_or("", String::as_str);
+        let name = |port: PortId| match port {
+            PortId::LOOPBACK => LOOPBACK,
+            _ => port.index().and_then(|index| ports.get(index)).map_or("", String::as_str),
+        };
         let prefix = event.prefix_text();
         write!(self.out, "{prefix}IN={} OUT={} ", name(event.iif), name(event.oif))?;
         if event.iif != PortId::NONE {

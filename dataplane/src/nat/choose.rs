@@ -32,6 +32,12 @@ impl Tracker {
         facts.ct_status & manip.done() == 0 && matches!(facts.ct_state, CtState::New | CtState::Related)
     }
 
+    /// Source and destination of a flow's first packet, before any mapping.
+    pub fn first_ends(&self, flow: Flow) -> (u128, u128) {
+        let tuple = self.shared.entry(flow.id).tuple(Dir::Original);
+        (tuple.src, tuple.dst)
+    }
+
     /// Chooses the mapping of one end of a new flow (`nf_nat_setup_info`). Without a range nothing changes but what must:
     /// a source port whose answers would be another flow's (`nf_nat_alloc_null_binding`). Nothing happens to flows that
     /// are mapped already. `random` is a fresh random number.

@@ -117,6 +117,11 @@ impl NatRange {
         NatRange { addresses, ..NatRange::default() }
     }
 
+    /// This address and no other.
+    pub fn at(address: u128) -> NatRange {
+        NatRange { addresses: Some((address, address)), ..NatRange::default() }
+    }
+
     fn is_random(&self) -> bool {
         self.random || self.random_fully
     }

@@ -1,6 +1,6 @@
 //! What a packet is to a set: the ends that a rule names become the parts of an element (`*_kadt` of each type).
 
-use sumun_config::facts::{Facts, Family, PortId, proto};
+use sumun_config::facts::{Facts, Family, LOOPBACK, PortId, proto};
 use sumun_config::set::ask::Ends;
 use sumun_config::set::{Header, Key, Kind, Part, iface_number, mac_number};
 
@@ -14,7 +14,10 @@ impl Ifaces {
     }
 
     fn name(&self, port: PortId) -> Option<u128> {
-        self.0.get(port.index()?).copied()
+        match port {
+            PortId::LOOPBACK => Some(iface_number(LOOPBACK)),
+            _ => self.0.get(port.index()?).copied(),
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! Names are resolved to ports when the ruleset is compiled, so a test is one bit of a set. A trailing `+` stands for any
 //! rest of the name; `+` alone means every interface and writes no condition, also where there is none (local output).
 //! Any name is accepted here, as in iptables; one that no port has never holds, and [`Interface::is_unknown`] lets the caller
-//! warn or refuse. `lo` is known and never holds: what the router says to itself does not pass the data path.
+//! warn or refuse. `lo` is known, and holds for what OUTPUT leads to an own address: all else that the router's host says to itself
+//! does not pass the data path.
 //!
 //! TOML: `{ in = "lan+", out = "!wan0", jump = "ACCEPT" }`
 
@@ -20,23 +21,31 @@ pub const MAX_PORTS: usize = 256;
 /// Longest name of an interface (IFNAMSIZ without its end).
 pub const MAX_NAME: usize = 15;
 
-/// A set of ports.
+/// A set of ports. The last word is the loopback's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct PortSet([u64; MAX_PORTS / 64]);
+pub struct PortSet([u64; MAX_PORTS / 64 + 1]);
 
 impl PortSet {
-    /// Adds a port; one beyond [`MAX_PORTS`] cannot exist and is not added.
+    /// Adds a port; one beyond [`MAX_PORTS`] cannot exist and is not added, save [`PortId::LOOPBACK`].
     pub fn insert(&mut self, port: PortId) {
-        if let Some(word) = port.index().and_then(|i| self.0.get_mut(i / 64)) {
-            *word |= 1 << (port.0 % 64);
+        if let Some(i) = PortSet::place(port) {
+            self.0[i / 64] |= 1 << (i % 64);
         }
     }
 
     /// Whether the port is in the set; [`PortId::NONE`] never is.
     #[inline]
     pub fn contains(&self, port: PortId) -> bool {
-        let i = port.0 as usize;
-        i < MAX_PORTS && self.0[i / 64] >> (i % 64) & 1 != 0
+        PortSet::place(port).is_some_and(|i| self.0[i / 64] >> (i % 64) & 1 != 0)
+    }
+
+    #[inline]
+    fn place(port: PortId) -> Option<usize> {
+        match port {
+            PortId(i) if usize::from(i) < MAX_PORTS => Some(i.into()),
+            PortId::LOOPBACK => Some(MAX_PORTS),
+            _ => None,
+        }
     }
 
     /// Whether a port is in it that a router of so many ports does not have.
@@ -79,8 +88,7 @@ impl Interface {
 
     /// Whether no port has such a name, which deserves a warning: the condition never holds.
     pub fn is_unknown(&self) -> bool {
-        let (name, ports) = self.parts();
-        ports.is_empty() && !covers(name, LOOPBACK)
+        self.parts().1.is_empty()
     }
 }
 
@@ -116,6 +124,9 @@ pub fn parse(word: &Word, ports: &[String]) -> Result<Option<(String, PortSet)>,
     let mut set = PortSet::default();
     for (i, _) in ports.iter().enumerate().filter(|(_, port)| covers(name, port)) {
         set.insert(PortId(i as u16));
+    }
+    if covers(name, LOOPBACK) {
+        set.insert(PortId::LOOPBACK);
     }
     Ok(Some((name.clone(), set)))
 }
@@ -175,6 +186,7 @@ mod tests {
                 assert_eq!(ports.contains(PortId(port)), members.contains(&port), "{text} {port}");
             }
             assert!(!ports.contains(PortId::NONE));
+            assert_eq!(ports.contains(PortId::LOOPBACK), ["l+", "lo"].contains(&text), "{text}");
             let condition = Interface::Out { name, ports };
             assert_eq!(condition.is_unknown(), unknown, "{text}");
             assert_eq!(condition.verify(Family::V4), Ok(()));
