@@ -128,7 +128,7 @@ fn interface(option: &GivenOption, site: &Site) -> Result<Option<Cond>, Complain
     };
     let foreign = site.names.foreign;
     let known =
-        name == LOOPBACK || name.ends_with('+') || foreign.iter().any(|pattern| interface::covers(pattern, &name));
+        &*name == LOOPBACK || name.ends_with('+') || foreign.iter().any(|pattern| interface::covers(pattern, &name));
     if set.is_empty() && !known {
         return Err(Complaint {
             at: word.at.clone(),

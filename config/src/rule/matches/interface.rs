@@ -65,14 +65,14 @@ pub enum Interface {
     /// `-i`
     In {
         /// As written, with its `+`.
-        name: String,
+        name: Box<str>,
         /// The ports so named.
         ports: PortSet,
     },
     /// `-o`
     Out {
         /// As written, with its `+`.
-        name: String,
+        name: Box<str>,
         /// The ports so named.
         ports: PortSet,
     },
@@ -106,7 +106,7 @@ pub fn is_name(name: &str) -> bool {
 }
 
 /// The name of `-i` or `-o` and the ports it means; none for `+`, which means every packet.
-pub fn parse(word: &Word, ports: &[String]) -> Result<Option<(String, PortSet)>, Complaint> {
+pub fn parse(word: &Word, ports: &[String]) -> Result<Option<(Box<str>, PortSet)>, Complaint> {
     let name = &word.text;
     let accepts = || format!("the name of an interface, 1 to {MAX_NAME} characters, or its beginning and `+`");
     if name.is_empty() {
@@ -128,7 +128,7 @@ pub fn parse(word: &Word, ports: &[String]) -> Result<Option<(String, PortSet)>,
     if covers(name, LOOPBACK) {
         set.insert(PortId::LOOPBACK);
     }
-    Ok(Some((name.clone(), set)))
+    Ok(Some((name.as_str().into(), set)))
 }
 
 impl Condition for Interface {
@@ -164,7 +164,7 @@ impl Condition for Interface {
 mod tests {
     use super::*;
 
-    fn named(text: &str) -> Result<Option<(String, PortSet)>, Complaint> {
+    fn named(text: &str) -> Result<Option<(Box<str>, PortSet)>, Complaint> {
         let ports = ["lan0", "lan1", "wan0", "lo0"].map(String::from);
         parse(&Word { text: text.to_string(), at: 0..text.len() }, &ports)
     }
