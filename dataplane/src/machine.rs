@@ -11,15 +11,15 @@ use crate::kernel::{self, Mirror, Place};
 use crate::log::writer::Writer;
 use crate::log::{self, LogRing, PacketEvent};
 use crate::page::{Press, Snapshot, Work};
-use crate::port::af_xdp::{self, Mode, Plan, Sending};
+use crate::port::af_xdp::{self, Gauge, Mode, Plan, Sending};
 use crate::process::Machine;
 use crate::protocol::AccountRow;
 use crate::protocol::{
     ConntrackStats, Counter, Counters, EventKind, EventRow, FlowFilter, FlowKey, FlowRow, FlowTuple,
 };
 use crate::protocol::{
-    ExpectationRow, InvalidCount, MirrorStatus, NeighbourRow, ObjectRequest, PacketRow, PortStatus, RoutesAnswer,
-    RoutesRequest, SetAnswer, SetRequest, TimerRow,
+    ExpectationRow, InvalidCount, MirrorStatus, NeighbourRow, ObjectRequest, PacketRow, PortStatus, RouteCounts,
+    RoutesAnswer, RoutesRequest, SetAnswer, SetRequest, TimerRow,
 };
 use crate::reason::DropReason;
 use crate::server::Service;
@@ -32,7 +32,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-use sumun_config::facts::{Dir, PortId};
+use sumun_config::facts::{Dir, Family, PortId};
 use sumun_config::model::{Appliance, Interface, Kind, Policy, Vlan};
 
 /// Opens the ports of an appliance and starts its workers.
@@ -85,6 +85,7 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
         router,
         appliance: appliance.clone(),
         devices: opened.ports.into_iter().zip(opened.modes).zip(opened.sending).collect(),
+        gauges: opened.gauges,
         control,
         host,
         adopted: adopted.flows,
@@ -190,6 +191,7 @@ struct Answers {
     appliance: Appliance,
     /// The ports that have a device, and how each runs and sends.
     devices: Vec<((PortId, Mode), Sending)>,
+    gauges: Vec<Gauge>,
     control: Control,
     /// The host's own stack, where it takes part.
     host: Option<host::beside::Running>,
@@ -276,6 +278,12 @@ impl Service for Answers {
                 tx_packets: tx.packets,
                 tx_bytes: tx.bytes,
                 tap: self.host.as_ref().and_then(|host| host.status(PortId(number as u16))),
+                losses: self
+                    .gauges
+                    .iter()
+                    .filter(|gauge| gauge.port.0 == number as u16)
+                    .filter_map(Gauge::read)
+                    .collect(),
             }
         })
         .collect()
@@ -285,12 +293,17 @@ impl Service for Answers {
         self.router.conntrack.count()
     }
 
+    fn route_counts(&self) -> RouteCounts {
+        let fib = self.router.fib();
+        let of = |family| fib.routes_of(family) as u64;
+        RouteCounts { ipv4: of(Family::V4), ipv6: of(Family::V6) }
+    }
+
     fn mirror(&self) -> Option<MirrorStatus> {
         let state = self.mirror.as_ref()?.state();
         let since = |at: SystemTime| at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         state.is_mirrored.then(|| MirrorStatus {
             synchronised: state.is_synchronised,
-            routes: self.router.fib().routes() as u64,
             synchronisations: state.synchronisations,
             took_ms: state.took.as_millis() as u64,
             last_change_ms: state.last_change.map(since),
@@ -462,6 +475,7 @@ impl Answers {
             generation: generation.number,
             settled: router.is_settled(),
             rules: crate::server::count_rules(&generation.policy),
+            routes: self.route_counts(),
             ports: self.ports(),
             port_counts: self.control.port_counts(),
             workers: router.stats.iter().zip(&router.cores).map(work).collect(),

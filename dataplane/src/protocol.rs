@@ -14,203 +14,28 @@
 //! The functions here are blocking and for any `Read` and `Write`; control reads the same frames asynchronously by means
 //! of [`Header`], [`encode`] and [`decode`]. The CLI and control speak in the same frames, with messages of their own.
 
-use crate::reason::{Class, DropReason};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use sumun_config::facts::Family;
 use sumun_config::model::Appliance;
-use sumun_config::rule::matches::nfacct::Quota;
 
 mod flow;
+mod frame;
 mod route;
+mod row;
 mod set;
+mod status;
 
 pub use flow::{ConntrackStats, EventKind, EventRow, ExpectationRow, FlowFilter, FlowKey, FlowRow, FlowTuple};
 pub use flow::{IcmpFilter, InvalidCount, Masked, TupleFilter, has_ports};
+pub use frame::{
+    Digest, FrameError, HEADER_LEN, Header, Kind, VERSION, decode, encode, read_header, read_message, read_payload,
+    write_frame,
+};
 pub use route::{HopRow, RoutePlace, RouteQuestion, RouteRow, RouteWay, RoutesAnswer, RoutesRequest, TableName};
+pub use row::{AccountRow, ChainCounters, Counter, Counters, Drops, NeighbourRow, PacketRow, Rules, TimerRow};
 pub use set::{SetAnswer, SetRequest, SetRow};
-
-/// The version of frames and messages. Both ends must have the same: they are of one release.
-pub const VERSION: u16 = 1;
-
-/// Bytes of a [`Header`].
-pub const HEADER_LEN: usize = 12;
-
-const MAGIC: [u8; 4] = *b"SMUN";
-
-/// What a frame carries.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u16)]
-pub enum Kind {
-    /// A small message that asks for something.
-    Request = 1,
-    /// A policy to run, or, from the CLI to control, a configuration to apply.
-    Publish = 2,
-    /// An answer.
-    Response = 3,
-}
-
-impl Kind {
-    /// Greatest length of the payload in bytes.
-    pub const fn most(self) -> u32 {
-        match self {
-            Kind::Request => 64 << 10,
-            Kind::Publish | Kind::Response => 1 << 30,
-        }
-    }
-}
-
-/// What comes before the payload.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Header {
-    /// What the payload is.
-    pub kind: Kind,
-    /// Its length in bytes, at most [`Kind::most`].
-    pub len: u32,
-}
-
-/// Why a frame cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum FrameError {
-    /// The magic is missing.
-    #[error("the other side does not speak sumun's protocol")]
-    Foreign,
-    /// Another version.
-    #[error(
-        "the other side speaks version {0} of the protocol and this one version {VERSION}: restart the older of the two"
-    )]
-    Version(u16),
-    /// No kind of frame has this number.
-    #[error("unknown kind of frame {0}")]
-    Kind(u16),
-    /// A kind that has no place here.
-    #[error("a frame of kind {0:?} is not expected here")]
-    Unexpected(Kind),
-    /// Longer than its kind may be.
-    #[error("a frame of {len} bytes is longer than the {most} bytes that are allowed")]
-    TooLong {
-        /// What the header says.
-        len: u64,
-        /// What would be accepted.
-        most: u32,
-    },
-    /// The connection ended within a frame.
-    #[error("the connection ended within a frame")]
-    Cut,
-    /// The payload is not what its kind says.
-    #[error("malformed message: {0}")]
-    Malformed(#[from] postcard::Error),
-    /// Bytes follow the message in its frame.
-    #[error("malformed message: {0} bytes too many")]
-    Trailing(usize),
-    /// Reading or writing failed.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
-
-impl Header {
-    /// The header of a payload of `len` bytes.
-    pub fn of(kind: Kind, len: usize) -> Result<Header, FrameError> {
-        match u32::try_from(len) {
-            Ok(short) if short <= kind.most() => Ok(Header { kind, len: short }),
-            _ => Err(FrameError::TooLong { len: len as u64, most: kind.most() }),
-        }
-    }
-
-    /// As it goes over the socket.
-    pub fn bytes(self) -> [u8; HEADER_LEN] {
-        let mut bytes = [0; HEADER_LEN];
-        bytes[0..4].copy_from_slice(&MAGIC);
-        bytes[4..6].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[6..8].copy_from_slice(&(self.kind as u16).to_le_bytes());
-        bytes[8..12].copy_from_slice(&self.len.to_le_bytes());
-        bytes
-    }
-
-    /// Checks everything that a header says.
-    pub fn parse(bytes: [u8; HEADER_LEN]) -> Result<Header, FrameError> {
-        let [m0, m1, m2, m3, v0, v1, k0, k1, l0, l1, l2, l3] = bytes;
-        if [m0, m1, m2, m3] != MAGIC {
-            return Err(FrameError::Foreign);
-        }
-        match u16::from_le_bytes([v0, v1]) {
-            VERSION => {}
-            version => return Err(FrameError::Version(version)),
-        }
-        let kind = match u16::from_le_bytes([k0, k1]) {
-            1 => Kind::Request,
-            2 => Kind::Publish,
-            3 => Kind::Response,
-            other => return Err(FrameError::Kind(other)),
-        };
-        Header::of(kind, u32::from_le_bytes([l0, l1, l2, l3]) as usize)
-    }
-}
-
-/// A message as payload.
-pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
-    Ok(postcard::to_stdvec(message)?)
-}
-
-/// A payload as message; all of it.
-pub fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FrameError> {
-    let (message, rest) = postcard::take_from_bytes(payload)?;
-    if rest.is_empty() { Ok(message) } else { Err(FrameError::Trailing(rest.len())) }
-}
-
-/// Writes a frame.
-pub fn write_frame(to: &mut impl Write, kind: Kind, payload: &[u8]) -> Result<(), FrameError> {
-    to.write_all(&Header::of(kind, payload.len())?.bytes())?;
-    to.write_all(payload)?;
-    Ok(to.flush()?)
-}
-
-/// Reads the next header; none where the other side has closed between two frames.
-pub fn read_header(from: &mut impl Read) -> Result<Option<Header>, FrameError> {
-    let mut bytes = [0; HEADER_LEN];
-    let mut have = 0;
-    while have < HEADER_LEN {
-        match from.read(&mut bytes[have..]) {
-            Ok(0) if have == 0 => return Ok(None),
-            Ok(0) => return Err(FrameError::Cut),
-            Ok(n) => have += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-    Header::parse(bytes).map(Some)
-}
-
-/// Reads the payload that belongs to a header. Memory grows with what comes, not with what the header promises.
-pub fn read_payload(from: &mut impl Read, header: Header) -> Result<Vec<u8>, FrameError> {
-    let mut payload = Vec::new();
-    from.take(header.len as u64).read_to_end(&mut payload)?;
-    if payload.len() == header.len as usize { Ok(payload) } else { Err(FrameError::Cut) }
-}
-
-/// Reads one frame and demands that it is of `kind`; none where the other side has closed.
-pub fn read_message<T: DeserializeOwned>(from: &mut impl Read, kind: Kind) -> Result<Option<T>, FrameError> {
-    let Some(header) = read_header(from)? else { return Ok(None) };
-    if header.kind != kind {
-        return Err(FrameError::Unexpected(header.kind));
-    }
-    decode(&read_payload(from, header)?).map(Some)
-}
-
-/// Tells one published policy from another: 128-bit FNV-1a over its payload. Against mistakes, not against enemies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Digest(pub u128);
-
-impl Digest {
-    /// The digest of a [`Kind::Publish`] payload.
-    pub fn of(payload: &[u8]) -> Digest {
-        const OFFSET: u128 = 0x6c62272e07bb014262b821756295c58d;
-        const PRIME: u128 = 0x0000000001000000000000000000013b;
-        Digest(payload.iter().fold(OFFSET, |hash, &byte| (hash ^ byte as u128).wrapping_mul(PRIME)))
-    }
-}
+pub use status::{MirrorStatus, PortStatus, QueueLosses, RouteCounts, Status, TapStatus};
 
 /// What control asks of the dataplane. A policy to publish is no request but a [`Kind::Publish`] frame whose payload is a
 /// [`sumun_config::model::Policy`].
@@ -332,7 +157,7 @@ pub enum Response {
     Rules(Box<Rules>),
     /// To [`Request::Zero`].
     Done,
-    /// To [`Request::Drops`], every reason in the order of [`DropReason::ALL`].
+    /// To [`Request::Drops`], every reason in the order of [`crate::reason::DropReason::ALL`].
     Drops(Vec<Drops>),
     /// To [`Request::Conntrack`], [`Request::Flow`] and [`Request::DeleteFlows`].
     Flows {
@@ -388,236 +213,12 @@ pub struct Hello {
     pub appliance: Appliance,
 }
 
-/// How the dataplane is.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Status {
-    /// Release.
-    pub version: String,
-    /// Its process.
-    pub pid: u32,
-    /// Milliseconds since its start.
-    pub uptime_ms: u64,
-    /// The generation stored last.
-    pub generation: u64,
-    /// Every worker runs it.
-    pub settled: bool,
-    /// A policy has been published; else the initial one runs.
-    pub published: bool,
-    /// Rules of both families.
-    pub rules: u64,
-    /// Cores of the workers.
-    pub cores: Vec<usize>,
-    /// Ports in the order of the configuration.
-    pub ports: Vec<PortStatus>,
-    /// Flows held.
-    pub flows: u32,
-    /// Most flows that can be held.
-    pub max_flows: u32,
-    /// Flows that were taken over from the dataplane before.
-    pub adopted_flows: u32,
-    /// Bytes of the flow table.
-    pub flow_memory: u64,
-    /// The kernel's routes, where they are followed.
-    pub mirror: Option<MirrorStatus>,
-    /// Neighbours held.
-    pub neighbours: u32,
-}
-
-/// How the kernel's routes are followed.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct MirrorStatus {
-    /// What is in force is what the kernel has.
-    pub synchronised: bool,
-    /// Routes in force, of both families.
-    pub routes: u64,
-    /// How often everything was read.
-    pub synchronisations: u64,
-    /// How long that took the last time, in milliseconds.
-    pub took_ms: u64,
-    /// When something changed last, in milliseconds since 1970.
-    pub last_change_ms: Option<u64>,
-    /// Routes and rules that the dataplane cannot do, by reason.
-    pub left_out: Vec<(String, u64)>,
-    /// Changes that were refused since everything was read.
-    pub refused: u64,
-    /// What is wrong.
-    pub failure: Option<String>,
-}
-
-/// A port and what passed it since the start.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct PortStatus {
-    /// Name in rules.
-    pub name: String,
-    /// The device.
-    pub device: String,
-    /// How it is attached, for people: `native, copy`.
-    pub mode: String,
-    /// Its MAC address.
-    pub mac: [u8; 6],
-    /// Largest IP packet.
-    pub mtu: u16,
-    /// Frames received.
-    pub rx_packets: u64,
-    /// Bytes received.
-    pub rx_bytes: u64,
-    /// Frames sent.
-    pub tx_packets: u64,
-    /// Bytes sent.
-    pub tx_bytes: u64,
-    /// Its TAP.
-    pub tap: Option<TapStatus>,
-}
-
-/// What went over the TAP of a port since the start.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct TapStatus {
-    /// The network namespace that it is in; none: that of the dataplane.
-    pub namespace: Option<String>,
-    /// Frames from the host.
-    pub from_packets: u64,
-    /// Their bytes.
-    pub from_bytes: u64,
-    /// Frames to the host.
-    pub to_packets: u64,
-    /// Their bytes.
-    pub to_bytes: u64,
-    /// What the host sent that was no frame, or was too long.
-    pub refused: u64,
-    /// Frames that the host's kernel did not take: the TAP is down.
-    pub failed: u64,
-}
-
-/// Packets and bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Counter {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes of IP.
-    pub bytes: u64,
-}
-
-/// The counters of a chain.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct ChainCounters {
-    /// Of the policy; zero for user chains.
-    pub policy: Counter,
-    /// Of the rules, in order.
-    pub rules: Vec<Counter>,
-}
-
-/// The counters of a ruleset, in its shape: by `Family::index`, by `Table as usize`, by chain.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Counters {
-    /// Families, tables, chains.
-    pub families: [[Vec<ChainCounters>; 5]; 2],
-}
-
-/// The running policy and its counters.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Rules {
-    /// Its number.
-    pub generation: u64,
-    /// The payload that was published (a [`sumun_config::model::Policy`]); none while the initial policy runs.
-    pub policy: Option<Vec<u8>>,
-    /// Of this generation.
-    pub counters: Counters,
-}
-
-/// A packet that NFLOG met.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct PacketRow {
-    /// Nanoseconds since 1970.
-    pub at: u64,
-    /// Its group.
-    pub group: u16,
-    /// The chain's hook: `FORWARD`.
-    pub hook: String,
-    /// `--nflog-prefix`.
-    pub prefix: String,
-    /// What LOG would say of it, behind the prefix, with its priority and its security context.
-    pub line: String,
-    /// Bytes of IP that it has.
-    pub len: u32,
-    /// As many of them as are told.
-    pub bytes: Vec<u8>,
-}
-
-/// How many packets ended for one reason.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Drops {
-    /// [`DropReason::name`].
-    pub reason: String,
-    /// `policy`, `error` or `overload`.
-    pub class: String,
-    /// Packets since the start.
-    pub packets: u64,
-    /// [`DropReason::explain`].
-    pub explanation: String,
-}
-
-impl Drops {
-    /// The line of a reason.
-    pub fn of(reason: DropReason, packets: u64) -> Drops {
-        let class = match reason.class() {
-            Class::Policy => "policy",
-            Class::Error => "error",
-            Class::Overload => "overload",
-        };
-        Drops {
-            reason: reason.name().to_string(),
-            class: class.to_string(),
-            packets,
-            explanation: reason.explain().trim().to_string(),
-        }
-    }
-}
-
-/// A timer of IDLETIMER.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct TimerRow {
-    /// Its name.
-    pub label: String,
-    /// Whole seconds that it has left; none where it has run out.
-    pub left: Option<u32>,
-    /// Its rules have `--alarm`.
-    pub alarm: bool,
-}
-
-/// A neighbour for people.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct NeighbourRow {
-    /// Name of the port.
-    pub port: String,
-    /// Its address.
-    pub address: IpAddr,
-    /// Its MAC address, where known.
-    pub mac: Option<[u8; 6]>,
-    /// `REACHABLE`, `STALE` and so on, as ip-neighbour(8) prints it.
-    pub state: String,
-}
-
-/// An account of `nfacct`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct AccountRow {
-    /// Its name.
-    pub name: String,
-    /// Packets counted.
-    pub packets: u64,
-    /// Bytes of IP.
-    pub bytes: u64,
-    /// Its quota, where it has one.
-    pub quota: Option<Quota>,
-    /// More was counted than that.
-    pub beyond: bool,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::io::{self, Read};
     use std::net::{Ipv4Addr, Ipv6Addr};
-    use sumun_config::facts::Family;
     use sumun_config::model::Policy;
 
     fn requests() -> Vec<Request> {

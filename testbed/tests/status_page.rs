@@ -1,6 +1,8 @@
 //! The status page and the metrics, asked for by real clients over real devices.
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -142,4 +144,48 @@ fn it_does_not_matter_which_worker_hears_a_client() -> Result<()> {
         std::thread::sleep(Duration::from_millis(1100));
         Ok(received(0)? > 0 && received(1)? > 0)
     })
+}
+
+#[test]
+fn what_the_kernel_loses_ahead_of_the_router_is_shown() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let small = INTERFACES.replace("[interfaces.lan0]", "[interfaces.lan0]\nring = 64");
+    let router = Router::start_with(&lab, &format!("{}{small}{SHOWN}", head(&lab, "1")))?;
+    let lost = |kind: &str| {
+        metric(&lab.client1, &format!("sumun_port_losses_total{{port=\"lan0\",queue=\"0\",kind=\"{kind}\"}}"))
+    };
+    ensure!(lost("dropped")? == 0 && lost("ring-full")? == 0);
+    ensure!(!router.ask(&["status"])?.contains("LOST BEFORE"));
+
+    // A flood while the router does nothing at all.
+    let pid = Pid::from_raw(router.dataplane_pid() as i32);
+    kill(pid, Signal::SIGSTOP)?;
+    let flood = lab.client1.inside(|| {
+        let socket = std::net::UdpSocket::bind("192.168.1.11:0")?;
+        for _ in 0..1000 {
+            socket.send_to(&[7; 100], "203.0.113.1:9")?;
+        }
+        Ok(())
+    });
+    kill(pid, Signal::SIGCONT)?;
+    flood?;
+    // Some hundred find room in the ring and in the queue of the veth.
+    wait("the losses to be shown", || Ok(lost("dropped")? + lost("ring-full")? >= 300))?;
+    let text = router.ask(&["status"])?;
+    let row = text.lines().skip_while(|line| !line.starts_with("LOST BEFORE")).nth(1).context(text.clone())?;
+    ensure!(row.starts_with("lan0 "), "{text}");
+    let status = router.status()?;
+    let losses = &status["ports"][0]["losses"][0];
+    ensure!(
+        losses["dropped"].as_u64().zip(losses["ring_full"].as_u64()).is_some_and(|(a, b)| a + b >= 300),
+        "{losses}"
+    );
+    let page = curl(&lab.client1, &[&format!("http://{}/", LAN[0])])?;
+    ensure!(page.contains("Lost before the router") && page.contains("<td class=t>lan0<td>0<td>"), "{page}");
+    ensure!(
+        status["routes"]["ipv4"].as_u64() > Some(0) && status["routes"]["ipv6"].as_u64() > Some(0),
+        "{}",
+        status["routes"]
+    );
+    Ok(())
 }

@@ -42,9 +42,7 @@ fn print_dataplane(out: &mut impl Write, status: &protocol::Status) -> anyhow::R
     let memory = status.flow_memory.div_ceil(1 << 20);
     writeln!(out, "  flows     {} of {} in {memory} MB{adopted}", status.flows, status.max_flows)?;
     writeln!(out, "  neighbours {}", status.neighbours)?;
-    if let Some(mirror) = &status.mirror {
-        print_mirror(out, mirror)?;
-    }
+    print_routes(out, &status.routes, status.mirror.as_ref())?;
     writeln!(out)?;
     writeln!(
         out,
@@ -60,17 +58,49 @@ fn print_dataplane(out: &mut impl Write, status: &protocol::Status) -> anyhow::R
             "{name:<12} {mac:<17} {mtu:>5} {rx_packets:>14} {rx_bytes:>16} {tx_packets:>14} {tx_bytes:>16}  {mode}{device}"
         )?;
     }
+    print_losses(out, &status.ports)?;
     print_taps(out, &status.ports)?;
     Ok(())
 }
 
-fn print_mirror(out: &mut impl Write, mirror: &protocol::MirrorStatus) -> anyhow::Result<()> {
+/// What the kernel lost ahead of the router, where it lost anything.
+fn print_losses(out: &mut impl Write, ports: &[protocol::PortStatus]) -> anyhow::Result<()> {
+    let all = ports.iter().flat_map(|port| port.losses.iter().map(|losses| (&port.name, losses)));
+    let mut rows = all.filter(|(_, losses)| losses.is_any()).peekable();
+    if rows.peek().is_none() {
+        return Ok(());
+    }
+    let [dropped, ring_full, fill_empty, rx_invalid, tx_invalid] =
+        protocol::QueueLosses::KINDS.map(|(kind, _)| kind.replace('-', " ").to_uppercase());
+    writeln!(
+        out,
+        "\n{:<12} {:>5} {dropped:>14} {ring_full:>14} {fill_empty:>14} {rx_invalid:>12} {tx_invalid:>12}",
+        "LOST BEFORE", "QUEUE"
+    )?;
+    for (name, losses) in rows {
+        let [dropped, ring_full, fill_empty, rx_invalid, tx_invalid] = losses.each();
+        let queue = losses.queue;
+        writeln!(
+            out,
+            "{name:<12} {queue:>5} {dropped:>14} {ring_full:>14} {fill_empty:>14} {rx_invalid:>12} {tx_invalid:>12}"
+        )?;
+    }
+    Ok(())
+}
+
+fn print_routes(
+    out: &mut impl Write,
+    routes: &protocol::RouteCounts,
+    mirror: Option<&protocol::MirrorStatus>,
+) -> anyhow::Result<()> {
+    let routes = format!("{} of IPv4, {} of IPv6", routes.ipv4, routes.ipv6);
+    let Some(mirror) = mirror else { return Ok(writeln!(out, "  routes    {routes}")?) };
     let state = match mirror.synchronised {
         true => "as in the kernel",
         false => "as last heard of the kernel",
     };
     let read = format!("read {} times, {} ms the last time", mirror.synchronisations, mirror.took_ms);
-    writeln!(out, "  routes    {}, {state}; {read}", mirror.routes)?;
+    writeln!(out, "  routes    {routes}, {state}; {read}")?;
     for (reason, count) in &mirror.left_out {
         writeln!(out, "            left out: {count} {reason}")?;
     }
@@ -101,6 +131,7 @@ fn as_json(status: &Status) -> serde_json::Value {
             "adopted_flows": d.adopted_flows,
             "flow_memory": d.flow_memory,
             "neighbours": d.neighbours,
+            "routes": d.routes,
             "mirror": d.mirror,
             "ports": d.ports.iter().map(port_as_json).collect::<Vec<_>>(),
         }),
@@ -152,6 +183,7 @@ fn port_as_json(port: &protocol::PortStatus) -> serde_json::Value {
         "rx_bytes": port.rx_bytes,
         "tx_packets": port.tx_packets,
         "tx_bytes": port.tx_bytes,
+        "losses": port.losses,
         "tap": port.tap.as_ref().map(|tap| serde_json::json!({
             "namespace": tap.namespace,
             "from_packets": tap.from_packets,
@@ -180,6 +212,10 @@ mod tests {
             tx_packets: 5,
             tx_bytes: 500,
             tap: None,
+            losses: vec![
+                protocol::QueueLosses::default(),
+                protocol::QueueLosses { queue: 1, dropped: 3, ring_full: 70_000, ..Default::default() },
+            ],
         };
         Status {
             version: "0.1.0".to_string(),
@@ -202,7 +238,8 @@ mod tests {
                 max_flows: 1000,
                 adopted_flows: 3,
                 flow_memory: 300_000,
-                mirror: Some(protocol::MirrorStatus { synchronised: true, routes: 500_000, ..Default::default() }),
+                mirror: Some(protocol::MirrorStatus { synchronised: true, ..Default::default() }),
+                routes: protocol::RouteCounts { ipv4: 500_000, ipv6: 20 },
                 neighbours: 4,
             }),
         }
@@ -223,12 +260,21 @@ mod tests {
             "  ruleset   generation 3, 12 rules\n",
             "  workers   2 on cores 0, 1",
             "  flows     2 of 1000 in 1 MB, 3 taken over at the start",
-            "  routes    500000, as in the kernel; read 0 times",
+            "  routes    500000 of IPv4, 20 of IPv6, as in the kernel; read 0 times",
+            "LOST BEFORE  QUEUE        DROPPED      RING FULL     FILL EMPTY   RX INVALID   TX INVALID\n\
+             lan0             1              3          70000              0            0            0\n",
             "native, copy, device veth1",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }
         assert!(!text.contains("problem"));
+        let mut whole = status();
+        if let Ok(dataplane) = &mut whole.dataplane {
+            dataplane.ports[0].losses.truncate(1);
+            dataplane.mirror = None;
+        }
+        let text = printed(&whole, false);
+        assert!(!text.contains("LOST BEFORE") && text.contains("  routes    500000 of IPv4, 20 of IPv6\n"), "{text}");
     }
 
     #[test]
@@ -249,5 +295,7 @@ mod tests {
         assert_eq!(json["dataplane"]["generation"], 3);
         assert_eq!(json["dataplane"]["ports"][0]["mac"], "02:00:00:00:00:01");
         assert_eq!(json["dataplane"]["ports"][0]["rx_bytes"], 1000);
+        assert_eq!(json["dataplane"]["ports"][0]["losses"][1]["ring_full"], 70_000);
+        assert_eq!(json["dataplane"]["routes"]["ipv6"], 20);
     }
 }

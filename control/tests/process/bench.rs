@@ -19,7 +19,7 @@ use sumun_dataplane::protocol::{
     EventKind, EventRow, ExpectationRow, FlowTuple, InvalidCount, NeighbourRow, ObjectRequest, PacketRow, PortStatus,
     TimerRow,
 };
-use sumun_dataplane::protocol::{RoutesAnswer, RoutesRequest, SetAnswer, SetRequest};
+use sumun_dataplane::protocol::{RouteCounts, RoutesAnswer, RoutesRequest, SetAnswer, SetRequest};
 use sumun_dataplane::reason::DropReason;
 use sumun_dataplane::server::claim::Claim;
 use sumun_dataplane::server::events::{Hub, Subscription, WAITING};
@@ -153,6 +153,10 @@ impl Service for Memory {
 
     fn adopted_flows(&self) -> u32 {
         0
+    }
+
+    fn route_counts(&self) -> RouteCounts {
+        RouteCounts { ipv4: 4, ipv6: 6 }
     }
 
     fn flow_memory(&self) -> u64 {

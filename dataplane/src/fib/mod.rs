@@ -179,7 +179,8 @@ pub struct Fib {
     has_realms: bool,
     is_multipath: bool,
     mtu: Vec<u16>,
-    routes: usize,
+    /// By [`Family::index`].
+    routes: [usize; 2],
 }
 
 /// 255.255.255.255.
@@ -377,7 +378,12 @@ impl Fib {
 
     /// How many routes there are, those of addresses included.
     pub fn routes(&self) -> usize {
-        self.routes
+        self.routes.iter().sum()
+    }
+
+    /// How many of them are of a family.
+    pub fn routes_of(&self, family: Family) -> usize {
+        self.routes[family.index()]
     }
 
     /// Whether both have the same own addresses, because the one was made from the other.

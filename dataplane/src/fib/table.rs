@@ -182,7 +182,7 @@ impl Table {
             has_realms: self.leads.has_realms(),
             is_multipath: self.leads.is_multipath(),
             mtu: self.ports.mtu.clone(),
-            routes: self.len(),
+            routes: [self.v4.count, self.v6.count],
             groups: self.groups.clone(),
         }
     }

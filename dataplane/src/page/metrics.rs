@@ -6,7 +6,7 @@
 use super::{Snapshot, class};
 use crate::local::http::Status;
 use crate::port::PortCounts;
-use crate::protocol::PortStatus;
+use crate::protocol::{PortStatus, QueueLosses};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, prometheus_text};
 use prometheus_client::metrics::MetricType;
@@ -36,6 +36,11 @@ impl Collector for Snapshot {
         page.conntrack(self)?;
         page.http(self)
     }
+}
+
+/// Labels of what was lost.
+fn lost(port: &str, queue: u32, kind: &str) -> [(&'static str, String); 3] {
+    [("port", port.to_string()), ("queue", queue.to_string()), ("kind", kind.to_string())]
 }
 
 /// One number out of many.
@@ -85,6 +90,8 @@ impl Page<'_, '_> {
         self.gauge("generation", "Number of the ruleset in force; 0 is the initial policy", now.generation)?;
         self.gauge("generation_settled", "Whether all workers run it", u64::from(now.settled))?;
         self.gauge("rules", "Rules of it", now.rules)?;
+        let routes = [([("family", "ipv4")], now.routes.ipv4), ([("family", "ipv6")], now.routes.ipv6)];
+        self.gauges("routes", "Routes in force", routes)?;
         let reasons = now.drops.iter();
         let rows = reasons.map(|(reason, packets)| ([("reason", reason.name()), ("class", class(*reason))], *packets));
         self.counters("drops", "Packets dropped", rows)?;
@@ -111,6 +118,17 @@ impl Page<'_, '_> {
             troubles.map(|(kind, count)| ([("port", port.name.as_str()), ("kind", kind)], count(counts)))
         });
         self.counters("port_troubles", "What went wrong with frames between port and device", rows)?;
+        let rows = now.ports.iter().flat_map(|port| {
+            port.losses.iter().flat_map(move |losses| {
+                let kinds = QueueLosses::KINDS.map(|(kind, _)| kind).into_iter().zip(losses.each());
+                kinds.map(move |(kind, count)| (lost(&port.name, losses.queue, kind), count))
+            })
+        });
+        self.counters(
+            "port_losses",
+            "Frames that the kernel lost or refused between device and router, by queue",
+            rows,
+        )?;
         let rows = now
             .neighbours
             .iter()
@@ -174,6 +192,9 @@ mod tests {
             "sumun_port_received_packets_total{port=\"wan0\"} 1000",
             "sumun_port_sent_bytes_total{port=\"lan0\"} 100000000",
             "sumun_port_troubles_total{port=\"lan0\",kind=\"refused\"} 9",
+            "sumun_port_losses_total{port=\"wan0\",queue=\"1\",kind=\"ring-full\"} 17",
+            "sumun_port_losses_total{port=\"lan0\",queue=\"0\",kind=\"dropped\"} 0",
+            "sumun_routes{family=\"ipv6\"} 6",
             "sumun_neighbours{port=\"lan0\",state=\"REACHABLE\"} 5",
             "sumun_worker_packets_total{worker=\"0\",what=\"delivered\"} 2",
             "sumun_conntrack_total{worker=\"0\",what=\"insert\"} 60",

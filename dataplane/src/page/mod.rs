@@ -8,7 +8,7 @@ mod overview;
 use crate::local::board::{Board, Pages};
 use crate::local::http::{Answer, Status};
 use crate::port::PortCounts;
-use crate::protocol::{ConntrackStats, PortStatus};
+use crate::protocol::{ConntrackStats, PortStatus, RouteCounts};
 use crate::reason::{Class, DropReason};
 use std::collections::BTreeMap;
 
@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub settled: bool,
     /// Rules of it.
     pub rules: u64,
+    /// Routes in force.
+    pub routes: RouteCounts,
     /// The ports with their traffic.
     pub ports: Vec<PortStatus>,
     /// What else ports have counted, in the same order.
@@ -104,7 +106,7 @@ impl Press {
 #[cfg(test)]
 pub(crate) mod sample {
     use super::*;
-    use crate::protocol::InvalidCount;
+    use crate::protocol::{InvalidCount, QueueLosses};
 
     /// A router with a port of each kind, at second 100, or a second later with more traffic.
     pub fn snapshot(second: u64) -> Snapshot {
@@ -119,6 +121,10 @@ pub(crate) mod sample {
             tx_packets: 2 * scale * second,
             tx_bytes: 1_000_000 * scale * second,
             tap: None,
+            losses: vec![
+                QueueLosses::default(),
+                QueueLosses { queue: 1, ring_full: if scale == 10 { 17 } else { 0 }, ..QueueLosses::default() },
+            ],
         };
         let drops = DropReason::ALL.iter().map(|r| (*r, if *r == DropReason::PolicyDrop { 7 } else { 0 })).collect();
         let work = Work { core: 3, received: 10, sent: 6, delivered: 2, consumed: 1, originated: 4, dropped: 5 };
@@ -128,6 +134,7 @@ pub(crate) mod sample {
             generation: 12,
             settled: true,
             rules: 34,
+            routes: RouteCounts { ipv4: 4, ipv6: 6 },
             ports: vec![port("lan0", 1), port("wan0", 10)],
             port_counts: vec![PortCounts { refused: 9, ..PortCounts::default() }, PortCounts::default()],
             workers: vec![work],

@@ -1,7 +1,7 @@
 //! The status page: one HTML document without scripts or pictures, which loads itself anew.
 
 use super::{Snapshot, class};
-use crate::protocol::PortStatus;
+use crate::protocol::{PortStatus, QueueLosses};
 use std::fmt::Write;
 
 const STYLE: &str = "body{font:14px/1.5 system-ui,sans-serif;margin:2em;max-width:70em;color:#222}\
@@ -31,8 +31,10 @@ fn write(page: &mut String, now: &Snapshot, before: Option<&Snapshot>) -> std::f
     if !now.settled {
         write!(page, "; workers are taking it up")?;
     }
+    write!(page, "; {} routes of IPv4, {} of IPv6", now.routes.ipv4, now.routes.ipv6)?;
     writeln!(page, "; {} of {} flows. <a href=\"/metrics\">Metrics</a></p>", now.flows, now.max_flows)?;
     ports(page, now, before)?;
+    losses(page, now)?;
     workers(page, now)?;
     drops(page, now)?;
     writeln!(page, "</body></html>")
@@ -67,6 +69,28 @@ fn ports(page: &mut String, now: &Snapshot, before: Option<&Snapshot>) -> std::f
             rate(|port| port.tx_packets, 1),
             rate(|port| port.tx_bytes, 8),
         )?;
+    }
+    writeln!(page, "</table>")
+}
+
+/// What the kernel lost ahead of the router, where it lost anything.
+fn losses(page: &mut String, now: &Snapshot) -> std::fmt::Result {
+    let all = now.ports.iter().flat_map(|port| port.losses.iter().map(|losses| (&port.name, losses)));
+    let mut rows = all.filter(|(_, losses)| losses.is_any()).peekable();
+    if rows.peek().is_none() {
+        return Ok(());
+    }
+    write!(page, "<h2>Lost before the router</h2>\n<table><tr><th class=t>port<th>queue")?;
+    for (kind, why) in QueueLosses::KINDS {
+        write!(page, "<th title=\"{why}\">{kind}")?;
+    }
+    writeln!(page, "</tr>")?;
+    for (port, losses) in rows {
+        write!(page, "<tr><td class=t>{}<td>{}", escape(port), losses.queue)?;
+        for count in losses.each() {
+            write!(page, "<td>{count}")?;
+        }
+        writeln!(page, "</tr>")?;
     }
     writeln!(page, "</table>")
 }
@@ -149,15 +173,19 @@ mod tests {
     fn the_page_shows_state_traffic_and_drops() {
         let page = render(&snapshot(101), Some(&snapshot(100)));
         for part in [
-            "up 00:01:41; generation 12, 34 rules; 56 of 1000 flows",
+            "up 00:01:41; generation 12, 34 rules; 4 routes of IPv4, 6 of IPv6; 56 of 1000 flows",
             "<td class=t>lan0<td class=t>lan0-dev<td class=t>native, copy, 1 queue, tx ring<td>101<td>1<td>800<td>202<td>2<td>8.00 M",
             "<td class=t>wan0<td class=t>wan0-dev<td class=t>native, copy, 1 queue, tx ring<td>1010<td>10<td>8000<td>2020<td>20<td>80.0 M",
+            "<tr><td class=t>wan0<td>1<td>0<td>17<td>0<td>0<td>0</tr>",
             "<tr><td>3<td>10<td>6<td>3<td>4<td>5</tr>",
             "<td class=t>policy-drop<td class=t>policy<td>7<td class=t>The policy of a built-in chain is DROP.",
         ] {
             assert!(page.contains(part), "{part} in {page}");
         }
         assert!(!page.contains("no-route"), "reasons that never occurred are left out");
+        let mut whole = snapshot(101);
+        whole.ports.iter_mut().for_each(|port| port.losses.clear());
+        assert!(!render(&whole, None).contains("Lost before the router"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::protocol::{
 use crate::protocol::{
     EventRow, ExpectationRow, Hello, Kind, NeighbourRow, ObjectRequest, PacketRow, PortStatus, Request, Response,
 };
-use crate::protocol::{RoutesAnswer, RoutesRequest, Rules, SetAnswer, SetRequest, Status, TimerRow};
+use crate::protocol::{RouteCounts, RoutesAnswer, RoutesRequest, Rules, SetAnswer, SetRequest, Status, TimerRow};
 use crate::reason::DropReason;
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -65,6 +65,10 @@ pub trait Service: Send + Sync {
     fn adopted_flows(&self) -> u32;
     /// Bytes of the flow table.
     fn flow_memory(&self) -> u64;
+    /// How many routes there are.
+    fn route_counts(&self) -> RouteCounts {
+        RouteCounts::default()
+    }
     /// How the kernel's routes are followed, where they are.
     fn mirror(&self) -> Option<MirrorStatus> {
         None
@@ -371,6 +375,7 @@ impl Shared {
             max_flows: appliance.max_flows,
             adopted_flows: service.adopted_flows(),
             flow_memory: service.flow_memory(),
+            routes: service.route_counts(),
             mirror: service.mirror(),
             neighbours: service.neighbours().len() as u32,
         }

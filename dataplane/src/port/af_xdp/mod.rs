@@ -22,6 +22,7 @@
 
 mod device;
 mod error;
+mod losses;
 mod pieces;
 mod program;
 mod queue;
@@ -32,6 +33,7 @@ mod watch;
 mod xmit;
 
 pub use error::OpenError;
+pub use losses::Gauge;
 pub use sending::Sending;
 pub use spread::{Spread, spread};
 pub use survey::{Attached, Survey, survey};
@@ -98,6 +100,8 @@ pub struct Opened {
     pub modes: Vec<Mode>,
     /// How each sends.
     pub sending: Vec<Sending>,
+    /// What tells of frames that the kernel lost, for every receive queue of every port.
+    pub gauges: Vec<Gauge>,
     /// What each worker gets.
     pub workers: Vec<Share>,
     /// The shares beside the workers'.
@@ -302,6 +306,10 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
             })?;
         }
     }
+    let gauges = ports.iter().zip(&sockets).flat_map(|(port, bound)| {
+        bound.iter().enumerate().map(|(number, queue)| Gauge::new(*port, number as u32, queue.socket()))
+    });
+    let gauges = gauges.collect();
     let descriptors = pools.descriptors;
     let mut pools = Pool::deal(pools.frames, workers + beside);
     if in_pieces {
@@ -337,7 +345,7 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
             share.seats.push((ports[number], seat));
         }
     }
-    Ok(Opened { links, ports, modes, sending: outlets.sending(), workers: shares, beside })
+    Ok(Opened { links, ports, modes, sending: outlets.sending(), gauges, workers: shares, beside })
 }
 
 /// The ports that have a device, with what is wanted of it.
@@ -493,7 +501,10 @@ fn bind(umem: &Umem, device: &Device, number: u32, sizes: Sizes, copy: BindFlags
         // SAFETY: loading of libxdp's own program is inhibited, as asked for.
         match unsafe { Socket::new(config, umem, &name, number) } {
             Ok((tx, rx, Some((fill, completion)))) => {
-                return Ok(Queue::new((tx, rx, fill, completion), umem.clone(), sizes));
+                // SAFETY: the socket is open as long as its rings are.
+                let socket = unsafe { BorrowedFd::borrow_raw(rx.fd().as_raw_fd()) }.try_clone_to_owned();
+                let socket = Arc::new(socket.map_err(|error| OpenError::system(what(), error))?);
+                return Ok(Queue::new((tx, rx, fill, completion), socket, umem.clone(), sizes));
             }
             Ok((_, _, None)) => return Err(OpenError::QueueBusy { device: device.name.clone(), queue: number }),
             // The kernel frees the queue of a closed socket a little later: from a work queue, which may wait for other work on

@@ -15,7 +15,8 @@
 
 use super::pieces::{Gathering, Lost, scatter};
 use crate::umem::{Frame, HEADROOM, Pool};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, TxQueue, Umem};
 
 /// Most descriptors moved between a ring and the slots at once.
@@ -105,6 +106,8 @@ pub(super) struct Queue {
     tx: TxQueue,
     fill: FillQueue,
     completion: CompQueue,
+    /// The same socket once more, for whoever asks it what it counted.
+    socket: Arc<OwnedFd>,
     umem: Umem,
     sizes: Sizes,
     /// Packets that cannot be sent, until the next flush.
@@ -125,13 +128,19 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new(rings: (TxQueue, RxQueue, FillQueue, CompQueue), umem: Umem, sizes: Sizes) -> Queue {
+    pub(super) fn new(
+        rings: (TxQueue, RxQueue, FillQueue, CompQueue),
+        socket: Arc<OwnedFd>,
+        umem: Umem,
+        sizes: Sizes,
+    ) -> Queue {
         let (tx, rx, fill, completion) = rings;
         Queue {
             rx,
             tx,
             fill,
             completion,
+            socket,
             umem,
             sizes,
             refused: Vec::with_capacity(sizes.tx as usize),
@@ -149,6 +158,11 @@ impl Queue {
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the socket is closed when the last of its rings is dropped, so not while `self` is borrowed.
         unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
+    }
+
+    /// The socket, for who asks it and keeps no hold on it.
+    pub(super) fn socket(&self) -> &Arc<OwnedFd> {
+        &self.socket
     }
 
     /// Appends up to `most` received packets to `rx`.
