@@ -352,6 +352,20 @@ impl Facts {
         }
     }
 
+    /// As before conntrack has placed the packet.
+    pub fn forget_flow(&mut self) {
+        let blank = Facts::blank(self.family);
+        *self = Facts {
+            ct_state: blank.ct_state,
+            ct_dir: blank.ct_dir,
+            ct_status: blank.ct_status,
+            ct_mark: blank.ct_mark,
+            ct_proto: blank.ct_proto,
+            has_ct: blank.has_ct,
+            ..*self
+        };
+    }
+
     /// ICMP or ICMPv6 type and code, where the packet has them.
     pub fn icmp(&self) -> Option<(u8, u8)> {
         let icmp = match self.family {

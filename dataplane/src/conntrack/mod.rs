@@ -26,6 +26,7 @@
 
 #[cfg(not(feature = "model"))]
 mod adopt;
+mod ahead;
 mod confirm;
 mod connections;
 mod entry;
@@ -396,6 +397,11 @@ impl Conntrack {
     #[inline]
     pub fn hash(&self, tuple: &Tuple) -> u64 {
         self.hasher.hash(&tuple.words())
+    }
+
+    /// Entries, free ones included: the numbers of flows are below.
+    pub(crate) fn entries(&self) -> usize {
+        self.entries.len()
     }
 
     #[inline]

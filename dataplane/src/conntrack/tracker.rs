@@ -46,10 +46,20 @@ enum Heard<'a> {
 }
 
 /// Where a packet was placed.
-enum Placed {
+#[derive(Clone, Copy)]
+pub(super) enum Placed {
     Flow(Flow, CtState),
     Untracked,
     Invalid(Invalid),
+}
+
+/// What became of a packet whose flow was found.
+pub(super) enum Joined {
+    Placed(Placed),
+    /// The flow ended with it, and it begins another.
+    Anew,
+    /// Somebody else is removing the flow.
+    Lost,
 }
 
 /// One worker's access to the flow table. Made and owned by its engine; there is one for each worker number at a time.
@@ -63,6 +73,8 @@ pub struct Tracker {
     pub(super) alone: bool,
     /// Why the last packet is INVALID.
     why: Option<Invalid>,
+    /// Where the packet at work was placed ahead of its turn ([`Tracker::track_ahead`]).
+    pub(super) ahead: Option<Placed>,
     timeouts: Timeouts,
     /// Something changed in this burst that is to be told.
     pub(super) eventful: Cell<bool>,
@@ -92,6 +104,7 @@ impl Tracker {
             now: 0,
             alone,
             why: None,
+            ahead: None,
             eventful: Cell::new(false),
             stamps: false,
             timeouts: Timeouts::default(),
@@ -168,7 +181,10 @@ impl Tracker {
         facts.ct_status = 0;
         facts.ct_mark = 0;
         self.why = None;
-        let placed = self.place(template, facts, l3, s).inspect_err(|_| self.counts().drop.bump())?;
+        let placed = match self.ahead.take() {
+            Some(placed) => placed,
+            None => self.place(template, facts, l3, s).inspect_err(|_| self.counts().drop.bump())?,
+        };
         Ok(match placed {
             Placed::Flow(flow, state) => {
                 self.describe(flow, state, facts);
@@ -255,43 +271,52 @@ impl Tracker {
                     }
                 }
             };
-            let state = match flow.dir {
-                Dir::Original if word.status() & status::SEEN_REPLY == 0 => super::help::unanswered(word.status()),
-                _ => CtState::Established,
-            };
-            let held = word.life() == Life::Unconfirmed;
-            match self.tell(flow, word, facts, l3, s) {
-                Verdict::Accept => {
-                    if flow.dir == Dir::Reply && word.status() & status::SEEN_REPLY == 0 {
-                        self.shared.entry(flow.id).set_status(status::SEEN_REPLY);
-                        self.changed(flow.id, change::REPLY);
-                    }
-                    return Ok(Placed::Flow(flow, state));
-                }
-                Verdict::Refused => {
-                    self.remove(flow.id);
-                    // The refusal is an answer too, and its rules see so.
-                    if flow.dir == Dir::Reply {
-                        self.shared.entry(flow.id).set_status(status::SEEN_REPLY);
-                    }
-                    return Ok(Placed::Flow(flow, state));
-                }
-                Verdict::Invalid(why) => {
-                    if held {
-                        self.let_go(flow.id);
-                    }
-                    return Ok(Placed::Invalid(why));
-                }
-                Verdict::Reopen => {
-                    if held || !self.remove(flow.id) {
-                        // Somebody else is removing it: the kernel drops the packet, and its sender repeats it.
-                        break;
-                    }
-                }
+            match self.join(flow, word, facts, l3, s) {
+                Joined::Placed(placed) => return Ok(placed),
+                Joined::Anew => {}
+                Joined::Lost => break,
             }
         }
         self.counts().invalid.bump();
         Err(DropReason::ConntrackDrop)
+    }
+
+    /// Tells the protocol's tracker of a packet of a flow, and what that makes of it.
+    #[inline]
+    pub(super) fn join(&mut self, flow: Flow, word: Word, facts: &Facts, l3: &[u8], s: &Sysctl) -> Joined {
+        let state = match flow.dir {
+            Dir::Original if word.status() & status::SEEN_REPLY == 0 => super::help::unanswered(word.status()),
+            _ => CtState::Established,
+        };
+        let held = word.life() == Life::Unconfirmed;
+        match self.tell(flow, word, facts, l3, s) {
+            Verdict::Accept => {
+                if flow.dir == Dir::Reply && word.status() & status::SEEN_REPLY == 0 {
+                    self.shared.entry(flow.id).set_status(status::SEEN_REPLY);
+                    self.changed(flow.id, change::REPLY);
+                }
+                Joined::Placed(Placed::Flow(flow, state))
+            }
+            Verdict::Refused => {
+                self.remove(flow.id);
+                // The refusal is an answer too, and its rules see so.
+                if flow.dir == Dir::Reply {
+                    self.shared.entry(flow.id).set_status(status::SEEN_REPLY);
+                }
+                Joined::Placed(Placed::Flow(flow, state))
+            }
+            Verdict::Invalid(why) => {
+                if held {
+                    self.let_go(flow.id);
+                }
+                Joined::Placed(Placed::Invalid(why))
+            }
+            Verdict::Reopen => match held || !self.remove(flow.id) {
+                // Somebody else is removing it: the kernel drops the packet, and its sender repeats it.
+                true => Joined::Lost,
+                false => Joined::Anew,
+            },
+        }
     }
 
     /// The flow that an ICMP error is about (`nf_conntrack_inet_error`).
@@ -807,7 +832,7 @@ impl Tracker {
 /// Whether the checksum is right. A fragment that is here and has ports is one that could not be gathered (IPv6's of an odd
 /// length): it is taken for a packet.
 #[inline]
-fn is_sum_right(facts: &Facts, l3: &[u8]) -> bool {
+pub(super) fn is_sum_right(facts: &Facts, l3: &[u8]) -> bool {
     match facts.is_fragment() {
         false => parse::l4_checksum_ok(facts, l3),
         true => parse::l4_checksum_ok(&Facts { frag_off: 0, more_frags: false, ..*facts }, l3),

@@ -12,6 +12,7 @@ use super::trace::Step;
 use crate::log::LogEvent;
 use crate::reason::DropReason;
 use std::ops::Range;
+use sumun_config::rule::matches::Asks;
 use sumun_config::rule::targets::nat::Nat;
 use sumun_config::rule::targets::verdict::Verdict;
 use sumun_config::rule::{Effect, Hook, Policy, Table, Target};
@@ -80,10 +81,16 @@ impl Engine {
         loop {
             let around = self.around(g, p);
             let cx = self.context(&around, p);
-            let at = match program.find(chain, rules.start, &p.facts, &cx) {
+            let found = program.find(chain, rules.start, &p.facts, &cx);
+            let asks = match self.fast.notes.is_on() {
+                true => program.asks(chain, rules.start, found, &p.facts, &cx),
+                false => Asks::Flow,
+            };
+            let at = match found {
                 Found::Rule(at) => at,
                 Found::Hotdrop => return Err(DropReason::RuleDrop),
                 Found::End => {
+                    self.fast.notes.ask(asks);
                     if p.is_traced && chain != base {
                         self.tell_end(program, table, chain, "return", p);
                     }
@@ -103,6 +110,9 @@ impl Engine {
                 Some(target) => target.act(&p.facts, &cx),
                 None => Effect::Continue,
             };
+            self.fast.notes.ask(asks);
+            self.fast.notes.count(rule.slot);
+            self.fast.notes.act(&rule.target);
             if p.is_traced {
                 self.tell_rule(program, table, chain, at, chain == base, p);
             }
@@ -157,6 +167,7 @@ impl Engine {
         let program = g.program(p.facts.family);
         let chain = program.chain(base);
         g.banks[self.worker].slot(chain.slot).count(p.facts.len as usize);
+        self.fast.notes.count(chain.slot);
         if p.is_traced {
             self.tell_end(program, table, base, "policy", p);
         }

@@ -47,7 +47,7 @@ pub struct Packet {
 }
 
 /// Where a packet goes next: the port, the address on its link, and the largest packet for it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Hop {
     /// Outgoing port.
     pub port: PortId,

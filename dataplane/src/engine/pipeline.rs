@@ -282,6 +282,7 @@ impl Engine {
         // SYNPROXY answers in its name is ESTABLISHED and does not.
         let is_error = flow.related && matches!(p.facts.proto, proto::ICMP | proto::ICMPV6);
         if !is_error && self.tracker.is_unmapped(flow, manip) && p.facts.ct_state != CtState::Established {
+            self.fast.notes.stop();
             let nat = match self.judge(g, hook, Table::Nat, p)? {
                 Passed::Plainly => None,
                 Passed::Mapped(nat) => Some(*nat),
@@ -298,6 +299,7 @@ impl Engine {
                 self.tracker.set_masqueraded(flow, p.facts.oif);
             }
         } else if !is_error && Tracker::asks_in_vain(&p.facts, manip) {
+            self.fast.notes.stop();
             if self.judge(g, hook, Table::Nat, p)? == Passed::Bypassing {
                 return Ok(());
             }

@@ -8,6 +8,7 @@
 use super::classify::{Index, WORTHWHILE};
 use std::ops::Range;
 use sumun_config::facts::{Context, Facts, Family};
+use sumun_config::rule::matches::Asks;
 use sumun_config::rule::targets::verdict::Verdict;
 use sumun_config::rule::{Cond, Hook, Match, Outcome, Policy, Table, Target};
 use sumun_config::ruleset::Tables;
@@ -167,6 +168,36 @@ impl Program {
             None => self.first(start..chain.rules.end, facts, cx),
             Some(index) => self.first(index.candidates(facts, start), facts, cx),
         }
+    }
+
+    /// What the answer of [`Program::find`] depended on. Asks again only what has no memory.
+    pub fn asks(&self, chain: u32, start: u32, found: Found, facts: &Facts, cx: &Context) -> Asks {
+        let last = match found {
+            Found::Rule(at) => at,
+            Found::End | Found::Hotdrop => u32::MAX,
+        };
+        let chain = self.chain(chain);
+        match &chain.index {
+            None => self.asked_of((start..chain.rules.end).take_while(|at| *at <= last), facts, cx),
+            Some(index) => self.asked_of(index.candidates(facts, start).take_while(|at| *at <= last), facts, cx),
+        }
+    }
+
+    fn asked_of(&self, rules: impl Iterator<Item = u32>, facts: &Facts, cx: &Context) -> Asks {
+        let mut asks = Asks::Flow;
+        for at in rules {
+            let rule = self.rule(at);
+            for cond in &self.conds[rule.conds.start as usize..rule.conds.end as usize] {
+                asks = asks.max(cond.test.asks());
+                if asks == Asks::Packet {
+                    return asks;
+                }
+                if cond.holds(facts, cx) != Outcome::Yes {
+                    break;
+                }
+            }
+        }
+        asks
     }
 
     /// The same, rule by rule: what [`Program::find`] must mean.

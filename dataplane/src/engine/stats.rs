@@ -38,6 +38,13 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// Counts several packets.
+    #[inline]
+    pub fn add(&self, packets: u64, bytes: u64) {
+        self.packets.add(packets);
+        self.bytes.add(bytes);
+    }
+
     /// Counts one packet.
     #[inline]
     pub fn count(&self, bytes: usize) {
@@ -92,6 +99,8 @@ pub struct WorkerStats {
     pub originated: Count,
     /// Fragments beyond the first of packets that were fragmented on their way out.
     pub pieces: Count,
+    /// Packets whose flow told their way ([`super::fast`]).
+    pub replayed: Count,
     /// The generation that the worker runs.
     pub generation: Count,
     /// The number of the routes that the worker runs.
@@ -110,6 +119,7 @@ impl WorkerStats {
             consumed: Count::default(),
             originated: Count::default(),
             pieces: Count::default(),
+            replayed: Count::default(),
             generation: Count::default(),
             routes: Count::default(),
         }

@@ -36,6 +36,10 @@ impl Engine {
             Effect::Mark(mark) => p.facts.mark = mark,
             Effect::ConnMark(mark) => {
                 if p.facts.has_ct {
+                    if p.facts.ct_mark != mark {
+                        // Rules before this one saw another mark than those of the next packet will.
+                        self.fast.notes.stop();
+                    }
                     self.tracker.set_mark(p.ct, mark);
                     p.facts.ct_mark = mark;
                 }

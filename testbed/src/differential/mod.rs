@@ -27,6 +27,7 @@ pub mod script;
 pub mod shapes;
 pub mod subject;
 pub mod traffic;
+pub mod twins;
 pub mod wire;
 
 use aim::Aim;

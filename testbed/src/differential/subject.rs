@@ -34,6 +34,7 @@ pub struct Subject {
     router: Arc<Router>,
     engine: Engine,
     began: Instant,
+    wall: u64,
 }
 
 impl Subject {
@@ -58,11 +59,33 @@ impl Subject {
         let router = Router::new(&config.appliance, links, 7);
         let engine = router.engine(0, Pool::fresh(FRAMES, 2048));
         router.publish_at(START, config.policy)?;
-        let mut subject = Subject { router, engine, began: Instant::now() };
+        let mut subject = Subject { router, engine, began: Instant::now(), wall: 0 };
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
-        subject.engine.set_wall_clock(wall.wrapping_sub(subject.now()));
+        subject.set_wall_clock(wall.wrapping_sub(subject.now()));
         subject.engine.tick(subject.now());
         Ok(subject)
+    }
+
+    /// From now on lets rules judge every packet.
+    pub fn judge_all(&mut self) {
+        self.engine.judge_all();
+    }
+
+    /// From now on has the clock of another one.
+    pub fn share_time(&mut self, other: &Subject) {
+        self.began = other.began;
+        self.set_wall_clock(other.wall);
+    }
+
+    /// Packets so far whose flow told their way.
+    pub fn replayed(&self) -> u64 {
+        self.engine.replayed()
+    }
+
+    /// `wall`: nanoseconds since 1970 when its own time is zero.
+    fn set_wall_clock(&mut self, wall: u64) {
+        self.wall = wall;
+        self.engine.set_wall_clock(wall);
     }
 
     fn now(&self) -> u64 {

@@ -5,7 +5,7 @@
 //!
 //! TOML: `{ source = "10.0.0.0/8", destination = "!192.0.2.1", jump = "ACCEPT" }`
 
-use super::{Condition, not, yes};
+use super::{Asks, Condition, not, yes};
 use crate::facts::{Context, Facts, Family, number};
 use crate::rule::Outcome;
 use crate::rule::option::{Complaint, Word};
@@ -181,8 +181,8 @@ impl Condition for Address {
         print_network(out, family, net, mask);
     }
 
-    fn is_invariant(&self) -> bool {
-        true
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn verify(&self, family: Family) -> Result<(), String> {

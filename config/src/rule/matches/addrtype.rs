@@ -7,7 +7,7 @@
 //!
 //! TOML: `{ dst-type = "LOCAL", jump = "ACCEPT" }`
 
-use super::{Condition, Match, not, yes};
+use super::{Asks, Condition, Match, not, yes};
 use crate::facts::{AddrType, Context, Facts, Family, PortId};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, GivenOption, MatchExtension, Opt};
 use crate::rule::{Cond, Families, Hook, Outcome, word};
@@ -229,8 +229,8 @@ impl Condition for Addrtype {
         }
     }
 
-    fn is_invariant(&self) -> bool {
-        true
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn verify(&self, family: Family) -> Result<(), String> {

@@ -7,7 +7,7 @@
 //!
 //! TOML: `{ cluster-total-nodes = 2, cluster-local-node = 1, cluster-hash-seed = 0xdeadbeef, jump = "ACCEPT" }`
 
-use super::{Condition, Match, not, yes};
+use super::{Asks, Condition, Match, not, yes};
 use crate::facts::{Context, Dir, Facts, Family, status};
 use crate::jhash::jhash;
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt};
@@ -163,8 +163,8 @@ impl Condition for Cluster {
         );
     }
 
-    fn is_invariant(&self) -> bool {
-        true
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn verify(&self, _: Family) -> Result<(), String> {

@@ -5,7 +5,7 @@
 //!
 //! TOML: `{ comment = "printers of the second floor", jump = "ACCEPT" }`
 
-use super::{Condition, Match};
+use super::{Asks, Condition, Match};
 use crate::facts::{Context, Facts, Family};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt};
 use crate::rule::{Cond, Families, Outcome, word};
@@ -64,8 +64,8 @@ impl Condition for Comment {
         word::print_text(out, &self.0);
     }
 
-    fn is_invariant(&self) -> bool {
-        true
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn verify(&self, _: Family) -> Result<(), String> {

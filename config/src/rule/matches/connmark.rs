@@ -5,7 +5,7 @@
 //! TOML: `{ connmark = "1", jump = "ACCEPT" }`
 
 use super::mark::{self, Mark};
-use super::{Condition, Match, yes};
+use super::{Asks, Condition, Match, yes};
 use crate::facts::{Context, Facts, Family};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt};
 use crate::rule::{Cond, Families, Outcome};
@@ -47,6 +47,10 @@ impl Condition for Connmark {
     #[inline]
     fn test(&self, facts: &Facts, _: &Context) -> Outcome {
         if facts.has_ct { yes(self.0.has(facts.ct_mark)) } else { Outcome::Never }
+    }
+
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn print(&self, negate: bool, _: Family, out: &mut String) {

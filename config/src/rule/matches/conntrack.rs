@@ -8,7 +8,7 @@
 //!
 //! TOML: `{ ctstate = ["RELATED", "ESTABLISHED"], jump = "ACCEPT" }`
 
-use super::{Condition, Match, address, not, protocol, yes};
+use super::{Asks, Condition, Match, address, not, protocol, yes};
 use crate::facts::{Context, CtState, Dir, Ends, Facts, Family, status};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, GivenOption, MatchExtension, Opt, Word};
 use crate::rule::{Cond, Families, Outcome, word};
@@ -409,9 +409,12 @@ impl Condition for Conntrack {
         }
     }
 
-    fn is_invariant(&self) -> bool {
-        // A flow becomes ASSURED without a change of any packet's state, and grows older with or without packets.
-        !matches!(self, Conntrack::Status { .. } | Conntrack::Expire { .. })
+    fn asks(&self) -> Asks {
+        match self {
+            // A flow grows older with or without packets.
+            Conntrack::Expire { .. } => Asks::Packet,
+            _ => Asks::Flow,
+        }
     }
 
     fn verify(&self, family: Family) -> Result<(), String> {

@@ -7,7 +7,7 @@
 //! TOML: `{ protocol = "dccp", dport = 5060, dccp-types = ["REQUEST", "RESPONSE"], jump = "ACCEPT" }`
 
 use super::ports::{self, DPORT, L4, SPORT};
-use super::{Condition, Match, headers, not, yes};
+use super::{Asks, Condition, Match, headers, not, yes};
 use crate::facts::{Context, Facts, Family, proto};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt};
 use crate::rule::{Cond, Families, Outcome, word};
@@ -166,8 +166,11 @@ impl Condition for Dccp {
         }
     }
 
-    fn is_invariant(&self) -> bool {
-        matches!(self, Dccp::Ports(_))
+    fn asks(&self) -> Asks {
+        match self {
+            Dccp::Ports(_) => Asks::Flow,
+            _ => Asks::Packet,
+        }
     }
 
     fn verify(&self, _: Family) -> Result<(), String> {

@@ -6,7 +6,7 @@
 //!
 //! TOML: `{ src-group = 10, jump = "DROP" }`
 
-use super::{Condition, Match, not, yes};
+use super::{Asks, Condition, Match, not, yes};
 use crate::facts::{Context, Facts, Family};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt};
 use crate::rule::word::labels::{Kind, Labelled};
@@ -94,6 +94,10 @@ impl Condition for Devgroup {
             Devgroup::Source(group) => group.is(cx.around.group(facts.iif)),
             Devgroup::Destination(group) => group.is(cx.around.group(facts.oif)),
         })
+    }
+
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn print(&self, negate: bool, _: Family, out: &mut String) {

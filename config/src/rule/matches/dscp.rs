@@ -4,7 +4,7 @@
 //!
 //! TOML: `{ dscp-class = "EF", jump = "ACCEPT" }`
 
-use super::{Condition, Match, not, yes};
+use super::{Asks, Condition, Match, not, yes};
 use crate::facts::{Context, Facts, Family};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt, Word};
 use crate::rule::{Cond, Families, Outcome, word};
@@ -83,6 +83,10 @@ impl Condition for Dscp {
     #[inline]
     fn test(&self, facts: &Facts, _: &Context) -> Outcome {
         yes(facts.tos >> 2 == self.0)
+    }
+
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn print(&self, negate: bool, _: Family, out: &mut String) {

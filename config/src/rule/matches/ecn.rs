@@ -4,7 +4,7 @@
 //!
 //! TOML: `{ protocol = "tcp", ecn-tcp-ece = true, jump = "ACCEPT" }`
 
-use super::{Condition, Match, not, yes};
+use super::{Asks, Condition, Match, not, yes};
 use crate::facts::{Context, Facts, Family, proto};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt};
 use crate::rule::{Cond, Families, Outcome, word};
@@ -92,6 +92,13 @@ impl Condition for Ecn {
             _ if !facts.has_l4 => Outcome::Never,
             Ecn::Ece => yes(facts.tcp_flags & ECE != 0),
             Ecn::Cwr => yes(facts.tcp_flags & CWR != 0),
+        }
+    }
+
+    fn asks(&self) -> Asks {
+        match self {
+            Ecn::Ect(_) => Asks::Flow,
+            Ecn::Ece | Ecn::Cwr => Asks::TcpFlags,
         }
     }
 

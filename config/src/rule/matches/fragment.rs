@@ -5,7 +5,7 @@
 //!
 //! TOML: `{ fragment = true, jump = "DROP" }`
 
-use super::{Condition, not, yes};
+use super::{Asks, Condition, not, yes};
 use crate::facts::{Context, Facts, Family};
 use crate::rule::Outcome;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,10 @@ impl Condition for Fragment {
     #[inline]
     fn test(&self, facts: &Facts, _: &Context) -> Outcome {
         yes(facts.is_later_fragment())
+    }
+
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn print(&self, negate: bool, _: Family, out: &mut String) {

@@ -6,7 +6,7 @@
 //!
 //! TOML: `{ helper = "ftp", jump = "ACCEPT" }`
 
-use super::{Condition, Match, not, yes};
+use super::{Asks, Condition, Match, not, yes};
 use crate::facts::{Context, Facts, Family};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt};
 use crate::rule::{Cond, Families, Outcome, word};
@@ -70,8 +70,8 @@ impl Condition for Helper {
         word::print_text(out, &self.name);
     }
 
-    fn is_invariant(&self) -> bool {
-        true
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn verify(&self, _: Family) -> Result<(), String> {

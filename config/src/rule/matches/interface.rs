@@ -8,7 +8,7 @@
 //!
 //! TOML: `{ in = "lan+", out = "!wan0", jump = "ACCEPT" }`
 
-use super::{Condition, not, yes};
+use super::{Asks, Condition, not, yes};
 use crate::facts::{Context, Facts, Family, LOOPBACK, PortId};
 use crate::rule::Outcome;
 use crate::rule::option::{Complaint, Word};
@@ -145,8 +145,8 @@ impl Condition for Interface {
         let _ = write!(out, "{} {option} {}", not(negate), self.parts().0);
     }
 
-    fn is_invariant(&self) -> bool {
-        true
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn verify(&self, _: Family) -> Result<(), String> {

@@ -5,7 +5,7 @@
 //! TOML: `{ src-range = "10.0.0.10-10.0.0.99", jump = "ACCEPT" }`
 
 use super::address::{parse_address, print_address};
-use super::{Condition, Match, not, yes};
+use super::{Asks, Condition, Match, not, yes};
 use crate::facts::{Context, Facts, Family};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt, Word};
 use crate::rule::{Cond, Families, Outcome, word};
@@ -124,8 +124,8 @@ impl Condition for Iprange {
         print_address(out, family, last);
     }
 
-    fn is_invariant(&self) -> bool {
-        true
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn verify(&self, family: Family) -> Result<(), String> {

@@ -4,7 +4,7 @@
 //!
 //! TOML: `{ mark = "0x10/0xff", jump = "ACCEPT" }`
 
-use super::{Condition, Match, not, yes};
+use super::{Asks, Condition, Match, not, yes};
 use crate::facts::{Context, Facts, Family};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt};
 use crate::rule::{Cond, Families, Outcome, word};
@@ -78,6 +78,10 @@ impl Condition for Mark {
     #[inline]
     fn test(&self, facts: &Facts, _: &Context) -> Outcome {
         yes(self.has(facts.mark))
+    }
+
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn print(&self, negate: bool, _: Family, out: &mut String) {

@@ -17,6 +17,20 @@ pub mod opts;
 pub mod ports;
 pub mod span;
 
+/// What the answer of a match depends on, of whole, well-formed packets of one direction of a flow (not of ICMP errors about
+/// it). Each includes the one before.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Asks {
+    /// Nothing that changes while these stay the same: the flow and its mapping, its state, status and mark, the packet's own
+    /// mark and TOS byte, `iif` and `oif`, how its frame was addressed, and the generation of the routes (`addrtype` asks them).
+    #[default]
+    Flow,
+    /// The flags of TCP too.
+    TcpFlags,
+    /// Anything else of the packet, the time, or what other packets left behind; or it has an effect.
+    Packet,
+}
+
 /// What each match type answers. [`Match`] forwards to it.
 pub trait Condition {
     /// What this condition says of the packet, before negation.
@@ -26,9 +40,9 @@ pub trait Condition {
     /// its bare `-m NAME` expresses writes nothing.
     fn print(&self, negate: bool, family: Family, out: &mut String);
 
-    /// See [`Match::is_invariant`]. False is always safe.
-    fn is_invariant(&self) -> bool {
-        false
+    /// See [`Match::asks`]. [`Asks::Packet`] is always safe.
+    fn asks(&self) -> Asks {
+        Asks::Packet
     }
 
     /// Whether a value decoded from untrusted bytes is one that the parser could have made for this family.
@@ -101,14 +115,11 @@ macro_rules! registry {
                 }
             }
 
-            /// Whether the answer is the same for all packets of one direction of a flow, as long as these stay the
-            /// same: the packet's conntrack state (`ct_state` and the NAT bits of `ct_status`), its `iif` and `oif`,
-            /// its mapping, and the generation of the routes (`addrtype` asks the FIB). It speaks of whole,
-            /// well-formed packets of the flow itself, not of ICMP errors about it.
-            pub fn is_invariant(&self) -> bool {
+            /// What of a packet the answer depends on.
+            pub fn asks(&self) -> Asks {
                 match self {
-                    $(Match::$core(m) => m.is_invariant(),)*
-                    $(Match::$variant(m) => m.is_invariant(),)*
+                    $(Match::$core(m) => m.asks(),)*
+                    $(Match::$variant(m) => m.asks(),)*
                 }
             }
 

@@ -7,7 +7,7 @@
 //! TOML: `{ protocol = "tcp", dports = ["ssh", 80, "8000:8099"], jump = "ACCEPT" }`
 
 use super::ports::Ports;
-use super::{Condition, Match, not, yes};
+use super::{Asks, Condition, Match, not, yes};
 use crate::facts::{Context, Facts, Family, proto};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt, Word};
 use crate::rule::{Cond, Families, Outcome, word};
@@ -188,8 +188,8 @@ impl Condition for Multiport {
         }
     }
 
-    fn is_invariant(&self) -> bool {
-        true
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn verify(&self, _: Family) -> Result<(), String> {

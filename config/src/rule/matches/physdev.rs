@@ -8,7 +8,7 @@
 //! TOML: `{ physdev-is-bridged = true, jump = "ACCEPT" }`
 
 use super::interface::{self, MAX_NAME};
-use super::{Condition, Match, not};
+use super::{Asks, Condition, Match, not};
 use crate::facts::{Context, Facts, Family};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt, Word};
 use crate::rule::{Cond, Families, Hook, Outcome};
@@ -128,8 +128,8 @@ impl Condition for Physdev {
         };
     }
 
-    fn is_invariant(&self) -> bool {
-        true
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn verify(&self, _: Family) -> Result<(), String> {

@@ -2,7 +2,7 @@
 //!
 //! TOML: `{ pkt-type = "broadcast", jump = "DROP" }`
 
-use super::{Condition, Match, not, yes};
+use super::{Asks, Condition, Match, not, yes};
 use crate::facts::{Context, Facts, Family, PacketType};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt};
 use crate::rule::{Cond, Families, Outcome, word};
@@ -57,6 +57,10 @@ impl Condition for Pkttype {
     #[inline]
     fn test(&self, facts: &Facts, _: &Context) -> Outcome {
         yes(facts.pkt_type == self.0)
+    }
+
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn print(&self, negate: bool, _: Family, out: &mut String) {

@@ -9,7 +9,7 @@
 //!
 //! TOML: `{ dir = "in", pol = "none", jump = "ACCEPT" }`
 
-use super::{Condition, Match, address, protocol, yes};
+use super::{Asks, Condition, Match, address, protocol, yes};
 use crate::facts::{Context, Facts, Family, proto};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, GivenOption, MatchExtension, Opt, Word};
 use crate::rule::{Cond, Families, Hook, Outcome, word};
@@ -315,8 +315,8 @@ impl Condition for Policy {
         }
     }
 
-    fn is_invariant(&self) -> bool {
-        true
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn verify(&self, family: Family) -> Result<(), String> {

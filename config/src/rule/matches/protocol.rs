@@ -5,7 +5,7 @@
 //!
 //! TOML: `{ protocol = "tcp", jump = "ACCEPT" }`
 
-use super::{Condition, not, yes};
+use super::{Asks, Condition, not, yes};
 use crate::facts::{Context, Facts, Family};
 use crate::rule::Outcome;
 use crate::rule::option::{Complaint, Word};
@@ -83,8 +83,8 @@ impl Condition for Protocol {
         print_protocol(out, self.0);
     }
 
-    fn is_invariant(&self) -> bool {
-        true
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn verify(&self, _: Family) -> Result<(), String> {

@@ -7,7 +7,7 @@
 //!
 //! TOML: `{ realm = "10/0xffff", jump = "ACCEPT" }`
 
-use super::{Condition, Match, not, yes};
+use super::{Asks, Condition, Match, not, yes};
 use crate::facts::{Context, Facts, Family};
 use crate::rule::option::{Case, Complaint, Given, MatchExtension, Opt};
 use crate::rule::word::labels::{Kind, Labelled};
@@ -57,6 +57,10 @@ fn build(given: &Given) -> Result<Vec<Cond>, Complaint> {
 impl Condition for Realm {
     fn test(&self, _: &Facts, cx: &Context) -> Outcome {
         yes(self.0.is(cx.around.realms()))
+    }
+
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn print(&self, negate: bool, _: Family, out: &mut String) {

@@ -14,7 +14,7 @@
 //! TOML: `{ protocol = "sctp", chunk-types = ["any", "INIT"], dport = 5060, jump = "ACCEPT" }`
 
 use super::ports::{self, DPORT, L4, SPORT};
-use super::{Condition, Match, headers, not};
+use super::{Asks, Condition, Match, headers, not};
 use crate::facts::{Context, Facts, Family, proto};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt, Word};
 use crate::rule::{Cond, Families, Outcome, word};
@@ -301,8 +301,11 @@ impl Condition for Sctp {
         }
     }
 
-    fn is_invariant(&self) -> bool {
-        matches!(self, Sctp::Ports(_))
+    fn asks(&self) -> Asks {
+        match self {
+            Sctp::Ports(_) => Asks::Flow,
+            _ => Asks::Packet,
+        }
     }
 
     fn verify(&self, _: Family) -> Result<(), String> {

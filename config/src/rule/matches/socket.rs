@@ -5,7 +5,7 @@
 //!
 //! TOML: `{ socket = { transparent = true }, jump = "divert" }`
 
-use super::{Condition, Match};
+use super::{Asks, Condition, Match};
 use crate::facts::{Context, Facts, Family};
 use crate::rule::option::{Case, Complaint, Given, MatchExtension, Opt};
 use crate::rule::{Cond, Families, Hook, Outcome};
@@ -72,8 +72,8 @@ impl Condition for Socket {
         }
     }
 
-    fn is_invariant(&self) -> bool {
-        true
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 }
 

@@ -5,7 +5,7 @@
 //! TOML: `{ state = ["RELATED", "ESTABLISHED"], jump = "ACCEPT" }`
 
 use super::conntrack::{STATES, print_states};
-use super::{Condition, Match, not, yes};
+use super::{Asks, Condition, Match, not, yes};
 use crate::facts::{Context, Facts, Family};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt};
 use crate::rule::{Cond, Families, Outcome, word};
@@ -66,8 +66,8 @@ impl Condition for State {
         print_states(out, self.0);
     }
 
-    fn is_invariant(&self) -> bool {
-        true
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn verify(&self, _: Family) -> Result<(), String> {

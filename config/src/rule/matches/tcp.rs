@@ -8,7 +8,7 @@
 //! TOML: `{ protocol = "tcp", dport = "ssh", syn = true, jump = "ACCEPT" }`
 
 use super::ports::{DPORT, Ports, SPORT};
-use super::{Condition, Match, not, yes};
+use super::{Asks, Condition, Match, not, yes};
 use crate::facts::{Context, Facts, Family, proto};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt, Word};
 use crate::rule::{Cond, Families, Outcome, word};
@@ -228,8 +228,12 @@ impl Condition for Tcp {
         }
     }
 
-    fn is_invariant(&self) -> bool {
-        matches!(self, Tcp::Header | Tcp::Source(_) | Tcp::Destination(_))
+    fn asks(&self) -> Asks {
+        match self {
+            Tcp::Header | Tcp::Source(_) | Tcp::Destination(_) => Asks::Flow,
+            Tcp::Flags { .. } => Asks::TcpFlags,
+            Tcp::Option(_) => Asks::Packet,
+        }
     }
 
     fn verify(&self, _: Family) -> Result<(), String> {

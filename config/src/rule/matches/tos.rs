@@ -5,7 +5,7 @@
 //!
 //! TOML: `{ tos = "Minimize-Delay", jump = "ACCEPT" }`
 
-use super::{Condition, Match, not, yes};
+use super::{Asks, Condition, Match, not, yes};
 use crate::facts::{Context, Facts, Family};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension, Opt, Word};
 use crate::rule::{Cond, Families, Outcome, word};
@@ -81,6 +81,10 @@ impl Condition for Tos {
     #[inline]
     fn test(&self, facts: &Facts, _: &Context) -> Outcome {
         yes(facts.tos & self.mask == self.value)
+    }
+
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn print(&self, negate: bool, _: Family, out: &mut String) {

@@ -5,7 +5,7 @@
 //! TOML: `{ protocol = "udp", dport = "domain", jump = "ACCEPT" }`
 
 use super::ports::{self, DPORT, SPORT};
-use super::{Condition, Match};
+use super::{Asks, Condition, Match};
 use crate::facts::{Context, Facts, Family, proto};
 use crate::rule::option::{ANY_HOOK, Case, Complaint, Given, MatchExtension};
 use crate::rule::{Cond, Families, Outcome};
@@ -52,8 +52,8 @@ impl Condition for Udp {
         self.0.print(negate, out);
     }
 
-    fn is_invariant(&self) -> bool {
-        true
+    fn asks(&self) -> Asks {
+        Asks::Flow
     }
 
     fn verify(&self, _: Family) -> Result<(), String> {

@@ -199,6 +199,15 @@ impl Rules {
         self.len() == 0
     }
 
+    /// The ruleset with every `n`th of its rules only.
+    pub fn every(mut self, n: usize) -> Rules {
+        let mut at = 0..;
+        for chain in &mut self.chains {
+            chain.rules.retain(|_| at.next().is_some_and(|at| at % n == 0));
+        }
+        self
+    }
+
     /// The ruleset without its rule number `n`.
     pub fn without(&self, mut n: usize) -> Rules {
         let mut rules = self.clone();
