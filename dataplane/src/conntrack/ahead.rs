@@ -5,15 +5,24 @@
 
 use super::entry::millis;
 use super::tracker::{Joined, Placed, is_sum_right};
-use super::{Ct, Flow, Tracker, Tuple, Word};
-use sumun_config::facts::Facts;
+use super::{Ct, Flow, Life, Tracker, Tuple, Word};
+use sumun_config::facts::{Dir, Facts};
 use sumun_config::model::Sysctl;
 
 impl Tracker {
-    /// The live flow of a packet of TCP or UDP, and its word. `hash` is that of its tuple.
+    /// The live flow of a packet of TCP or UDP, and its word. `hash` is that of its tuple, `likely` what it may be.
     #[inline]
-    pub(crate) fn peek(&self, hash: u64, facts: &Facts, now: u64) -> Option<(Flow, Word)> {
-        let (id, dir, word) = self.shared.find_as(None, hash, &Tuple::of(facts).words())?;
+    pub(crate) fn peek(&self, hash: u64, likely: Option<(u32, Dir)>, facts: &Facts, now: u64) -> Option<(Flow, Word)> {
+        let words = Tuple::of(facts).words();
+        let at_once = likely.and_then(|(id, dir)| {
+            let entry = self.shared.entry(id);
+            let word = entry.word();
+            (word.life() == Life::Live && entry.is(dir, &words)).then_some((id, dir, word))
+        });
+        let (id, dir, word) = match at_once {
+            Some(found) => found,
+            None => self.shared.find(hash, &words)?,
+        };
         let is_over = self.shared.entry(id).is_over(word, millis(now));
         (!is_over).then_some((Flow { id, dir, related: false }, word))
     }
@@ -38,6 +47,12 @@ impl Tracker {
         let Placed::Flow(flow, state) = placed else { return None };
         self.describe(flow, state, facts);
         Some(Ct::Flow(flow))
+    }
+
+    /// What a packet of a flow becomes by its mapping: the inverse of what is expected the other way.
+    #[inline]
+    pub(crate) fn becomes(&self, flow: Flow) -> Option<Tuple> {
+        self.shared.entry(flow.id).tuple(flow.dir.other()).inverted()
     }
 
     /// Which use of its entry a flow is.

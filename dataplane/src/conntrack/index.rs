@@ -234,13 +234,13 @@ impl Index {
         (n < PROBES).then(|| std::array::from_fn(entry))
     }
 
-    /// Loads the home bucket of a hash and returns the first entry there that may be it: the first touch of a burst.
+    /// Loads the home bucket of a hash and returns the first tuple there that may be it: the first touch of a burst.
     #[inline]
-    pub fn candidate(&self, hash: u64) -> Option<u32> {
+    pub fn candidate(&self, hash: u64) -> Option<(u32, Dir)> {
         let tag = hash << 33 >> 33;
         let bucket = &self.buckets[self.home(hash)];
         let found = bucket.slots.iter().map(|c| c.load(Ordering::Relaxed)).find(|w| w >> 33 == tag && *w as u32 != 0);
-        found.map(|w| w as u32 - 1)
+        found.map(|w| (w as u32 - 1, if w >> 32 & 1 == 0 { Dir::Original } else { Dir::Reply }))
     }
 
     /// Whether nothing is in the index and no bucket counts a passer-by.

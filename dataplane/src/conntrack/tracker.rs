@@ -23,8 +23,6 @@ use sumun_config::model::Sysctl;
 
 /// Most unconfirmed flows of a worker at a time: several bursts' worth.
 const PENDING: usize = 512;
-/// Slots in which packets of one burst are warmed up.
-const BURST: usize = 64;
 
 /// An unconfirmed flow.
 #[derive(Clone, Copy)]
@@ -136,20 +134,16 @@ impl Tracker {
     }
 
     /// Loads what the packets of a burst will need (buckets, then entries), so that their cache misses overlap. `hashes`
-    /// come from [`Conntrack::hash_of`].
-    pub fn warm(&self, hashes: &[u64]) {
-        for burst in hashes.chunks(BURST) {
-            let mut found = [None; BURST];
-            for (slot, hash) in found.iter_mut().zip(burst) {
-                *slot = self.shared.index.candidate(*hash);
-            }
-            let mut sum = 0u64;
-            for id in found.iter().flatten() {
-                let entry = self.shared.entry(*id);
-                sum ^= entry.word().0 ^ entry.counters(Dir::Reply).1 ^ self.shared.private(*id).warm();
-            }
-            black_box(sum);
+    /// come from [`Conntrack::hash_of`]; `found` becomes what they may be, in order.
+    pub fn warm(&self, hashes: &[u64], found: &mut Vec<Option<(u32, Dir)>>) {
+        found.clear();
+        found.extend(hashes.iter().map(|hash| self.shared.index.candidate(*hash)));
+        let mut sum = 0u64;
+        for (id, _) in found.iter().flatten() {
+            let entry = self.shared.entry(*id);
+            sum ^= entry.word().0 ^ entry.counters(Dir::Reply).1 ^ self.shared.private(*id).warm();
         }
+        black_box(sum);
     }
 
     /// Places a packet (`nf_conntrack_in`): finds its flow or begins one, and tells the protocol's tracker. Sets all `ct_*`

@@ -27,8 +27,8 @@ use arrayvec::ArrayVec;
 use hashbrown::HashTable;
 use std::hash::{BuildHasher, RandomState};
 use sumun_config::facts::{Dir, PacketType, proto, status};
+use sumun_config::rule::Target;
 use sumun_config::rule::matches::Asks;
-use sumun_config::rule::{Hook, Target};
 use zerocopy::{FromBytes, FromZeros};
 
 /// Most counters of a path.
@@ -259,16 +259,24 @@ fn is_ordinary(p: &Packet) -> bool {
 }
 
 impl Engine {
-    /// The end of a packet whose flow tells it; none where it has to go the long way, which is noted then. `hash` is that of its
-    /// tuple.
+    /// Loads what packets will need that may be of these flows, so that their cache misses overlap.
     #[inline]
-    pub(super) fn replay(&mut self, g: &Running, p: &mut Packet, hash: u64) -> Option<Result<Fate, DropReason>> {
+    pub(super) fn warm_memos(&self) {
+        let memos = self.found.iter().flatten().filter_map(|(id, dir)| self.fast.memos.get(place(*id, *dir)));
+        std::hint::black_box(memos.fold(0, |all, memo| all ^ memo.epoch));
+    }
+
+    /// The end of a packet whose flow tells it; none where it has to go the long way, which is noted then. `at` is its place
+    /// in the burst.
+    #[inline]
+    pub(super) fn replay(&mut self, g: &Running, p: &mut Packet, at: usize) -> Option<Result<Fate, DropReason>> {
         self.fast.notes.stop();
         self.tracker.is_through();
         if !self.fast.is_on || !is_ordinary(p) {
             return None;
         }
-        let (flow, word) = self.tracker.peek(hash, &p.facts, self.now)?;
+        let (hash, likely) = (*self.hashes.get(at)?, *self.found.get(at)?);
+        let (flow, word) = self.tracker.peek(hash, likely, &p.facts, self.now)?;
         let memo = *self.fast.memos.get(place(flow.id, flow.dir))?;
         let f = &p.facts;
         let fits = memo.epoch == self.fast.epoch
@@ -298,13 +306,9 @@ impl Engine {
         (p.ct, p.hop) = (ct, way.hop);
         self.fast.count(memo.path, p.facts.len);
         let packet = p.frame.bytes_mut().get_mut(l3).unwrap_or_default();
-        let mapped = p.facts.ct_status & MAPPED != 0;
-        if mapped && let Err(reason) = self.tracker.translate(flow, Hook::Prerouting, packet, &mut p.facts) {
-            return Some(Err(reason));
-        }
-        edit::decrement_ttl(packet, &mut p.facts);
-        if mapped && let Err(reason) = self.tracker.translate(flow, Hook::Postrouting, packet, &mut p.facts) {
-            return Some(Err(reason));
+        match p.facts.ct_status & MAPPED {
+            0 => edit::decrement_ttl(packet, &mut p.facts),
+            _ => edit::forward_as(packet, &mut p.facts, &self.tracker.becomes(flow)?),
         }
         if let Err(reason) = self.tracker.confirm(ct, &mut p.facts, self.now) {
             return Some(Err(reason));

@@ -1,6 +1,7 @@
 //! How a packet ends, and what is done with its frame then: the one place where frames leave the engine.
 
 use super::Engine;
+use super::burst::Burst;
 use super::packet::{Hop, Packet};
 use super::running::Running;
 use super::trace::End;
@@ -52,7 +53,26 @@ impl Engine {
         }
     }
 
-    /// Ends a packet. The common end is inlined, so that a packet is taken to pieces where it stands.
+    /// Ends a packet of the burst. The common end takes its frame out of where it stands.
+    #[inline(always)]
+    pub(super) fn finish_place(&mut self, g: &Running, burst: &mut Burst, at: usize, end: Result<Fate, DropReason>) {
+        let Some(p) = burst.packet(at) else { return };
+        match end {
+            Ok(Fate::Send { mac }) if self.trace.is_none() && p.cut_to().is_none() => {
+                let (span, port, family) = ((p.l3, p.facts.len), p.hop.port, p.facts.family);
+                if let Some(frame) = burst.take_frame(at) {
+                    self.send_whole(frame, span, port, family, mac);
+                }
+            }
+            end => {
+                if let Some(p) = burst.take(at) {
+                    self.finish_otherwise(g, p, end);
+                }
+            }
+        }
+    }
+
+    /// Ends a packet.
     #[inline(always)]
     pub(super) fn finish(&mut self, g: &Running, p: Packet, end: Result<Fate, DropReason>) {
         match end {
@@ -118,16 +138,19 @@ impl Engine {
             p.edit(edit::clear_dont_fragment);
         }
         let has_sizes = p.has_noted_sizes();
-        let Packet { mut frame, facts, l3, hop, .. } = p;
-        let Some(most) = cut else {
-            // What the link padded, and any tag, stays behind.
-            let whole = frame.resize(l3 as usize + facts.len as usize);
-            frame.pull_front(l3 as usize);
-            debug_assert!(whole);
-            self.transmit(hop.port, facts.family, mac, frame);
-            return;
-        };
+        let Packet { frame, facts, l3, hop, .. } = p;
+        let Some(most) = cut else { return self.send_whole(frame, (l3, facts.len), hop.port, facts.family, mac) };
         self.send_pieces(frame, l3, &facts, hop, mac, (most, has_sizes));
+    }
+
+    /// Sends the packet of so many bytes that starts there.
+    #[inline(always)]
+    fn send_whole(&mut self, mut frame: Frame, (l3, len): (u16, u16), port: PortId, family: Family, mac: [u8; 6]) {
+        // What the link padded, and any tag, stays behind.
+        let whole = frame.resize(l3 as usize + len as usize);
+        frame.pull_front(l3 as usize);
+        debug_assert!(whole);
+        self.transmit(port, family, mac, frame);
     }
 
     /// Sends a packet that is too large, or came in fragments, as fragments.

@@ -32,6 +32,7 @@ use crate::set::View;
 use crate::umem::{Frame, Pool};
 use crate::worker::Forwarder;
 use around::Rng;
+use burst::Burst;
 use fast::FastPath;
 use fate::Fate;
 use packet::Packet;
@@ -39,10 +40,11 @@ use running::Running;
 use stats::WorkerStats;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use sumun_config::facts::{Facts, Family, PortId};
+use sumun_config::facts::{Dir, PortId};
 use sumun_config::model::Checksums;
 
 mod around;
+mod burst;
 mod classify;
 #[cfg(test)]
 mod classify_tests;
@@ -98,11 +100,12 @@ pub struct Engine {
     rng: Rng,
     now: u64,
     wall_offset: u64,
-    /// Parsed packets of the burst. Each is worked on where it stands, and taken out only when it has come to its end: packets
-    /// are large to move.
-    burst: Vec<Option<Packet>>,
+    /// Parsed packets of the burst.
+    burst: Burst,
     /// Hashes of the burst's tuples.
     hashes: Vec<u64>,
+    /// The flows that they may be of.
+    found: Vec<Option<(u32, Dir)>>,
     /// Chains to come back to.
     returns: Vec<judge::Return>,
     /// Packets of the router's own, waiting for output.
@@ -148,8 +151,9 @@ impl Router {
             rng: Rng::new(seed),
             now: 0,
             wall_offset: 0,
-            burst: Vec::with_capacity(BURST),
+            burst: Burst::new(BURST),
             hashes: Vec::with_capacity(BURST),
+            found: Vec::with_capacity(BURST),
             returns: Vec::new(),
             own: VecDeque::with_capacity(BURST),
             messages: VecDeque::with_capacity(BURST),
@@ -183,15 +187,14 @@ impl Engine {
             }
             self.hashes.clear();
             if g.needs.iter().any(|needs| needs.tracking) {
-                self.hashes.extend(burst.iter().flatten().map(|p| self.router.conntrack.hash_of(&p.facts)));
-                self.tracker.warm(&self.hashes);
+                self.hashes.extend(burst.packets().iter().map(|p| self.router.conntrack.hash_of(&p.facts)));
+                self.tracker.warm(&self.hashes, &mut self.found);
+                self.warm_memos();
             }
-            for (at, slot) in burst.iter_mut().enumerate() {
-                let Some(p) = slot else { continue };
+            for at in 0..burst.len() {
+                let Some(p) = burst.packet(at) else { continue };
                 let end = self.judged(&g, p, at);
-                if let Some(p) = slot.take() {
-                    self.finish(&g, p, end);
-                }
+                self.finish_place(&g, &mut burst, at, end);
                 self.settle(&g);
             }
             burst.clear();
@@ -205,9 +208,7 @@ impl Engine {
     /// The way of a packet of the burst: the short one where its flow has been this way, or else the long one.
     #[inline(always)]
     fn judged(&mut self, g: &Running, p: &mut Packet, at: usize) -> Result<Fate, DropReason> {
-        if let Some(hash) = self.hashes.get(at)
-            && let Some(end) = self.replay(g, p, *hash)
-        {
+        if let Some(end) = self.replay(g, p, at) {
             return end;
         }
         let end = self.ingress(g, p);
@@ -220,17 +221,19 @@ impl Engine {
 
     /// The first stage: Ethernet and IP headers to facts. ARP and what is malformed ends here.
     #[inline]
-    fn parse(&mut self, g: &Running, port: PortId, frame: Frame, burst: &mut Vec<Option<Packet>>) {
+    fn parse(&mut self, g: &Running, port: PortId, frame: Frame, burst: &mut Burst) {
         self.stats.rx[port.0 as usize].count(frame.len());
         self.parse_untagged(g, port, frame, burst);
     }
 
     /// The same behind the counter, and behind the tags where there are any.
     #[inline(always)]
-    fn parse_untagged(&mut self, g: &Running, port: PortId, frame: Frame, burst: &mut Vec<Option<Packet>>) {
+    fn parse_untagged(&mut self, g: &Running, port: PortId, frame: Frame, burst: &mut Burst) {
         let i = port.0 as usize;
-        burst.push(Some(Packet::new(frame, Facts::blank(Family::V4), 0)));
-        let Some(Some(Packet { frame, facts, l3, .. })) = burst.last_mut() else { return };
+        let Packet { frame, facts, l3, .. } = match burst.add(frame) {
+            Ok(place) => place,
+            Err(frame) => return self.refuse_frame(DropReason::NoFrame, frame),
+        };
         let link = &self.router.links[i];
         let other = match parse::frame_into(frame.bytes(), port, link.mac, facts) {
             Ok(at) if !is_on_no_link(facts.family, facts.src, facts.dst) => {
@@ -243,7 +246,7 @@ impl Engine {
             Ok(_) => NotIp::Drop(DropReason::Martian),
             Err(other) => other,
         };
-        if let Some(Packet { frame, .. }) = burst.pop().flatten() {
+        if let Some(frame) = burst.take_back() {
             match other {
                 NotIp::Arp { l3 } => self.arp(g, port, l3 as usize, frame),
                 NotIp::Tagged => self.parse_tagged(g, port, frame, burst),
@@ -254,7 +257,7 @@ impl Engine {
 
     /// A frame with tags: goes on without them, on the port that they lead to.
     #[inline(never)]
-    fn parse_tagged(&mut self, g: &Running, port: PortId, mut frame: Frame, burst: &mut Vec<Option<Packet>>) {
+    fn parse_tagged(&mut self, g: &Running, port: PortId, mut frame: Frame, burst: &mut Burst) {
         match self.router.vlans.untag(port, &mut frame) {
             Ok(owner) => {
                 if owner != port {

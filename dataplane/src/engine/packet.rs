@@ -87,6 +87,33 @@ impl Packet {
         }
     }
 
+    /// Forgets all but its frame and its facts, which are then to be replaced.
+    #[inline(always)]
+    pub fn renew(&mut self) {
+        let Packet {
+            frame: _,
+            facts: _,
+            l3,
+            ct,
+            hop,
+            largest,
+            priority,
+            is_traced,
+            realms,
+            has_socket,
+            owner,
+            tap,
+            secmark,
+            is_copy,
+            made_for,
+            is_loose,
+            is_summed_late,
+        } = self;
+        (*l3, *ct, *hop, *largest, *priority, *realms, *owner) = (0, Ct::None, Hop::NOWHERE, None, 0, 0, None);
+        (*is_traced, *has_socket, *is_copy, *is_loose, *is_summed_late) = (false, false, false, false, false);
+        (*tap, *made_for, *secmark) = (PortId::NONE, PortId::NONE, 0);
+    }
+
     /// The IP packet: header to the end of what its length says; what the link padded is not part of it.
     #[inline]
     pub fn l3(&self) -> &[u8] {

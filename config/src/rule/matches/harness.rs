@@ -280,7 +280,7 @@ fn what_a_flow_fixes_asks_for_nothing_of_a_packet() {
         (Family::V4, "-m ecn --ecn-ip-ect 1", Asks::Flow),
         (Family::V4, "-p tcp -m ecn --ecn-tcp-ece", Asks::TcpFlags),
         (Family::V4, "-f", Asks::Flow),
-        (Family::V4, "-m set --match-set a src", Asks::Packet),
+        (Family::V4, "-m set --match-set hosts4 src", Asks::Packet),
     ] {
         let conds = parse(family, text).expect("a rule");
         assert!(conds.iter().filter(|c| c.test.extension().is_some()).all(|c| c.test.asks() == asks), "{text}");
