@@ -25,6 +25,7 @@
 //! | pings to many of IPv6 whose source INPUT changes, or is not of that link | are answered on their link by whatever route it has | only where the best route leads there |
 //! | large pings to the router whose source INPUT changes | are cut for the way that is first found | for the way that they go |
 //! | neighbour solicitations whose source SNPT changes in INPUT | are answered once that source is resolved | at once |
+//! | errors about large copies by TEE whose source SNPT changes | come from an address of the link that the packet itself leaves by | come from one of the copy's own way |
 //! | SNPT and DNPT of packets with another prefix | damage checksums; who notices depends on what was verified before | damage them too, whoever looks notices |
 //! | copies by TEE of IPv6 packets to many | come in again, as what the router sends to groups that it is in | do not |
 //! | frames to a group's MAC that DNAT leads on, with a rule of `cluster` | are forwarded once the rule has been asked for them | are, whether it was or not |

@@ -157,7 +157,7 @@ impl Rules {
     }
 
     /// The same without copies of what comes to the router, if OUTPUT may send them another way: to the router again. Nor of
-    /// what the router asks many for neighbours that are not there, where DNPT sends packets to such.
+    /// what the router asks many for neighbours that are not there, where DNPT sends packets to such; nor of what SNPT changes.
     pub fn without_returning_copies(mut self) -> Rules {
         const TURNING: [&str; 7] = ["-j MARK", "-j HMARK", "-j TOS", "-j DSCP", "-j ECN", "-j HL", "--map-mark"];
         let turns = |rule: &String| TURNING.iter().any(|target| rule.contains(target));
@@ -168,6 +168,14 @@ impl Rules {
         }
         if self.lines().any(|rule| rule.contains("-j DNPT")) {
             for chain in self.chains.iter_mut().filter(|chain| chain.is_of(&["output", "postrouting"])) {
+                chain.rules.retain(|rule| !rule.contains("-j TEE"));
+            }
+        }
+        if self
+            .of_hooks("mangle", &["postrouting"])
+            .any(|chain| chain.rules.iter().any(|rule| rule.contains("-j SNPT")))
+        {
+            for chain in &mut self.chains {
                 chain.rules.retain(|rule| !rule.contains("-j TEE"));
             }
         }
