@@ -35,6 +35,9 @@ pub struct Options {
     /// Packets in a round.
     #[arg(long, default_value_t = 1_000_000)]
     packets: usize,
+    /// Let rules judge every packet, also where its flow tells the answer.
+    #[arg(long)]
+    judge_all: bool,
     /// Core to run on.
     #[arg(long, default_value_t = 0)]
     core: usize,
@@ -89,6 +92,7 @@ fn workloads() -> Vec<Workload> {
         workload("five hooks with conntrack", stateful.into(), true, false),
         workload("conntrack and masquerade", format!("{stateful}{masquerade}"), true, false),
         workload("masquerade, 1,000 rules", format!("{}{masquerade}", many(1000)), true, false),
+        workload("masquerade, 10,000 rules", format!("{}{masquerade}", many(10_000)), true, false),
         workload("masquerade, new flows", format!("{stateful}{masquerade}"), false, true),
     ]
 }
@@ -116,7 +120,7 @@ pub fn run(options: &Options) -> Result<()> {
         // Opening flows asks nothing of those that are there.
         let apply = workloads.iter().filter(|workload| turn == 0 || !workload.new_flows);
         let mut benches: Vec<Bench> =
-            apply.map(|workload| Bench::new(workload, family, *flows, options.packets)).collect::<Result<_>>()?;
+            apply.map(|workload| Bench::new(workload, family, *flows, options)).collect::<Result<_>>()?;
         for _ in 0..options.rounds {
             for bench in &mut benches {
                 bench.round(options.packets)?;
@@ -161,12 +165,16 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(workload: &Workload, family: Family, flows: u32, packets: usize) -> Result<Bench> {
+    fn new(workload: &Workload, family: Family, flows: u32, options: &Options) -> Result<Bench> {
+        let packets = options.packets;
         let most = if workload.new_flows { (packets + BURST) as u32 } else { flows };
         // Room enough that the table is not swept for want of it.
         let config = config(&workload.rules, (most + most / 4).max(1 << 16))?;
         let router: Arc<Router> = Router::new(&config.appliance, links(), 1);
-        let engine = router.engine(0, Pool::fresh(4096, 2048));
+        let mut engine = router.engine(0, Pool::fresh(4096, 2048));
+        if options.judge_all {
+            engine.judge_all();
+        }
         router.publish(config.policy).map_err(anyhow::Error::msg)?;
         let mut bench = Bench {
             name: workload.name,
