@@ -457,6 +457,7 @@ impl Answers {
             Work {
                 core: *core,
                 received: packets(&stats.rx),
+                replayed: stats.replayed.get(),
                 sent: packets(&stats.tx),
                 delivered: stats.delivered.get(),
                 consumed: stats.consumed.get(),

@@ -148,7 +148,14 @@ impl Page<'_, '_> {
             ];
             fates.map(|(what, count)| ([("worker", number.to_string()), ("what", what.to_string())], count))
         });
-        self.counters("worker_packets", "Packets of each worker by where they came from and how they ended", rows)
+        self.counters("worker_packets", "Packets of each worker by where they came from and how they ended", rows)?;
+        let rows =
+            now.workers.iter().enumerate().map(|(number, work)| ([("worker", number.to_string())], work.replayed));
+        self.counters(
+            "worker_packets_replayed",
+            "Packets of each worker that went the way of their flow unjudged",
+            rows,
+        )
     }
 
     fn conntrack(&mut self, now: &Snapshot) -> Result<(), Error> {

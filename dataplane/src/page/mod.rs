@@ -58,6 +58,8 @@ pub struct Work {
     pub core: usize,
     /// Packets that came in.
     pub received: u64,
+    /// Those of them whose flow told their way.
+    pub replayed: u64,
     /// Packets put in line to be sent.
     pub sent: u64,
     /// Packets for the router itself.
@@ -127,7 +129,8 @@ pub(crate) mod sample {
             ],
         };
         let drops = DropReason::ALL.iter().map(|r| (*r, if *r == DropReason::PolicyDrop { 7 } else { 0 })).collect();
-        let work = Work { core: 3, received: 10, sent: 6, delivered: 2, consumed: 1, originated: 4, dropped: 5 };
+        let work =
+            Work { core: 3, received: 10, replayed: 3, sent: 6, delivered: 2, consumed: 1, originated: 4, dropped: 5 };
         Snapshot {
             at: second * 1_000_000_000,
             uptime_ms: 1000 * second,

@@ -98,14 +98,15 @@ fn losses(page: &mut String, now: &Snapshot) -> std::fmt::Result {
 fn workers(page: &mut String, now: &Snapshot) -> std::fmt::Result {
     writeln!(
         page,
-        "<h2>Workers</h2>\n<table><tr><th>core<th>received<th>sent<th>to the router<th>by the router<th>dropped</tr>"
+        "<h2>Workers</h2>\n<table><tr><th>core<th>received<th>replayed<th>sent<th>to the router<th>by the router<th>dropped</tr>"
     )?;
     for work in &now.workers {
         writeln!(
             page,
-            "<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}</tr>",
+            "<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}</tr>",
             work.core,
             work.received,
+            work.replayed,
             work.sent,
             work.delivered + work.consumed,
             work.originated,
@@ -177,7 +178,7 @@ mod tests {
             "<td class=t>lan0<td class=t>lan0-dev<td class=t>native, copy, 1 queue, tx ring<td>101<td>1<td>800<td>202<td>2<td>8.00 M",
             "<td class=t>wan0<td class=t>wan0-dev<td class=t>native, copy, 1 queue, tx ring<td>1010<td>10<td>8000<td>2020<td>20<td>80.0 M",
             "<tr><td class=t>wan0<td>1<td>0<td>17<td>0<td>0<td>0</tr>",
-            "<tr><td>3<td>10<td>6<td>3<td>4<td>5</tr>",
+            "<tr><td>3<td>10<td>3<td>6<td>3<td>4<td>5</tr>",
             "<td class=t>policy-drop<td class=t>policy<td>7<td class=t>The policy of a built-in chain is DROP.",
         ] {
             assert!(page.contains(part), "{part} in {page}");
