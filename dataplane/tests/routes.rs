@@ -10,7 +10,12 @@ use sumun_dataplane::fib::{Change, Entry, Hop, Kind, LinkState, Out, Own};
 
 /// A router that takes its routes from the kernel and forwards everything.
 fn rig() -> Rig {
-    let mut policy = config("[filter.FORWARD]\npolicy = \"ACCEPT\"\n[filter.INPUT]\npolicy = \"ACCEPT\"\n").policy;
+    rig_with("[filter.FORWARD]\npolicy = \"ACCEPT\"\n[filter.INPUT]\npolicy = \"ACCEPT\"\n")
+}
+
+/// The same with these rules.
+fn rig_with(rules: &str) -> Rig {
+    let mut policy = config(rules).policy;
     policy.routes_from = RoutesFrom::Kernel;
     let neighbours = std::mem::take(&mut policy.neighbours);
     let rig = Rig::of(policy);
@@ -57,6 +62,24 @@ fn a_change_holds_from_the_next_burst_on() {
     }
     assert_eq!(rig.drops(), [("blackhole", 2), ("no-route", 6)]);
     rig.assert_census();
+}
+
+#[test]
+fn packets_of_a_flow_follow_its_route() {
+    for (_, frame, prefix, gateway) in strangers() {
+        let mut rig = rig_with("[filter.FORWARD]\nrules = [\"-m conntrack --ctstate NEW\"]\n");
+        let route = entry(prefix, via(Out::Port(WAN), gateway));
+        rig.router.routes(vec![Change::Append(route.clone())]);
+        let out = |rig: &mut Rig| rig.send(LAN, &frame).iter().map(|(port, _)| *port).collect::<Vec<_>>();
+        assert_eq!([out(&mut rig), out(&mut rig), out(&mut rig)], [[WAN], [WAN], [WAN]]);
+        assert_eq!(rig.engine.replayed(), 1);
+        rig.router.routes(vec![Change::Replace(entry(prefix, Kind::Blackhole))]);
+        assert_eq!([out(&mut rig), out(&mut rig)], [[], []]);
+        rig.router.routes(vec![Change::Replace(route)]);
+        assert_eq!([out(&mut rig), out(&mut rig)], [[WAN], [WAN]]);
+        assert_eq!(rig.engine.replayed(), 2);
+        rig.assert_census();
+    }
 }
 
 #[test]

@@ -303,7 +303,7 @@ impl Engine {
             return None;
         }
         self.tracker.is_through();
-        (p.ct, p.hop) = (ct, way.hop);
+        (p.ct, p.hop, p.facts.oif) = (ct, way.hop, way.hop.port);
         self.fast.count(memo.path, p.facts.len);
         let packet = p.frame.bytes_mut().get_mut(l3).unwrap_or_default();
         match p.facts.ct_status & MAPPED {

@@ -1,0 +1,157 @@
+//! Packets whose flow tells their way: which they are, and what ends it.
+
+mod common;
+
+use common::{LAN, Rig, WAN, ends, tcp, udp};
+use sumun_config::facts::Family;
+
+/// Everything is tracked, masqueraded and let through.
+const OPEN: &str = "\
+[nat.POSTROUTING]
+rules = [\"-o wan0 -j MASQUERADE\"]
+[filter.FORWARD]
+policy = \"DROP\"
+rules = [\"-m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT\", \"-i lan0 -j ACCEPT\"]
+";
+
+/// A datagram of a client's.
+fn question(family: Family) -> Vec<u8> {
+    let (client, server) = ends(family);
+    udp(family, client, server, (1000, 53), b"?")
+}
+
+/// Sends one frame several times; how many of them were replayed.
+fn replayed(rig: &mut Rig, frame: &[u8], times: usize) -> u64 {
+    let before = rig.engine.replayed();
+    for _ in 0..times {
+        rig.send(LAN, frame);
+    }
+    rig.engine.replayed() - before
+}
+
+#[test]
+fn the_first_packet_makes_the_flow_the_second_notes_its_way_and_the_others_go_it() {
+    for family in Family::ALL {
+        let mut rig = Rig::new(OPEN);
+        let frames = vec![question(family); 10];
+        let out = rig.burst(LAN, &frames);
+        assert_eq!(out.len(), 10);
+        assert!(out.iter().all(|sent| *sent == out[0]), "{out:?}");
+        assert_eq!(rig.engine.replayed(), 8);
+        // One to ESTABLISHED, none; nine went as the first one did.
+        assert_eq!(rig.packets(family, "filter.FORWARD"), [0, 10, 0]);
+        assert_eq!(rig.packets(family, "mangle.PREROUTING"), [10]);
+        assert_eq!(rig.packets(family, "nat.POSTROUTING"), [1, 0]);
+        rig.assert_census();
+    }
+}
+
+#[test]
+fn other_rules_judge_the_next_packet() {
+    let mut rig = Rig::new(OPEN);
+    assert_eq!(replayed(&mut rig, &question(Family::V4), 4), 2);
+    rig.swap("[filter.FORWARD]\nrules = [\"-p udp -j DROP\"]\n");
+    assert_eq!(rig.send(LAN, &question(Family::V4)), []);
+    assert_eq!(rig.packets(Family::V4, "filter.FORWARD"), [1, 0]);
+    rig.swap(OPEN);
+    assert_eq!(replayed(&mut rig, &question(Family::V4), 3), 2);
+}
+
+#[test]
+fn a_rule_that_asks_more_of_a_packet_than_its_flow_tells_is_asked_every_time() {
+    for rule in [
+        "-m length --length 30:60 -j ACCEPT",
+        "-m limit --limit 1000/sec -j ACCEPT",
+        "-m ttl --ttl-gt 5 -j ACCEPT",
+        "-m statistic --mode nth --every 2 --packet 0",
+        "-j LOG",
+        "-j TTL --ttl-set 9",
+    ] {
+        let chain = if rule.contains("TTL") { "mangle.FORWARD" } else { "filter.FORWARD" };
+        let mut rig = Rig::new(&format!("[{chain}]\nrules = [\"-4 {rule}\", \"-m conntrack --ctstate NEW\"]\n"));
+        assert_eq!(replayed(&mut rig, &question(Family::V4), 5), 0, "{rule}");
+    }
+}
+
+#[test]
+fn a_rule_that_is_not_reached_is_not_asked() {
+    let mut rig = Rig::new(
+        "[filter.FORWARD]\nrules = [\"-m conntrack --ctstate NEW -j ACCEPT\", \"-m limit --limit 1/hour -j DROP\"]\n",
+    );
+    assert_eq!(replayed(&mut rig, &question(Family::V4), 5), 3);
+}
+
+#[test]
+fn what_rules_ask_of_tcp_flags_is_asked_of_each_kind_of_segment() {
+    let rules = "[filter.FORWARD]\nrules = [\"-p tcp -m tcp --tcp-flags PSH PSH\", \"-m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT\"]\n";
+    let (client, server) = ends(Family::V4);
+    let mut rig = Rig::new(rules);
+    let segment = |flags: &str, data: &[u8]| tcp(Family::V4, client, server, (1000, 80), flags, data);
+    rig.send(LAN, &segment("S", b""));
+    rig.send(WAN, &tcp(Family::V4, server, client, (80, 1000), "SA", b""));
+    assert_eq!(replayed(&mut rig, &segment("A", b""), 4), 3);
+    assert_eq!(replayed(&mut rig, &segment("AP", b"data"), 4), 3);
+    assert_eq!(rig.packets(Family::V4, "filter.FORWARD"), [4, 10, 0]);
+}
+
+#[test]
+fn a_packet_that_its_way_has_no_room_for_is_answered_by_the_router() {
+    let (client, server) = ends(Family::V4);
+    let mut rig = Rig::with_mtu(OPEN, 600);
+    assert_eq!(replayed(&mut rig, &question(Family::V4), 4), 2);
+    let large = udp(Family::V4, client, server, (1000, 53), &[7; 800]);
+    let out = rig.send(LAN, &large);
+    assert_eq!(out.iter().map(|(port, _)| *port).collect::<Vec<_>>(), [LAN]);
+    assert_eq!(rig.drops(), [("too-big", 1)]);
+}
+
+#[test]
+fn a_packet_at_the_end_of_its_time_is_answered_by_the_router() {
+    let mut rig = Rig::new(OPEN);
+    assert_eq!(replayed(&mut rig, &question(Family::V4), 4), 2);
+    let mut frame = question(Family::V4);
+    // TTL 64 becomes 1, and the header's checksum larger by the difference.
+    frame[22] = 1;
+    let sum = u16::from_be_bytes([frame[24], frame[25]]).wrapping_add(63 << 8);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    let out = rig.send(LAN, &frame);
+    assert_eq!(out.iter().map(|(port, _)| *port).collect::<Vec<_>>(), [LAN], "{:?}", rig.drops());
+}
+
+#[test]
+fn a_damaged_packet_is_invalid_whatever_its_flow_is() {
+    let mut rig = Rig::new(OPEN);
+    assert_eq!(replayed(&mut rig, &question(Family::V4), 4), 2);
+    let mut frame = question(Family::V4);
+    *frame.last_mut().unwrap() ^= 1;
+    // To the rules it is of no flow: the second one lets it pass, and it keeps its source.
+    let out = rig.send(LAN, &frame);
+    assert_eq!((out[0].0, &out[0].1[26..30]), (WAN, &[192, 168, 1, 9][..]));
+    assert_eq!(rig.packets(Family::V4, "filter.FORWARD"), [0, 5, 0]);
+}
+
+#[test]
+fn a_flow_that_was_answered_is_judged_anew_and_so_are_its_answers() {
+    let (client, server) = ends(Family::V4);
+    let mut rig = Rig::new(OPEN);
+    let sent = rig.send(LAN, &question(Family::V4));
+    let mapped = u128::from(u32::from_be_bytes(sent[0].1[26..30].try_into().unwrap()));
+    let answer = udp(Family::V4, server, mapped, (53, 1000), b"!");
+    for _ in 0..3 {
+        rig.send(WAN, &answer);
+        rig.send(LAN, &question(Family::V4));
+    }
+    assert_eq!(rig.packets(Family::V4, "filter.FORWARD"), [6, 1, 0]);
+    assert!(rig.engine.replayed() >= 2, "{}", rig.engine.replayed());
+    let back = rig.send(WAN, &answer);
+    assert_eq!(&back[0].1[30..34], (client as u32).to_be_bytes());
+}
+
+#[test]
+fn a_flow_that_an_operator_deleted_begins_anew() {
+    let mut rig = Rig::new(OPEN);
+    assert_eq!(replayed(&mut rig, &question(Family::V4), 4), 2);
+    assert_eq!(rig.router.conntrack.flush(rig.now), 1);
+    assert_eq!(replayed(&mut rig, &question(Family::V4), 4), 2);
+    assert_eq!(rig.packets(Family::V4, "nat.POSTROUTING"), [2, 0]);
+}
