@@ -20,8 +20,13 @@ pub struct Appliance<'a> {
 impl Appliance<'_> {
     /// Starts it with this configuration behind the section `[host]`, and waits until its LAN addresses are on the TAP.
     pub fn start<'a>(lab: &'a Lab, rest: &str) -> Result<Appliance<'a>> {
+        Appliance::start_on(lab, "1", "", rest)
+    }
+
+    /// The same with workers on these cores, and these lines in `[host]`.
+    pub fn start_on<'a>(lab: &'a Lab, cores: &str, about_host: &str, rest: &str) -> Result<Appliance<'a>> {
         let host = Host::new(&format!("{}-host", lab.router.name().trim_start_matches(crate::host::PREFIX)))?;
-        let config = format!("{}[host]\nnamespace = \"{}\"\n{rest}", head(lab, "1"), host.name());
+        let config = format!("{}[host]\nnamespace = \"{}\"\n{about_host}\n{rest}", head(lab, cores), host.name());
         let router = Router::start_with(lab, &config)?;
         wait("addresses on the TAP", || {
             let there = host.ip("addr show dev lan0")?;
