@@ -61,11 +61,36 @@ pub struct Appliance {
     pub host: Option<Host>,
 }
 
+impl Appliance {
+    /// Whether an interface has a TAP.
+    pub fn has_tap(&self, interface: &Interface) -> bool {
+        self.host.is_some() && interface.local == LocalStack::Host
+    }
+
+    /// Whether its TAP gets what is neither IP nor ARP.
+    pub fn gives_all_frames(&self, interface: &Interface) -> bool {
+        let all = self.host.as_ref().is_some_and(|host| host.other_frames == OtherFrames::Tap);
+        all && self.has_tap(interface)
+    }
+}
+
 /// Where the TAPs are.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Host {
     /// Network namespace by its name, as `ip netns` shows it; none: that of the dataplane process.
     pub namespace: Option<String>,
+    /// Who gets what is neither IP nor ARP.
+    pub other_frames: OtherFrames,
+}
+
+/// Who gets frames that are neither IPv4, IPv6 nor ARP: LLDP, STP, LACP, ... of a port with a TAP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum OtherFrames {
+    /// The kernel, on the port's device.
+    #[default]
+    Device,
+    /// The host, on the TAP.
+    Tap,
 }
 
 /// Who is the host behind a port's own addresses.

@@ -207,8 +207,13 @@ fn ports_have_taps_where_the_host_takes_part() {
         "#;
     for (section, host, first) in [
         ("", None, LocalStack::Smoltcp),
-        ("[host]", Some(Host { namespace: None }), LocalStack::Host),
-        ("[host]\nnamespace = 'box'", Some(Host { namespace: Some("box".into()) }), LocalStack::Host),
+        ("[host]", Some(Host::default()), LocalStack::Host),
+        (
+            "[host]\nnamespace = 'box'\nother-frames = 'tap'",
+            Some(Host { namespace: Some("box".into()), other_frames: OtherFrames::Tap }),
+            LocalStack::Host,
+        ),
+        ("[host]\nother-frames = 'device'", Some(Host::default()), LocalStack::Host),
     ] {
         let appliance = config(&format!("{section}{ports}")).appliance;
         assert_eq!(appliance.host, host, "{section}");

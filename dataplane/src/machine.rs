@@ -37,8 +37,12 @@ use sumun_config::model::{Appliance, Interface, Kind, Policy, Vlan};
 
 /// Opens the ports of an appliance and starts its workers.
 pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
+    let ports = appliance.interfaces.iter().enumerate();
+    let all_frames = ports.filter(|(_, interface)| appliance.gives_all_frames(interface));
+    let all_frames: Vec<PortId> = all_frames.map(|(number, _)| PortId(number as u16)).collect();
     let opened = af_xdp::open(Plan {
         interfaces: &appliance.interfaces,
+        all_frames: &all_frames,
         workers: appliance.cores.len(),
         beside: appliance.host.iter().count(),
         frames_per_worker: appliance.frames_per_worker,

@@ -184,7 +184,7 @@ impl Site {
 
     /// The same of ports that differ from the usual.
     fn bridge_of(&self, interfaces: &[Interface], frame_size: u32, workers: usize) -> Running {
-        let plan = Plan { interfaces, workers, beside: 0, frames_per_worker: 4096, frame_size };
+        let plan = Plan { interfaces, all_frames: &[], workers, beside: 0, frames_per_worker: 4096, frame_size };
         let Opened { modes, sending, workers, .. } = self.within("r", || af_xdp::open(plan)).expect("the ports open");
         let seen = Arc::new(Seen::default());
         let cores = core_affinity::get_core_ids().expect("cores");
@@ -405,7 +405,7 @@ fn ports(attach: Attach) -> Vec<Interface> {
 }
 
 fn open(interfaces: &[Interface], workers: usize) -> Result<Opened, OpenError> {
-    af_xdp::open(Plan { interfaces, workers, beside: 0, frames_per_worker: 4096, frame_size: 2048 })
+    af_xdp::open(Plan { interfaces, all_frames: &[], workers, beside: 0, frames_per_worker: 4096, frame_size: 2048 })
 }
 
 fn enter(namespace: &str) {
@@ -895,6 +895,7 @@ fn what_is_wrong_with_a_device_is_said_in_one_line() {
     let few = site.within("r", || {
         af_xdp::open(Plan {
             interfaces: &ports(Attach::Auto),
+            all_frames: &[],
             workers: 1,
             beside: 0,
             frames_per_worker: 64,

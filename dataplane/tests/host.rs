@@ -8,7 +8,7 @@ use common::*;
 use proptest::prelude::*;
 use std::sync::Arc;
 use sumun_config::facts::{Family, PortId};
-use sumun_config::model::{Host, LocalStack};
+use sumun_config::model::{Host, LocalStack, OtherFrames};
 use sumun_dataplane::host::exchange::Sent as FromHost;
 use sumun_dataplane::host::owner::Owner;
 use sumun_dataplane::neigh::ndp::group_mac;
@@ -27,8 +27,12 @@ impl Site {
     }
 
     fn with(rules: &str, taps: &[PortId]) -> Site {
+        Site::of(Host::default(), rules, taps)
+    }
+
+    fn of(host: Host, rules: &str, taps: &[PortId]) -> Site {
         let mut config = config(rules);
-        config.appliance.host = Some(Host::default());
+        config.appliance.host = Some(host);
         for (number, interface) in config.appliance.interfaces.iter_mut().enumerate() {
             let has = taps.contains(&PortId(number as u16));
             interface.local = if has { LocalStack::Host } else { LocalStack::Smoltcp };
@@ -428,6 +432,25 @@ fn the_router_answers_arp_for_its_addresses_and_the_host_hears_all_else() {
     assert_eq!(host.says_as(WAN, &lldp, None), [(WAN, lldp)]);
     assert_eq!(host.rig.drops(), []);
     host.rig.assert_census();
+}
+
+#[test]
+fn what_is_neither_ip_nor_arp_is_the_hosts_where_it_wants_that() {
+    let to_bridges = [1, 0x80, 0xc2, 0, 0];
+    let lldp = [&to_bridges[..], &[0xe], &HOST, &[0x88, 0xcc], &[7; 60]].concat();
+    let stp = [&to_bridges[..], &[0], &HOST, &[0, 38, 0x42, 0x42, 3], &[0; 35]].concat();
+    let all = Host { other_frames: OtherFrames::Tap, ..Host::default() };
+    for (host, taps, heard) in
+        [(Host::default(), &[LAN, WAN][..], false), (all.clone(), &[WAN], false), (all, &[LAN], true)]
+    {
+        let mut host = Site::of(host, "[filter.INPUT]\npolicy = \"DROP\"", taps);
+        for frame in [&lldp, &stp] {
+            let expected = if heard { vec![(LAN, frame.clone())] } else { vec![] };
+            assert_eq!(host.gets(LAN, frame), expected);
+        }
+        assert_eq!(host.rig.drops(), if heard { vec![] } else { vec![("ethertype", 2)] });
+        assert_eq!(host.rig.router.stats[0].delivered.get(), if heard { 2 } else { 0 });
+    }
 }
 
 /// A message of neighbour discovery.

@@ -1,6 +1,10 @@
 //! Programs on the router, behind its TAPs: ssh into it, fetch from it, and rules for what they hear and say.
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{self, MsgFlags};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+use sumun_testbed::craft::packet_socket;
 use sumun_testbed::router::{INTERFACES, wait};
 use sumun_testbed::{Appliance, Beside, Host, Lab, Router};
 
@@ -128,4 +132,47 @@ fn output_leads_programs_to_others_on_the_router() -> Result<()> {
     let flows = router.flows(&["dst=198.51.100.80", "dport=80", "src=127.0.0.1", "sport=8081"])?;
     ensure!(!flows.is_empty(), "{}", router.ask(&["conntrack"])?);
     Ok(())
+}
+
+#[test]
+fn frames_of_other_protocols_go_to_the_tap_where_it_is_to_have_them_and_from_it_always() -> Result<()> {
+    let to_bridges = [1, 0x80, 0xc2, 0, 0];
+    for (about_host, wanted) in [("", false), ("other-frames = \"tap\"", true)] {
+        let lab = Lab::new(1)?;
+        let appliance = Appliance::start_on(&lab, "1", about_host, INTERFACES)?;
+        let ends = [
+            appliance.host.inside(|| packet_socket("wan0"))?,
+            lab.server.inside(|| packet_socket("eth0"))?,
+            lab.router.inside(|| packet_socket("wan0"))?,
+        ];
+        let frame = |last: u8, from: [u8; 6], kind: [u8; 2]| {
+            [&to_bridges[..], &[last], &from, &kind, &[0x42, 0x42, 3, last], &[7; 60]].concat()
+        };
+        // LLDP and a spanning tree's.
+        for (last, kind) in [(0xe, [0x88, 0xcc]), (0, [0, 63])] {
+            let [tap, server, device] = &ends;
+            let here = frame(last, server.1, kind);
+            socket::send(server.0.as_raw_fd(), &here, MsgFlags::empty())?;
+            ensure!(hears(&tap.0, &here)? == wanted && hears(&device.0, &here)? != wanted, "{here:02x?}");
+            let there = frame(last, tap.1, kind);
+            socket::send(tap.0.as_raw_fd(), &there, MsgFlags::empty())?;
+            ensure!(hears(&server.0, &there)?, "{there:02x?}");
+        }
+        ensure!(appliance.router.dropped("ethertype")? == 0);
+    }
+    Ok(())
+}
+
+/// Whether a packet socket gets this frame within a moment.
+fn hears(socket: &OwnedFd, wanted: &[u8]) -> Result<bool> {
+    let until = Instant::now() + Duration::from_millis(500);
+    let mut buffer = [0; 2048];
+    while Instant::now() < until {
+        match socket::recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(len) if buffer[..len] == *wanted => return Ok(true),
+            Ok(_) => {}
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    Ok(false)
 }

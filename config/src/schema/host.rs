@@ -3,7 +3,7 @@
 use super::interfaces::Interfaces;
 use super::reader::Fields;
 use super::report::Sink;
-use crate::model::{Host, LocalStack};
+use crate::model::{Host, LocalStack, OtherFrames};
 use std::ops::Range;
 
 /// Reads `[host]`.
@@ -20,8 +20,10 @@ pub(super) fn read(fields: Option<Fields>, sink: &mut Sink) -> Option<Host> {
         }
         is_name.then(|| name.to_string())
     });
+    let choices = [("device", OtherFrames::Device), ("tap", OtherFrames::Tap)];
+    let other_frames = fields.take("other-frames").and_then(|field| field.choice(&choices, sink)).unwrap_or_default();
     fields.finish(sink);
-    Some(Host { namespace })
+    Some(Host { namespace, other_frames })
 }
 
 /// `local` of an interface.

@@ -25,6 +25,7 @@
 //!
 //! [host]                               # a TAP for each interface, where the appliance's own programs live
 //! namespace = "host"                   # its name in `ip netns`; default: the dataplane's own
+//! other-frames = "device"              # who gets LLDP, STP and what else is neither IP nor ARP: the kernel's device, or the "tap"
 //!
 //! [interfaces.lan0]                    # the name that rules use; the order of the file is that of the ports
 //! device = "lan0"                      # default: the same name

@@ -2,7 +2,7 @@
 //! to it.
 //!
 //! The host has routed what it sends: the TAP says the port, the frame the next hop's MAC. What is neither IPv4 nor IPv6 leaves as
-//! it is. What goes to the host is an ordinary frame, no longer than the port's MTU: what was gathered for INPUT is
+//! it is, and goes to the host so where it is to have it. What goes to the host is an ordinary frame, no longer than the port's MTU: what was gathered for INPUT is
 //! cut again.
 //!
 //! What the host sends to itself never comes here, but OUTPUT may lead to an own address what was sent elsewhere:
@@ -19,6 +19,7 @@
 use super::fate::ETHERNET;
 use super::packet::{Hop, Packet};
 use super::running::Running;
+use super::trace::End;
 use super::{BURST, Engine, Router};
 use crate::conntrack::Ct;
 use crate::fib::{Route, is_loopback, is_on_no_link};
@@ -197,6 +198,20 @@ impl Engine {
             Family::V4 => ethertype::IPV4.to_be_bytes(),
             Family::V6 => ethertype::IPV6.to_be_bytes(),
         });
+        self.queue_for_host(port, frame);
+    }
+
+    /// A frame that is neither IP nor ARP: the host's, where it wants such.
+    #[cold]
+    pub(super) fn other(&mut self, port: PortId, frame: Frame) {
+        if !port.index().and_then(|port| self.router.all_frames.get(port)).is_some_and(|all| *all) {
+            return self.refuse_frame(DropReason::EtherType, frame);
+        }
+        self.stats.delivered.add(1);
+        if let Some(trace) = &mut self.trace {
+            trace.end = Some(End::Delivered);
+            trace.delivered.push(frame.bytes().to_vec());
+        }
         self.queue_for_host(port, frame);
     }
 

@@ -250,6 +250,7 @@ impl Engine {
             match other {
                 NotIp::Arp { l3 } => self.arp(g, port, l3 as usize, frame),
                 NotIp::Tagged => self.parse_tagged(g, port, frame, burst),
+                NotIp::Drop(DropReason::EtherType) => self.other(port, frame),
                 NotIp::Drop(reason) => self.refuse_frame(reason, frame),
             }
         }

@@ -27,7 +27,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sumun_config::facts::{Family, PortId};
-use sumun_config::model::{Appliance, Interface, LocalStack, Policy, PortSettings, RoutesFrom, RoutingRule, Sysctl};
+use sumun_config::model::{Appliance, Policy, PortSettings, RoutesFrom, RoutingRule, Sysctl};
 use sumun_config::object::Object;
 use sumun_config::rule::matches::nfacct::Limits;
 use sumun_config::rule::{self, Match, Target};
@@ -56,6 +56,8 @@ pub struct Router {
     pub(super) taps: Box<[bool]>,
     /// Whether any has.
     pub(super) has_taps: bool,
+    /// Whether the TAP of each port gets what is neither IP nor ARP.
+    pub(super) all_frames: Box<[bool]>,
     /// The VLANs among the ports.
     pub(super) vlans: Vlans,
     /// Names of the ports, as sets know them.
@@ -118,8 +120,7 @@ impl Router {
     /// The same with this flow table, which is made for the appliance's workers and may have flows already.
     pub fn with(conntrack: Conntrack, appliance: &Appliance, links: Vec<Link>, seed: u64) -> Arc<Router> {
         let workers = appliance.cores.len().max(1);
-        let has_tap = |interface: &Interface| appliance.host.is_some() && interface.local == LocalStack::Host;
-        let taps: Box<[bool]> = appliance.interfaces.iter().map(has_tap).collect();
+        let taps: Box<[bool]> = appliance.interfaces.iter().map(|interface| appliance.has_tap(interface)).collect();
         let policy = nothing(appliance, &links);
         let mut cells = CellPool::full();
         let sets = Sets::new(seed);
@@ -141,6 +142,7 @@ impl Router {
             sets,
             ifaces: Ifaces::of(links.iter().map(|link| link.name.as_str())),
             has_taps: taps.contains(&true),
+            all_frames: appliance.interfaces.iter().map(|interface| appliance.gives_all_frames(interface)).collect(),
             taps,
             vlans: Vlans::of(&links),
             set_changes: Mutex::default(),

@@ -17,7 +17,7 @@ use nix::net::if_::if_nametoindex;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use sumun_config::facts::PortId;
-use sumun_config::model::{Appliance, Interface, LocalStack, Policy};
+use sumun_config::model::{Appliance, Interface, Policy};
 use sumun_config::rule::Match;
 
 /// TAPs that are there, with nobody to read them yet.
@@ -43,7 +43,7 @@ impl Beside {
         let Some(host) = &appliance.host else { return Ok(None) };
         let ports = appliance.interfaces.iter().zip(links).enumerate();
         let wanted: Vec<(PortId, &Link)> = ports
-            .filter(|(_, (interface, _))| interface.local == LocalStack::Host)
+            .filter(|(_, (interface, _))| appliance.has_tap(interface))
             .map(|(number, (_, link))| (PortId(number as u16), link))
             .collect();
         if wanted.is_empty() {

@@ -3,7 +3,8 @@
 //! ```text
 //!  device queue 0 ── XDP program ── XSKMAP[0] ── socket: fill, rx, tx, completion ── AfXdpPort of worker 0
 //!  device queue 1 ──      "      ── XSKMAP[1] ── socket                           ── AfXdpPort of worker 1
-//!                          └─ neither IP, ARP nor tagged: the kernel's stack          (queue q: worker q mod workers)
+//!                          └─ neither IP, ARP nor tagged: the kernel's stack, or the router, as the port wants it
+//!                                                                                     (queue q: worker q mod workers)
 //! ```
 //! One UMEM serves all ports and all workers, so a frame goes from any port to any other without a copy. The price: the
 //! kernel wants all sockets of a UMEM in the same copy mode, so zero-copy is used when every port can, else none does.
@@ -45,7 +46,7 @@ use device::Device;
 use nix::libc;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use pieces::Lost;
-use program::{Longest, Program};
+use program::{Longest, Program, Wanted};
 use queue::{Queue, Sizes, Slots};
 use sending::{Express, Outlets};
 use std::error::Error;
@@ -80,6 +81,8 @@ const LETTING_GO: Duration = Duration::from_secs(5);
 pub struct Plan<'a> {
     /// The ports, by port number.
     pub interfaces: &'a [Interface],
+    /// Those that give the router all frames, also what is neither IP, ARP nor tagged.
+    pub all_frames: &'a [PortId],
     /// Workers that share the queues.
     pub workers: usize,
     /// Shares of the frames beside those of the workers, each as large as one of theirs.
@@ -256,14 +259,14 @@ pub fn open(plan: Plan) -> Result<Opened, OpenError> {
     let jumbo = |device: &Device| device.mtu + LINK_HEADER > frame_size - HEADROOM as u32;
     let in_pieces = devices.iter().any(jumbo);
     let mut attachments = Vec::new();
-    for (wanted, device) in wanted.iter().zip(&devices) {
-        let queues = device.queues.unwrap_or(MOST_UNTOLD_QUEUES);
-        let program = Program::attach(
-            device,
-            queues,
-            wanted.attach,
-            if jumbo(device) { Longest::Pieces } else { Longest::Frame },
-        )?;
+    for ((wanted, device), port) in wanted.iter().zip(&devices).zip(&ports) {
+        let shape = program::Shape {
+            queues: device.queues.unwrap_or(MOST_UNTOLD_QUEUES),
+            how: wanted.attach,
+            longest: if jumbo(device) { Longest::Pieces } else { Longest::Frame },
+            wanted: if plan.all_frames.contains(port) { Wanted::All } else { Wanted::Ip },
+        };
+        let program = Program::attach(device, shape)?;
         attachments.push(Arc::new(Attachment { program, _multicast: device.receive_multicast()? }));
     }
     // Locked memory counts against a limit for those without CAP_IPC_LOCK; where it may not be raised, the kernel says later

@@ -39,6 +39,28 @@ pub(super) enum Longest {
     Pieces,
 }
 
+/// Which frames the router wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wanted {
+    /// IP, ARP and what is tagged.
+    Ip,
+    /// All.
+    All,
+}
+
+/// How the program is to be on a device.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    /// Sockets that there is to be room for.
+    pub(super) queues: u32,
+    /// Where it runs.
+    pub(super) how: Attach,
+    /// What it must take.
+    pub(super) longest: Longest,
+    /// What it gives the router.
+    pub(super) wanted: Wanted,
+}
+
 /// The attached program.
 pub(super) struct Program {
     sockets: MapHandle,
@@ -50,7 +72,8 @@ pub(super) struct Program {
 
 impl Program {
     /// Loads the program with room for `queues` sockets and attaches it.
-    pub(super) fn attach(device: &Device, queues: u32, how: Attach, longest: Longest) -> Result<Program, OpenError> {
+    pub(super) fn attach(device: &Device, shape: Shape) -> Result<Program, OpenError> {
+        let Shape { queues, how, longest, wanted } = shape;
         let Device { name: device, index, .. } = device;
         let (device, index) = (device.as_str(), *index);
         libbpf_rs::set_print(Some((
@@ -66,7 +89,11 @@ impl Program {
         };
         let mut object = ObjectBuilder::default().open_memory(&OBJECT.0).map_err(failed)?;
         for mut map in object.maps_mut() {
-            map.set_max_entries(queues.max(1)).map_err(failed)?;
+            match map.name() == OsStr::new("sockets") {
+                true => map.set_max_entries(queues.max(1)).map_err(failed)?,
+                // The one other is of constants: `all_frames`.
+                false => map.set_initial_value(&[u8::from(wanted == Wanted::All)]).map_err(failed)?,
+            }
         }
         if longest == Longest::Pieces {
             object.progs_mut().for_each(|mut program| program.set_flags(libbpf_sys::BPF_F_XDP_HAS_FRAGS));
