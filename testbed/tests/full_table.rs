@@ -32,9 +32,9 @@ fn speaker(own: &str, own_as: u32, peer: &str, peer_as: u32, channel: &str, rest
     )
 }
 
-/// Routes that are in force.
+/// IPv4 routes that are in force.
 fn routes(router: &Router) -> Result<u64> {
-    router.status()?["mirror"]["routes"].as_u64().context("a number of routes")
+    router.status()?["routes"]["ipv4"].as_u64().context("a number of routes")
 }
 
 /// Waits until it is so; how long that took.
