@@ -154,8 +154,10 @@ fn what_the_kernel_loses_ahead_of_the_router_is_shown() -> Result<()> {
     let lost = |kind: &str| {
         metric(&lab.client1, &format!("sumun_port_losses_total{{port=\"lan0\",queue=\"0\",kind=\"{kind}\"}}"))
     };
-    ensure!(lost("dropped")? == 0 && lost("ring-full")? == 0);
-    ensure!(!router.ask(&["status"])?.contains("LOST BEFORE"));
+    // So small a ring may have overrun while the router began, on a busy machine. Nothing is told that was not lost.
+    let before = lost("dropped")? + lost("ring-full")?;
+    let is_told = router.ask(&["status"])?.contains("LOST BEFORE");
+    ensure!(!is_told || lost("dropped")? + lost("ring-full")? > 0);
 
     // A flood while the router does nothing at all.
     let pid = Pid::from_raw(router.dataplane_pid() as i32);
@@ -170,7 +172,7 @@ fn what_the_kernel_loses_ahead_of_the_router_is_shown() -> Result<()> {
     kill(pid, Signal::SIGCONT)?;
     flood?;
     // Some hundred find room in the ring and in the queue of the veth.
-    wait("the losses to be shown", || Ok(lost("dropped")? + lost("ring-full")? >= 300))?;
+    wait("the losses to be shown", || Ok(lost("dropped")? + lost("ring-full")? >= before + 300))?;
     let text = router.ask(&["status"])?;
     let row = text.lines().skip_while(|line| !line.starts_with("LOST BEFORE")).nth(1).context(text.clone())?;
     ensure!(row.starts_with("lan0 "), "{text}");
