@@ -17,9 +17,11 @@ use procfs::Current;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 use sumun_config::model::{Config, LocalStack, LogTo};
+use sumun_dataplane::keep;
 use sumun_dataplane::port::af_xdp;
 
 /// What the dataplane needs, by its number among the capabilities.
@@ -35,7 +37,7 @@ pub fn gather(config: Option<&Config>) -> anyhow::Result<Facts> {
     kernel(&mut facts);
     processors(&mut facts);
     if let Some(Config { appliance, .. }) = config {
-        facts.run_dir = place(&appliance.run_dir);
+        facts.run_dir = place(&appliance.run_dir).map(|place| with_own_file(place, &appliance.run_dir));
         if let LogTo::File(file) = &appliance.log {
             facts.log = file.parent().and_then(place);
         }
@@ -115,6 +117,15 @@ fn place(directory: &Path) -> Option<Place> {
         in_memory: [TMPFS_MAGIC, RAMFS].contains(&system.filesystem_type()),
         free: system.blocks_available() * system.block_size() as u64,
     })
+}
+
+/// The same place, where what the file of flows has already counts as room for it.
+fn with_own_file(mut place: Place, run_dir: &Path) -> Place {
+    /// Bytes of `st_blocks`, whatever the file system has for blocks.
+    const BLOCK: u64 = 512;
+    let own = fs::metadata(run_dir.join(keep::FILE)).map_or(0, |file| file.blocks() * BLOCK);
+    place.free += own;
+    place
 }
 
 /// What /sys and the XDP interface tell of a device.
@@ -282,6 +293,15 @@ mod tests {
         for (list, numbers) in cases {
             assert_eq!(read_list(list), numbers);
         }
+    }
+
+    #[test]
+    fn what_the_file_of_flows_has_already_is_room_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place { free: 1 << 20, ..Place::default() };
+        assert_eq!(with_own_file(place.clone(), directory.path()).free, 1 << 20);
+        fs::write(directory.path().join(keep::FILE), vec![1; 64 << 10]).unwrap();
+        assert!(with_own_file(place, directory.path()).free >= (1 << 20) + (64 << 10));
     }
 
     #[test]

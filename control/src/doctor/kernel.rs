@@ -47,8 +47,9 @@ pub fn check(facts: &Facts, appliance: Option<&Appliance>, findings: &mut Findin
 }
 
 fn memory(facts: &Facts, appliance: &Appliance, findings: &mut Findings) {
-    let packets =
-        appliance.cores.len() as u64 * u64::from(appliance.frames_per_worker) * u64::from(appliance.frame_size);
+    // The thread of the TAPs has as many frames as a worker.
+    let shares = appliance.cores.len() + appliance.host.iter().count();
+    let packets = shares as u64 * u64::from(appliance.frames_per_worker) * u64::from(appliance.frame_size);
     let all = packets + u64::from(appliance.max_flows) * FLOW;
     if let Some(limit) = facts.memlock.filter(|limit| *limit < packets) {
         findings.add(
@@ -122,7 +123,7 @@ fn disks(facts: &Facts, appliance: &Appliance, findings: &mut Findings) {
 #[cfg(test)]
 mod tests {
     use super::super::facts::Place;
-    use super::super::sample::{appliance, appliance_of, said as said_by};
+    use super::super::sample::{appliance, appliance_of, config_of, said as said_by};
     use super::*;
 
     fn said(appliance: &Appliance, change: impl FnOnce(&mut Facts)) -> Vec<String> {
@@ -151,6 +152,15 @@ mod tests {
         assert!(found[0].starts_with("Broken machine: 31 MB may be locked, packets need 32"), "{found:?}");
         let found = said(&appliance(), |f| f.memory = Some(64 << 20));
         assert!(found[0].starts_with("Broken machine: 64 MB of memory are available"), "{found:?}");
+    }
+
+    #[test]
+    fn the_frames_of_the_taps_count_too() {
+        let hosting = config_of("[host]\nnamespace = \"tame\"").appliance;
+        let packets = 3 * 8192 * 2048;
+        assert_eq!(said(&hosting, |f| f.memlock = Some(packets)), [""; 0]);
+        let found = said(&hosting, |f| f.memlock = Some(packets - 1));
+        assert!(found[0].starts_with("Broken machine: 47 MB may be locked, packets need 48"), "{found:?}");
     }
 
     #[test]
