@@ -55,3 +55,21 @@ fn what_ip_says_in_the_namespace_of_taps_is_what_the_router_does() -> Result<()>
     assert_eq!(status["mirror"]["synchronised"].as_bool(), Some(true), "{}", status["mirror"]);
     Ok(())
 }
+
+#[test]
+fn addresses_come_back_to_a_tap_that_was_down_for_a_moment() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let appliance = Appliance::start(&lab, &format!("{INTERFACES}{REST}"))?;
+    let host = &appliance.host;
+    let has = || Ok(host.ip("-6 addr show dev lan0")?.contains("fd00:1::1/64"));
+    wait("the address", has)?;
+    // Down and up in one breath: whoever looks afterwards sees a device that is up.
+    let batch = lab.path("batch");
+    std::fs::write(&batch, "link set lan0 down\nlink set lan0 up\n")?;
+    for _ in 0..5 {
+        host.run(&["ip", "-batch", &batch.display().to_string()])?;
+        wait("the address to come back", has)?;
+    }
+    wait("an answer to client1", || lab.client1.pings_once("fd00:1::1"))?;
+    Ok(())
+}

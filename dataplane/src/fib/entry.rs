@@ -101,6 +101,8 @@ pub enum Change {
     Prepend(Entry),
     /// Puts a route in the place of those.
     Replace(Entry),
+    /// Puts a route in the place of the first of those; the others stay.
+    ReplaceFirst(Entry),
     /// Takes a route away: the first of its table, prefix and metric that does the same. `Via` without hops is whatever it
     /// does. Of an IPv6 route with several next hops, whose hops are told one by one, only those named.
     Remove(Entry),

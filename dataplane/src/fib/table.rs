@@ -386,6 +386,9 @@ impl Table {
                 self.add(entry, |equals| equals.first().and_then(|(spot, _)| before(spot.order)))?
             }
             Change::Replace(entry) => self.replace(entry)?,
+            Change::ReplaceFirst(entry) => {
+                self.add(entry, |equals| equals.first().map(|(spot, _)| spot.order))?;
+            }
             Change::Remove(entry) => self.remove(entry)?,
             Change::Nexthops { id, hops } => {
                 wrong(entry::unfit(hops, ports))?;

@@ -127,6 +127,7 @@ fn news(message: RouteNetlinkMessage, flags: u16, dump: Source) -> News {
         M::NewRoute(message) => match route(&message) {
             Ok(Some(route)) => News::Route(how(flags, dump), route),
             Ok(None) => News::Other,
+            Err(left_out) if how(flags, dump) == How::Instead => News::LeftOutInstead(left_out),
             Err(left_out) => News::LeftOut(left_out),
         },
         M::DelRoute(message) => match route(&message) {

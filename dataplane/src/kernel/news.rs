@@ -33,6 +33,8 @@ pub enum News {
     NoRule(Rule),
     /// Something that exists and that the dataplane cannot do.
     LeftOut(LeftOut),
+    /// Such a route, in the place of another one.
+    LeftOutInstead(LeftOut),
     /// Something of that kind is gone.
     NoLeftOut(LeftOut),
     /// Which groups are joined has changed.

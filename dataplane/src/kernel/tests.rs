@@ -284,6 +284,81 @@ fn rules_speak_of_ports_or_are_none_of_ours() {
 }
 
 #[test]
+fn what_is_not_from_a_device_that_is_no_port_is_every_packet() {
+    let mut host = Host::new();
+    let rule = Rule {
+        family: Family::V4,
+        priority: 100,
+        not: true,
+        from: Some(net("10.0.0.0/8")),
+        to: None,
+        iif: Some("docker0".into()),
+        fwmark: Some((1, 1)),
+        tos: None,
+        action: RuleAction::Lookup(7),
+    };
+    let all = RoutingRule::bare(100, Family::V4, sumun_config::model::RuleAction::Lookup(7));
+    host.view.take(News::Rule(rule.clone()));
+    assert_eq!(host.view.changes(), [Change::Rule(all.clone())]);
+    host.view.take(News::NoRule(rule));
+    assert_eq!(host.view.changes(), [Change::NoRule(all)]);
+}
+
+#[test]
+fn a_route_in_place_of_another_leaves_those_behind_it() {
+    let mut host = Host::new();
+    host.does("ip link set lan0 up");
+    let count = host.table.len();
+    let route = |last: u8| route("10.0.0.0/8", Kind::Via(vec![hop(&format!("192.0.2.{last}"), 1)]));
+    let mut takes = |news: News| {
+        host.view.take(news);
+        let changes = host.view.changes();
+        host.table.apply(changes);
+        host.table.len() - count
+    };
+    assert_eq!(takes(News::Route(How::Alone, route(2))), 1);
+    assert_eq!(takes(News::Route(How::Last, route(3))), 2);
+    // `ip route replace`: the kernel has 192.0.2.4 now, and 192.0.2.3 behind it.
+    assert_eq!(takes(News::Route(How::Instead, route(4))), 2);
+    assert_eq!(takes(News::NoRoute(route(4))), 1);
+    assert_eq!(takes(News::NoRoute(route(3))), 0);
+    // Of IPv6 all next hops go.
+    let hops = |last: &[u8]| last.iter().map(|last| hop(&format!("2001:db8::{last}"), 1)).collect();
+    let route =
+        |last: &[u8]| Route { prefix: net("2001:db8:5::/48"), ..self::route("10.0.0.0/8", Kind::Via(hops(last))) };
+    assert_eq!(takes(News::Route(How::Alone, route(&[2]))), 1);
+    assert_eq!(takes(News::Route(How::Last, route(&[3]))), 2);
+    assert_eq!(takes(News::Route(How::Instead, route(&[4]))), 1);
+}
+
+#[test]
+fn a_route_that_is_left_out_takes_the_place_of_the_one_before() {
+    let mut host = Host::new();
+    host.does("ip link set lan0 up");
+    let count = host.table.len();
+    host.view.take(News::Route(How::Alone, route("10.0.0.0/8", Kind::Via(vec![hop("192.0.2.2", 1)]))));
+    let changes = host.view.changes();
+    host.table.apply(changes);
+    assert_eq!((host.table.len(), host.view.left_out().len()), (count + 1, 0));
+    // `ip route replace 10.0.0.0/8 encap ...` is told with NLM_F_REPLACE in place of NLM_F_EXCL.
+    let mut told = recorded("ip route add 10.0.0.0/8 encap").remove(0);
+    told[7] = told[7] & !0x02 | 0x01;
+    let messages = read(&told, Source::Events).0;
+    let [Message::News(news @ News::LeftOutInstead(_))] = &messages[..] else { panic!("{messages:?}") };
+    host.view.take(news.clone());
+    let changes = host.view.changes();
+    host.table.apply(changes);
+    assert_eq!(host.table.len(), count, "the router has no route, as it cannot have the kernel's");
+    assert_eq!(host.view.left_out().into_iter().collect::<Vec<_>>(), [(Reason::Encapsulation, 1)]);
+    // With another TOS it would stand beside it.
+    host.view.take(News::LeftOutInstead(LeftOut {
+        what: What::Route(254, net("10.0.0.0/8"), 0),
+        reason: Reason::TypeOfService,
+    }));
+    assert_eq!(host.view.changes(), []);
+}
+
+#[test]
 fn a_port_in_a_vrf_is_bound_to_its_table() {
     let mut host = Host::new();
     let link = |index, name: &str, master, vrf| {

@@ -5,7 +5,7 @@
 
 use super::decode::Message;
 use super::groups;
-use super::news::{Neighbour, NeighbourState, Reason};
+use super::news::{Neighbour, NeighbourState, News, Reason};
 use super::socket::{Failure, Netlink, get, group};
 use super::view::{Follows, Learned, View};
 use crate::engine::Router;
@@ -124,6 +124,7 @@ pub fn start(plan: Plan) -> io::Result<Mirror> {
             devices,
             down: BTreeSet::new(),
             put: HashSet::new(),
+            sure: HashSet::new(),
             joined: HashMap::new(),
             said: HashSet::new(),
             static_neighbours: HashMap::new(),
@@ -167,6 +168,8 @@ struct Follower {
     down: BTreeSet<PortId>,
     /// Addresses that were put on TAPs: by device.
     put: HashSet<(u32, IpNet)>,
+    /// Those of them that nothing has taken away since: a device that is set down loses its IPv6 addresses.
+    sure: HashSet<(u32, IpNet)>,
     joined: HashMap<PortId, Vec<(Family, u128)>>,
     /// Reasons that were logged.
     said: HashSet<String>,
@@ -245,6 +248,8 @@ impl Follower {
         let mut events = Netlink::open(if self.plan.host.is_some() { &groups } else { &[] })?;
         let mut asks = Netlink::open(&[])?;
         let mut last = self.synchronise(&mut asks, what)?;
+        // What happened before nobody has heard.
+        self.sure.clear();
         self.dress(&mut asks);
         let (mut due, mut look): (Option<Instant>, _) = (None, Instant::now() + LOOK);
         loop {
@@ -397,9 +402,17 @@ impl Follower {
         let most = COLLECT.max(self.cost.min(10 * COLLECT));
         while begun.elapsed() < most && self.view.waiting() < BATCH {
             let mut overrun = false;
-            let view = &mut self.view;
+            let (view, sure) = (&mut self.view, &mut self.sure);
             let more = events.take(|message| match message {
-                Message::News(news) => view.take(news),
+                Message::News(news) => {
+                    // It may be up again by the time that all is taken in.
+                    if let News::Link(link) = &news
+                        && !link.is_up
+                    {
+                        sure.retain(|(index, net)| *index != link.index || net.addr().is_ipv4());
+                    }
+                    view.take(news);
+                }
                 Message::Overrun => overrun = true,
                 Message::Unreadable(why) => tracing::debug!("a netlink message: {why}"),
                 Message::Done | Message::Answer(_) => {}
@@ -572,8 +585,8 @@ impl Follower {
         }
     }
 
-    fn device(&mut self, news: super::news::News) {
-        let super::news::News::Link(link) = news else { return };
+    fn device(&mut self, news: News) {
+        let News::Link(link) = news else { return };
         for (i, device) in self.plan.devices.iter().enumerate() {
             let port = PortId(i as u16);
             if device.as_ref() != Some(&link.name) {
@@ -603,16 +616,20 @@ impl Follower {
         let gone: Vec<(u32, IpNet)> = self.put.difference(&wanted).copied().collect();
         for (link, net) in gone {
             self.put.remove(&(link, net));
+            self.sure.remove(&(link, net));
             if let Err(error) = asks.remove_address(link, net)
                 && !matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EADDRNOTAVAIL | Errno::ENODEV))
             {
                 tracing::warn!("taking {net} from its TAP: {error}");
             }
         }
-        let new: Vec<(u32, IpNet)> = wanted.difference(&self.put).copied().collect();
+        let new: Vec<(u32, IpNet)> = wanted.difference(&self.sure).copied().collect();
         for (link, net) in new {
             match asks.add_address(link, net) {
-                Ok(()) => drop(self.put.insert((link, net))),
+                Ok(()) => {
+                    self.put.insert((link, net));
+                    self.sure.insert((link, net));
+                }
                 Err(error) => self.say(format!("{net} cannot be put on its TAP: {error}")),
             }
         }

@@ -127,6 +127,17 @@ impl View {
                     self.left_out.insert(what, reason);
                 }
             }
+            News::LeftOutInstead(left_out) => {
+                // Other values of TOS and other sources are other routes, beside which this one stands.
+                let beside = matches!(left_out.reason, Reason::TypeOfService | Reason::SourceSpecific);
+                if let (What::Route(table, prefix, metric), false) = (&left_out.what, beside) {
+                    let (table, prefix, metric) = (*table, prefix.trunc(), *metric);
+                    let (mtu, source, realm, protocol) = (None, None, 0, 0);
+                    let gone = Entry { table, prefix, metric, kind: Kind::Blackhole, mtu, source, realm, protocol };
+                    self.changes.extend([instead(gone.clone()), Change::Remove(gone)]);
+                }
+                self.take(News::LeftOut(left_out));
+            }
             News::NoLeftOut(LeftOut { what, .. }) => {
                 self.left_out.remove(&what);
             }
@@ -356,7 +367,8 @@ impl View {
         let entry = self.entry(route);
         match how {
             How::Dumped => self.changes.push(Change::Append(entry)),
-            How::Alone | How::Instead => self.changes.push(Change::Replace(entry)),
+            How::Alone => self.changes.push(Change::Replace(entry)),
+            How::Instead => self.changes.push(instead(entry)),
             // An IPv6 route comes with all its next hops whenever one is added, and all may be told a second time.
             How::First => self.changes.extend([Change::Remove(entry.clone()), Change::Prepend(entry)]),
             How::Last => self.changes.extend([Change::Remove(entry.clone()), Change::Append(entry)]),
@@ -372,12 +384,21 @@ impl View {
         }
     }
 
-    /// A rule with the router's numbers; none where its device is no port, so that no packet of the router's meets it.
+    /// A rule with the router's numbers; none where its device is no port, so that no packet of the router's meets it. Where it is
+    /// negated every packet meets it, whatever else it asks (`fib_rule_match`).
     fn known_rule(&self, rule: &news::Rule) -> Option<RoutingRule> {
         let iif = match rule.iif.as_deref() {
             None => None,
             Some(LOOPBACK) => Some(RuleIif::Local),
-            Some(name) => Some(RuleIif::Port(*self.ports.get(name)?)),
+            Some(name) => match self.ports.get(name) {
+                Some(port) => Some(RuleIif::Port(*port)),
+                None if rule.not => {
+                    let bare =
+                        news::Rule { not: false, from: None, to: None, iif: None, fwmark: None, tos: None, ..*rule };
+                    return self.known_rule(&bare);
+                }
+                None => return None,
+            },
         };
         let action = match rule.action {
             news::RuleAction::Lookup(table) => RuleAction::Lookup(table),
@@ -431,4 +452,10 @@ impl View {
             }
         }
     }
+}
+
+/// With NLM_F_REPLACE an IPv4 route takes the place of the first one only (`fib_table_insert`), an IPv6 one of all
+/// (`fib6_add_rt2node`).
+fn instead(entry: Entry) -> Change {
+    if entry.prefix.addr().is_ipv4() { Change::ReplaceFirst(entry) } else { Change::Replace(entry) }
 }

@@ -33,6 +33,10 @@ impl Plain {
                 self.routes.retain(|other| !same(other, entry));
                 self.routes.insert(at.min(self.routes.len()), entry.clone());
             }
+            Change::ReplaceFirst(entry) => match self.routes.iter_mut().find(|other| same(other, entry)) {
+                Some(first) => *first = entry.clone(),
+                None => self.routes.push(entry.clone()),
+            },
             Change::Remove(entry) => {
                 let is = |other: &Entry| {
                     same(other, entry) && (entry.kind == Kind::Via(Vec::new()) || other.kind == entry.kind)
@@ -159,6 +163,7 @@ fn changes() -> impl Strategy<Value = Change> {
         12 => entries().prop_map(Change::Append),
         2 => entries().prop_map(Change::Prepend),
         6 => entries().prop_map(Change::Replace),
+        3 => entries().prop_map(Change::ReplaceFirst),
         6 => entries().prop_map(Change::Remove),
         6 => entries().prop_map(|entry| Change::Remove(Entry { kind: Kind::Via(Vec::new()), ..entry })),
         2 => (1u32..3, hops(false)).prop_map(|(id, hops)| Change::Nexthops { id, hops }),
@@ -241,7 +246,7 @@ proptest! {
         let first: Vec<Change> = many.collect();
         for batch in std::iter::once(first).chain(batches) {
             let places: Vec<IpNet> = batch.iter().filter_map(|change| match change {
-                Change::Append(e) | Change::Prepend(e) | Change::Replace(e) | Change::Remove(e) => Some(e.prefix),
+                Change::Append(e) | Change::Prepend(e) | Change::Replace(e) | Change::ReplaceFirst(e) | Change::Remove(e) => Some(e.prefix),
                 _ => None,
             }).collect();
             batch.iter().for_each(|change| plain.apply(change));
