@@ -72,6 +72,17 @@ impl Lab {
         Ok(lab)
     }
 
+    /// From now on the router's devices send through XDP, where they have one queue: a veth learns of its peer's GRO when that is
+    /// switched on while both are up.
+    pub fn let_frames_leave_through_xdp(&self) -> Result<()> {
+        for (host, device) in [(&self.switch, "r"), (&self.server, "eth0")] {
+            for gro in ["off", "on"] {
+                host.run(&["ethtool", "-K", device, "gro", gro])?;
+            }
+        }
+        Ok(())
+    }
+
     /// The network with two queues, where all that client1 sends comes in on queue 0 of the router's devices, and all that client2
     /// and the server send on queue 1. With two workers the answers to client1 reach another one than its questions.
     pub fn crossed() -> Result<Lab> {

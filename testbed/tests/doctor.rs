@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::process::Output;
 use sumun_testbed::host::Host;
-use sumun_testbed::router::{INTERFACES, head, programs};
-use sumun_testbed::{Appliance, Beside, Lab, Router};
+use sumun_testbed::router::{INTERFACES, head, programs, wait};
+use sumun_testbed::{Appliance, Beside, Lab, Router, talk};
 
 /// `sumun doctor` inside the router's namespace.
 fn doctor(lab: &Lab, config: &str, args: &[&str]) -> Result<Output> {
@@ -66,6 +66,7 @@ fn a_device_that_is_set_up_badly_is_found_and_mended() -> Result<()> {
 #[test]
 fn what_takes_something_away_is_left_to_the_operator() -> Result<()> {
     let lab = Lab::new(1)?;
+    lab.let_frames_leave_through_xdp()?;
     lab.router.ip("addr add 198.51.100.1/24 dev wan0")?;
     let config = format!("{}{INTERFACES}\n[interfaces.gone]\ndevice = \"eth9\"\n", head(&lab, "1"));
     let (found, report) = findings(&lab, &config, &["--fix"])?;
@@ -85,6 +86,7 @@ fn what_takes_something_away_is_left_to_the_operator() -> Result<()> {
 #[test]
 fn a_router_at_work_is_in_order() -> Result<()> {
     let lab = Lab::new(1)?;
+    lab.let_frames_leave_through_xdp()?;
     let _router = Router::start(&lab, "")?;
     let (found, report) = findings(&lab, &format!("{}{INTERFACES}", head(&lab, "1")), &[])?;
     ensure!(found.is_empty(), "{report:#}");
@@ -101,6 +103,7 @@ fn is_on(host: &Host, device: &str, offload: &str) -> Result<bool> {
 #[test]
 fn the_other_end_of_a_veth_is_looked_at_and_mended() -> Result<()> {
     let lab = Lab::new(1)?;
+    lab.let_frames_leave_through_xdp()?;
     let head = head(&lab, "1");
     let tagged = "[interfaces.office]\nparent = \"lan0\"\nvlan = 10\n";
     let generic = INTERFACES.replace("[interfaces.wan0]", "[interfaces.wan0]\nattach = \"generic\"");
@@ -134,6 +137,7 @@ fn the_other_end_of_a_veth_is_looked_at_and_mended() -> Result<()> {
 #[test]
 fn the_other_end_of_a_veth_is_found_in_a_namespace_without_a_name() -> Result<()> {
     let lab = Lab::new(1)?;
+    lab.let_frames_leave_through_xdp()?;
     let mut container = std::process::Command::new("unshare").args(["--net", "sleep", "30"]).spawn()?;
     let pid = container.id().to_string();
     let look = || -> Result<_> {
@@ -144,7 +148,7 @@ fn the_other_end_of_a_veth_is_found_in_a_namespace_without_a_name() -> Result<()
         lab.router.ip(&format!("link add eth9 type veth peer name eth0 netns {pid}"))?;
         lab.router.ip("link set eth9 up")?;
         lab.router.run(&["sysctl", "-qw", "net.ipv6.conf.eth9.disable_ipv6=1"])?;
-        let config = format!("{}{INTERFACES}\n[interfaces.more]\ndevice = \"eth9\"\n", head(&lab, "1"));
+        let config = format!("{}{INTERFACES}\n[interfaces.more]\ndevice = \"eth9\"\ntx = \"ring\"\n", head(&lab, "1"));
         let before = findings(&lab, &config, &[])?;
         Ok((before, findings(&lab, &config, &["--fix"])?))
     };
@@ -163,6 +167,7 @@ fn the_other_end_of_a_veth_is_found_in_a_namespace_without_a_name() -> Result<()
 #[test]
 fn the_namespace_of_the_taps_is_looked_at_and_mended() -> Result<()> {
     let lab = Lab::new(1)?;
+    lab.let_frames_leave_through_xdp()?;
     let host = Host::new(&format!("{}-host", lab.router.name().trim_start_matches(sumun_testbed::host::PREFIX)))?;
     let config = |name: &str| {
         let head = head(&lab, "1");
@@ -217,6 +222,7 @@ fn the_namespace_of_the_taps_is_looked_at_and_mended() -> Result<()> {
 #[test]
 fn what_runs_beside_the_taps_is_looked_at() -> Result<()> {
     let lab = Lab::new(1)?;
+    lab.let_frames_leave_through_xdp()?;
     let rest = format!("{INTERFACES}[routes]\nfrom = \"kernel\"\n");
     let appliance = Appliance::start(&lab, &rest)?;
     let host = &appliance.host;
@@ -245,5 +251,44 @@ fn what_runs_beside_the_taps_is_looked_at() -> Result<()> {
     })?;
     let (sound, report) = findings(&lab, &kernel, &[])?;
     ensure!(sound.is_empty(), "{report:#}");
+    Ok(())
+}
+
+#[test]
+fn a_veth_sends_through_xdp_as_soon_as_the_kernel_lets_it() -> Result<()> {
+    let lab = Lab::new(1)?;
+    let config = format!("{}{INTERFACES}", head(&lab, "1"));
+    let router = Router::start_with(&lab, &format!("{config}[filter.FORWARD]\npolicy = \"ACCEPT\"\n"))?;
+    let sends = |wanted: &str| {
+        wait(wanted, || {
+            let ports = router.status()?["ports"].clone();
+            let modes =
+                ports.as_array().context("no ports")?.iter().map(|port| port["mode"].as_str().unwrap_or_default());
+            Ok(modes.into_iter().all(|mode| mode.ends_with(wanted)))
+        })
+    };
+    // The peers had GRO before they were up, and the kernel has not noticed.
+    sends("tx ring while the device takes no xdp frames")?;
+    let (found, report) = findings(&lab, &config, &[])?;
+    let expected =
+        ["lan0", "wan0"].map(|name| format!("slow {name}: the kernel lets no frames leave this device through XDP"));
+    ensure!(found == expected, "{report:#}");
+    let text = doctor(&lab, &config, &[])?.stdout;
+    let gro = |word: &str| format!("ip netns exec {} ethtool -K r gro {word}", lab.switch.name());
+    let remedy = format!("-> {} && {}", gro("off"), gro("on"));
+    ensure!(String::from_utf8_lossy(&text).contains(&remedy), "{report:#}");
+
+    lab.let_frames_leave_through_xdp()?;
+    sends("tx ring and xdp")?;
+    let (found, report) = findings(&lab, &config, &[])?;
+    ensure!(found.is_empty(), "{report:#}");
+    let to = "203.0.113.1:7001";
+    talk::tcp_transfer(&lab.client1, &lab.server, to, to, 16 << 20)?;
+
+    lab.switch.run(&["ethtool", "-K", "r", "gro", "off"])?;
+    lab.server.run(&["ethtool", "-K", "eth0", "gro", "off"])?;
+    sends("tx ring while the device takes no xdp frames")?;
+    let to = "203.0.113.1:7002";
+    talk::tcp_transfer(&lab.client1, &lab.server, to, to, 1 << 20)?;
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! The devices of the ports: whether they can be ports, and how well.
 
-use super::facts::{Device, Facts, xdp};
+use super::facts::{Device, Facts, OtherEnd, Peer, xdp};
 use super::{Findings, Remedy, Severity};
-use sumun_config::model::{Appliance, Attach, CopyMode, Device as Wanted, Interface, Kind};
+use sumun_config::model::{Appliance, Attach, CopyMode, Device as Wanted, Interface, Kind, Transmit};
 use sumun_dataplane::umem::JUMBO_MTU;
 
 /// The first kernel that tells what drivers can do.
@@ -109,6 +109,42 @@ fn driver(facts: &Facts, wanted: &Wanted, device: &Device, findings: &mut Findin
             Remedy::Advice("use a card whose driver has it (ice, i40e, ixgbe, mlx5, virtio_net, veth, ...)".into()),
         );
     }
+    sending(wanted, device, can, findings);
+}
+
+/// Whether frames may leave through XDP where that is to be. The kernel says it of a veth only when its peer's GRO is switched on
+/// while both are up, or when the device itself goes up behind that (`veth_set_features`, `veth_open`), and sends nothing without
+/// (`__xdp_enqueue`).
+fn sending(wanted: &Wanted, device: &Device, can: u64, findings: &mut Findings) {
+    let is_veth = device.driver.as_deref() == Some("veth");
+    let is_wanted = match wanted.tx {
+        Transmit::Ring => false,
+        Transmit::Xdp => true,
+        Transmit::Auto => is_veth && device.queues.is_some_and(|(now, _)| now == 1),
+    };
+    if !is_wanted || can & (xdp::ZERO_COPY | xdp::NDO_XMIT) != 0 {
+        return;
+    }
+    let remedy = match (&device.peer, is_veth) {
+        (Some(Peer::Seen(OtherEnd { name, prefix, offloads })), _) => {
+            let gro = |word: &str| format!("{prefix}ethtool -K {name} gro {word}");
+            match offloads.contains_key("rx-gro") {
+                true => Remedy::Command(format!("{} && {}", gro("off"), gro("on"))),
+                false => Remedy::run(&gro("on")),
+            }
+        }
+        (_, true) => Remedy::Advice(
+            "at its other end, while both are up: `ethtool -K DEVICE gro off`, then `ethtool -K DEVICE gro on`".into(),
+        ),
+        (_, false) => Remedy::Advice("`tx = \"ring\"`, or a driver that takes frames of XDP".into()),
+    };
+    findings.add(
+        Severity::Slow,
+        &wanted.name,
+        "the kernel lets no frames leave this device through XDP",
+        "they leave through the AF_XDP ring, which takes several times as long for each",
+        remedy,
+    );
 }
 
 /// All ports share packet memory, so one without zero-copy makes it copy for all.
@@ -323,6 +359,56 @@ mod tests {
         let native = appliance_of("", "attach = \"native\"", "");
         let none = said(check, &native, |f| f.devices.values_mut().for_each(|d| d.xdp = Some(0)));
         assert!(none[0].starts_with("Broken eth1: the driver ice has no native XDP"), "{none:?}");
+    }
+
+    /// What is found on a veth that takes no frames of XDP, whose other end has these offloads.
+    fn found_on_veth(offloads: &[&str]) -> Vec<String> {
+        let end = OtherEnd {
+            name: "eth0".into(),
+            prefix: "ip netns exec guest ".into(),
+            offloads: offloads.iter().map(|name| (name.to_string(), true)).collect(),
+        };
+        said(check, &appliance_of("cores = [2]", "", "tx = \"ring\""), |facts| {
+            for device in facts.devices.values_mut() {
+                (device.driver, device.xdp, device.queues) = (Some("veth".into()), Some(xdp::BASIC), Some((1, 1)));
+                device.peer = Some(Peer::Seen(end.clone()));
+            }
+        })
+    }
+
+    #[test]
+    fn a_device_must_take_the_frames_that_are_to_leave_through_xdp() {
+        let on_veths = |lan: &str, can: u64, queues: u32| {
+            said(check, &appliance_of("cores = [2]", lan, ""), |facts| {
+                for device in facts.devices.values_mut() {
+                    (device.driver, device.xdp, device.queues) =
+                        (Some("veth".into()), Some(can), Some((queues, queues)));
+                }
+            })
+        };
+        let found = on_veths("", xdp::BASIC, 1);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(
+            found[0].starts_with("Slow eth1: the kernel lets no frames leave this device through XDP"),
+            "{found:?}"
+        );
+        assert!(found[0].contains("gro on"), "{found:?}");
+        assert_eq!(on_veths("", xdp::BASIC | xdp::NDO_XMIT, 1), [""; 0]);
+        assert_eq!(on_veths("tx = \"ring\"", xdp::BASIC, 1).len(), 1, "wan0's alone");
+        assert_eq!(on_veths("", xdp::BASIC, 2), [""; 0], "several queues have the ring only");
+        let found = on_veths("tx = \"xdp\"", xdp::BASIC, 2);
+        assert_eq!(found.len(), 1, "{found:?}");
+        for (offloads, remedy) in [
+            (
+                &["rx-gro"][..],
+                "ip netns exec guest ethtool -K eth0 gro off && ip netns exec guest ethtool -K eth0 gro on",
+            ),
+            (&[], "ip netns exec guest ethtool -K eth0 gro on"),
+        ] {
+            let found = found_on_veth(offloads);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].ends_with(&format!("-> {remedy}")), "{found:?}");
+        }
     }
 
     #[test]

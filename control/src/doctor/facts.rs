@@ -190,6 +190,8 @@ pub struct Program {
 pub mod xdp {
     /// Programs run in the driver.
     pub const BASIC: u64 = 1;
+    /// The device takes frames that others redirect to it.
+    pub const NDO_XMIT: u64 = 4;
     /// AF_XDP without copying.
     pub const ZERO_COPY: u64 = 8;
 }

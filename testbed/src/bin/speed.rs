@@ -27,6 +27,7 @@ const SECONDS: &str = "4";
 fn main() -> Result<()> {
     sumun_testbed::sweep()?;
     let lab = Lab::new(1)?;
+    lab.let_frames_leave_through_xdp()?;
     let appliance = Appliance::start(&lab, &format!("{INTERFACES}{RULES}"))?;
     let ways = [
         ("through the router", &lab.client1, &lab.server, ["203.0.113.1", "2001:db8:2::1"]),

@@ -100,7 +100,7 @@ impl Outlets {
             if sending.now() == (Transmit::Xdp, false) {
                 tracing::warn!(
                     "{}: tx = \"xdp\", but the device takes no XDP frames: its tx ring sends until it does (a veth does \
-                     when its peer has GRO on or an XDP program in native mode)",
+                     when its peer's GRO is switched on while both are up, or an XDP program in native mode is on that)",
                     device.name
                 );
             }

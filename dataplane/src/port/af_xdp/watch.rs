@@ -1,7 +1,10 @@
 //! Which devices take XDP frames now? The kernel says it of each (NETDEV_XDP_ACT_NDO_XMIT) and tells when that changes.
 //!
 //! It does change: a veth takes them only while its peer has NAPI, that is GRO or an XDP program in native mode, and
-//! drops them without a word otherwise. So a thread listens to what the kernel announces and asks anew. Between a change and
+//! drops them without a word otherwise. The kernel's word comes late, though: it looks at the peer when GRO is switched while
+//! both are up, and when the device itself goes up (`veth_set_features`, `veth_open`). A peer that has switched GRO on
+//! while it was down is not known to have it, and the kernel refuses what is sent (`__xdp_enqueue`); one that has switched it off so is
+//! thought to have it still. So a thread listens to what the kernel announces and asks anew. Between a change and
 //! this thread's noticing it lie some microseconds, in which frames may be lost as they are when a link goes down.
 //! Kernels before 6.3 do not tell; there no device takes XDP frames as far as we are concerned.
 
