@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{LAN, Rig, WAN, ends, tcp, udp};
+use common::{LAN, Rig, WAN, ends, ip, tcp, udp};
 use sumun_config::facts::Family;
 
 /// Everything is tracked, masqueraded and let through.
@@ -154,4 +154,68 @@ fn a_flow_that_an_operator_deleted_begins_anew() {
     assert_eq!(rig.router.conntrack.flush(rig.now), 1);
     assert_eq!(replayed(&mut rig, &question(Family::V4), 4), 2);
     assert_eq!(rig.packets(Family::V4, "nat.POSTROUTING"), [2, 0]);
+}
+
+#[test]
+fn a_packet_behind_an_advertisement_in_its_burst_goes_to_the_new_mac() {
+    // In and out on one link: only so both are in one burst.
+    let (_, server) = ends(Family::V6);
+    let (mine, other) = (server, server + 0x68);
+    let advert = |mac: [u8; 6]| {
+        let mut frame = Vec::new();
+        let option = [&[2, 1][..], &mac].concat();
+        let target = [&other.to_be_bytes()[..], &option].concat();
+        ip(Family::V6, other, 0x2001_0db8_0002 << 80 | 2, 255)
+            .icmpv6_raw(136, 0, [0x60, 0, 0, 0])
+            .write(&mut frame, &target)
+            .expect("a frame");
+        frame
+    };
+    let mut rig = Rig::new("[filter.FORWARD]\nrules = [\"-m conntrack --ctstate NEW\"]\n");
+    let frame = udp(Family::V6, mine, other, (1000, 53), b"?");
+    let (old, new) = ([2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 8]);
+    rig.send(WAN, &frame);
+    rig.send(WAN, &advert(old));
+    rig.send(WAN, &frame);
+    let out = rig.burst(WAN, &[frame.clone(), advert(new), frame.clone()]);
+    let macs: Vec<&[u8]> = out.iter().map(|(_, frame)| &frame[..6]).collect();
+    assert_eq!(macs, [old, new]);
+    assert_eq!(rig.engine.replayed(), 2);
+}
+
+#[test]
+fn more_ways_than_are_remembered_at_a_time_do_not_end_it() {
+    // Each source ends in a chain of its own: as many paths as there are sources.
+    const SOURCES: u128 = 5000;
+    let rules = (0..SOURCES).fold(String::new(), |mut rules, n| {
+        let address = sumun_config::facts::Family::V4.address(0x0a00_0000 | n);
+        rules += &format!("\"-s {address} -j ACCEPT\",\n");
+        rules
+    });
+    let text = format!(
+        "[[routes]]\nto = \"10.0.0.0/8\"\nvia = \"192.168.1.9\"\n[filter.FORWARD]\nrules = [\n{rules}]\n[raw.PREROUTING]\nrules = [\"-m comment --comment all\"]\n[mangle.POSTROUTING]\nrules = [\"-m conntrack --ctstate NEW\"]\n"
+    );
+    let mut rig = Rig::with_flows(&text, 8192);
+    let (_, server) = ends(Family::V4);
+    let all = |rig: &mut Rig| {
+        let before = rig.engine.replayed();
+        for n in 0..SOURCES {
+            rig.send(LAN, &udp(Family::V4, 0x0a00_0000 | n, server, (1000, 53), b"?"));
+        }
+        rig.engine.replayed() - before
+    };
+    assert_eq!([all(&mut rig), all(&mut rig)], [0, 0]);
+    assert!(all(&mut rig) > 4000);
+    // A second later the others have their turn too, and nothing was counted twice.
+    rig.wait(2_000_000_000);
+    let last = udp(Family::V4, 0x0a00_0000 | (SOURCES - 1), server, (1000, 53), b"?");
+    for _ in 0..4 {
+        rig.send(LAN, &last);
+    }
+    let before = rig.engine.replayed();
+    rig.send(LAN, &last);
+    assert_eq!(rig.engine.replayed() - before, 1);
+    let packets = rig.packets(Family::V4, "filter.FORWARD");
+    assert!(packets[..SOURCES as usize - 1].iter().all(|packets| *packets == 3));
+    assert_eq!(packets[SOURCES as usize - 1..], [8, 0]);
 }

@@ -83,6 +83,36 @@ fn packets_of_a_flow_follow_its_route() {
 }
 
 #[test]
+fn flow_labels_spread_the_packets_of_one_flow_over_two_ways_as_before() {
+    // `fib_multipath_hash_policy` 0 hashes the label of IPv6, which need not be the same in all packets of a flow.
+    let (client, _) = ends(Family::V6);
+    let far = number("2001:db8:99::1".parse().unwrap()).1;
+    let hops = ["2001:db8:2::9", "2001:db8:2::8"].map(|gateway| Hop {
+        out: Out::Port(WAN),
+        gateway: Some(gateway.parse().unwrap()),
+        weight: 1,
+        onlink: false,
+    });
+    let other = "[[neighbours]]\ninterface = \"wan0\"\naddress = \"2001:db8:2::8\"\nmac = \"02:00:00:00:00:08\"\n";
+    let macs = |judge_all: bool| {
+        let mut rig = rig_with(&format!("{other}[filter.FORWARD]\nrules = [\"-m conntrack --ctstate NEW\"]\n"));
+        rig.router.routes(vec![Change::Append(entry("2001:db8:99::/48", Kind::Via(hops.to_vec())))]);
+        if judge_all {
+            rig.engine.judge_all();
+        }
+        let labelled = |label: u8| {
+            let mut frame = udp(Family::V6, client, far, (1000, 53), b"?");
+            frame[17] = label;
+            frame
+        };
+        (0..32).map(|n| rig.send(LAN, &labelled(n % 8))[0].1[5]).collect::<Vec<_>>()
+    };
+    let judged = macs(true);
+    assert!(judged.contains(&2) && judged.contains(&8), "{judged:?}");
+    assert_eq!(macs(false), judged);
+}
+
+#[test]
 fn what_would_leave_by_another_device_is_refused_and_counted() {
     let mut rig = rig();
     let other = || Out::Other("docker0".into());

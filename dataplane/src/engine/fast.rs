@@ -26,7 +26,7 @@ use crate::reason::DropReason;
 use arrayvec::ArrayVec;
 use hashbrown::HashTable;
 use std::hash::{BuildHasher, RandomState};
-use sumun_config::facts::{Dir, PacketType, proto, status};
+use sumun_config::facts::{Dir, Family, PacketType, proto, status};
 use sumun_config::rule::Target;
 use sumun_config::rule::matches::Asks;
 use zerocopy::{FromBytes, FromZeros};
@@ -37,6 +37,8 @@ const COUNTERS: usize = 28;
 const PATHS: usize = 4096;
 /// Most ways that a worker knows.
 const WAYS: usize = 1 << 15;
+/// Nanoseconds after which flows that found no room have their turn.
+const TURN: u64 = 1_000_000_000;
 /// Flows with any of these have their packets read or changed beyond their mapping.
 const HELPED: u32 = status::HELPER | status::SEQ_ADJUST | status::PROXIED;
 /// Flows with any of these have a mapping.
@@ -75,11 +77,11 @@ struct Path {
     bytes: u64,
 }
 
-/// A port and a next hop, and its MAC in this burst.
+/// A port and a next hop, and its MAC at a moment ([`FastPath::moment`]).
 #[derive(Clone, Copy)]
 struct Way {
     hop: Hop,
-    burst: u64,
+    moment: u64,
     mac: [u8; 6],
 }
 
@@ -96,7 +98,12 @@ pub(super) struct FastPath {
     is_on: bool,
     /// Raised with every new generation of rules or routes: memos of an earlier one are worth nothing.
     epoch: u32,
-    burst: u64,
+    /// When it began, in nanoseconds.
+    since: u64,
+    /// Some flow found no room: there are too many paths or ways.
+    is_full: bool,
+    /// Raised whenever neighbours may have changed: with each burst, and with each packet that goes the long way.
+    moment: u64,
     memos: Vec<Memo>,
     paths: Vec<Path>,
     path_index: HashTable<u16>,
@@ -158,7 +165,9 @@ impl FastPath {
         FastPath {
             is_on: true,
             epoch: 1,
-            burst: 0,
+            since: 0,
+            is_full: false,
+            moment: 0,
             memos: Memo::new_vec_zeroed(2 * flows).expect("memory for the fast path"),
             paths: Vec::with_capacity(PATHS),
             path_index: HashTable::with_capacity(PATHS),
@@ -170,8 +179,10 @@ impl FastPath {
         }
     }
 
-    /// Forgets everything.
-    pub fn forget(&mut self) {
+    /// Forgets everything. Between bursts only: counters of a burst are raised first.
+    pub fn forget(&mut self, now: u64) {
+        debug_assert!(self.busy.is_empty(), "counters of a burst are not raised yet");
+        (self.since, self.is_full) = (now, false);
         self.epoch = self.epoch.wrapping_add(1);
         if self.epoch == 0 {
             // Memos of four thousand million generations ago are gone.
@@ -189,10 +200,17 @@ impl FastPath {
         self.is_on = false;
     }
 
-    /// Raises the counters of what came by in this burst.
+    /// A packet goes the long way.
     #[inline]
-    pub fn settle(&mut self, bank: &Bank, stats: &WorkerStats) {
-        self.burst += 1;
+    pub fn move_on(&mut self) {
+        self.moment += 1;
+    }
+
+    /// Raises the counters of what came by in this burst. Where there was no room, all flows have their turn again, at most once
+    /// a second.
+    #[inline]
+    pub fn settle(&mut self, bank: &Bank, stats: &WorkerStats, now: u64) {
+        self.moment += 1;
         for path in self.busy.drain(..) {
             let path = &mut self.paths[path as usize];
             stats.replayed.add(path.packets);
@@ -200,6 +218,9 @@ impl FastPath {
                 bank.slot(*slot).add(path.packets, path.bytes);
             }
             (path.packets, path.bytes) = (0, 0);
+        }
+        if self.is_full && now.saturating_sub(self.since) >= TURN {
+            self.forget(now);
         }
     }
 
@@ -236,7 +257,7 @@ impl FastPath {
         }
         let at = u16::try_from(ways.len()).ok().filter(|at| usize::from(*at) < WAYS)?;
         self.way_index.insert_unique(hash, at, |at| hasher.hash_one(ways[*at as usize].hop));
-        self.ways.push(Way { hop, burst: u64::MAX, mac: [0; 6] });
+        self.ways.push(Way { hop, moment: u64::MAX, mac: [0; 6] });
         Some(at)
     }
 }
@@ -302,13 +323,17 @@ impl Engine {
             p.facts.forget_flow();
             return None;
         }
+        let to = match f.ct_status & MAPPED {
+            0 => None,
+            _ => Some(self.tracker.becomes(flow)?),
+        };
         self.tracker.is_through();
         (p.ct, p.hop, p.facts.oif) = (ct, way.hop, way.hop.port);
         self.fast.count(memo.path, p.facts.len);
         let packet = p.frame.bytes_mut().get_mut(l3).unwrap_or_default();
-        match p.facts.ct_status & MAPPED {
-            0 => edit::decrement_ttl(packet, &mut p.facts),
-            _ => edit::forward_as(packet, &mut p.facts, &self.tracker.becomes(flow)?),
+        match to {
+            None => edit::decrement_ttl(packet, &mut p.facts),
+            Some(to) => edit::forward_as(packet, &mut p.facts, &to),
         }
         if let Err(reason) = self.tracker.confirm(ct, &mut p.facts, self.now) {
             return Some(Err(reason));
@@ -316,17 +341,17 @@ impl Engine {
         Some(self.leave_by(g, p, memo.way))
     }
 
-    /// To the next hop of a way, whose MAC is asked for once a burst.
+    /// To the next hop of a way, whose MAC is asked for once a moment.
     #[inline]
     fn leave_by(&mut self, g: &Running, p: &mut Packet, way: u16) -> Result<Fate, DropReason> {
-        let Way { burst, mac, .. } = self.fast.ways[way as usize];
-        if burst == self.fast.burst {
+        let Way { moment, mac, .. } = self.fast.ways[way as usize];
+        if moment == self.fast.moment {
             return Ok(Fate::Send { mac });
         }
         let end = self.neighbour(g, p);
         if let Ok(Fate::Send { mac }) = end {
             let way = &mut self.fast.ways[way as usize];
-            (way.burst, way.mac) = (self.fast.burst, mac);
+            (way.moment, way.mac) = (self.fast.moment, mac);
         }
         end
     }
@@ -334,15 +359,21 @@ impl Engine {
     /// Remembers what was noted of a packet that is to be sent.
     #[cold]
     #[inline(never)]
-    pub(super) fn remember(&mut self, p: &Packet) {
-        self.fast.notes.stop();
+    pub(super) fn remember(&mut self, g: &Running, p: &Packet) {
         let Ct::Flow(flow) = p.ct else { return };
         let f = &p.facts;
         let is_fixed = f.ct_status & status::CONFIRMED != 0 && f.ct_status & HELPED == 0 && !flow.related;
         if !is_fixed || p.largest.is_some() || p.is_traced || p.priority != 0 || p.secmark != 0 {
             return;
         }
-        let (Some(path), Some(way)) = (self.fast.path(), self.fast.way(p.hop)) else { return };
+        if f.family == Family::V6 && g.fib.is_multipath() && g.policy.sysctl.fib_multipath_hash_policy == 0 {
+            // The way depends on the flow label, which is the packet's own.
+            return;
+        }
+        let (Some(path), Some(way)) = (self.fast.path(), self.fast.way(p.hop)) else {
+            self.fast.is_full = true;
+            return;
+        };
         let memo = Memo {
             epoch: self.fast.epoch,
             mark: f.ct_mark,

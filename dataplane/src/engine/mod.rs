@@ -198,7 +198,7 @@ impl Engine {
                 self.settle(&g);
             }
             burst.clear();
-            self.fast.settle(&g.banks[self.worker], &self.stats);
+            self.fast.settle(&g.banks[self.worker], &self.stats, now);
         }
         self.burst = burst;
         self.poll_local(&g);
@@ -211,11 +211,13 @@ impl Engine {
         if let Some(end) = self.replay(g, p, at) {
             return end;
         }
+        self.fast.move_on();
         let end = self.ingress(g, p);
         self.tracker.is_through();
         if self.fast.notes.is_on() && matches!(end, Ok(Fate::Send { .. })) {
-            self.remember(p);
+            self.remember(g, p);
         }
+        self.fast.notes.stop();
         end
     }
 
@@ -332,7 +334,7 @@ impl Engine {
             generation = next;
         }
         self.running = Arc::new(Running { generation, fib });
-        self.fast.forget();
+        self.fast.forget(self.now);
         if self.running.number != before {
             self.prepare();
         }

@@ -104,6 +104,13 @@ impl Rig {
         Rig::linked(policy, 1500)
     }
 
+    /// A router with these rules in force and room for so many flows.
+    pub fn with_flows(rules: &str, flows: u32) -> Rig {
+        let mut config = config(rules);
+        config.appliance.max_flows = flows;
+        Rig::on(&config.appliance, config.policy, 1500)
+    }
+
     /// A router with these rules and another MTU of the WAN.
     pub fn with_mtu(rules: &str, mtu: u16) -> Rig {
         Rig::linked(config(rules).policy, mtu)
