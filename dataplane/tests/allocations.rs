@@ -1,41 +1,12 @@
 //! The engine allocates nothing per packet: counted, in steady state, for every kind of packet that has its own way.
 
-#![allow(unsafe_code, reason = "a global allocator that counts")]
-
 mod common;
 
+use allocation_counter::{AllocationInfo, measure};
 use common::*;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use sumun_config::facts::{Family, PortId};
 use sumun_dataplane::conntrack::Conntrack;
 use sumun_dataplane::umem::Frame;
-
-struct Counting;
-
-thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
-    static BYTES: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged; counting touches nothing that allocates.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = COUNT.try_with(|count| count.set(count.get() + 1));
-        let _ = BYTES.try_with(|bytes| bytes.set(bytes.get() + layout.size()));
-        // SAFETY: the caller keeps the contract of `alloc`, which is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        let _ = COUNT.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: `at` came from `System.alloc` with this layout, as every allocation here does.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const RULES: &str = r#"
 [raw.PREROUTING]
@@ -104,12 +75,12 @@ fn traffic(n: u16) -> Vec<(PortId, Vec<u8>)> {
 #[test]
 fn the_memory_of_a_flow_table_is_what_was_said_beforehand() {
     for (flows, workers) in [(1, 1), (1000, 1), (1000, 4), (262_144, 2), (300_000, 3)] {
-        let before = BYTES.get();
-        let table = Conntrack::new(flows, workers, 1);
-        let taken = BYTES.get() - before;
+        let mut made = None;
+        let taken = measure(|| made = Some(Conntrack::new(flows, workers, 1))).bytes_total as usize;
+        let table = made.expect("a table");
         assert_eq!((taken, table.memory()), (Conntrack::memory_for(flows, workers), taken), "{flows} flows");
-        table.count_connections(1);
-        assert_eq!(BYTES.get() - before, table.memory(), "{flows} flows and as many connections");
+        let more = measure(|| table.count_connections(1)).bytes_total as usize;
+        assert_eq!(taken + more, table.memory(), "{flows} flows and as many connections");
     }
     let each = Conntrack::memory_for(1_000_000, 1) / 1_000_000;
     assert!((200..=400).contains(&each), "{each} bytes for each flow");
@@ -133,11 +104,11 @@ fn the_engine_allocates_nothing_per_packet() {
             assert!(frame.set(&bytes));
             rx.push(frame);
             rig.now += 100_000;
-            let before = COUNT.get();
-            rig.engine.process(rig.now, port, &mut rx);
-            rig.engine.tick(rig.now);
-            let allocated = COUNT.get() - before;
-            assert_eq!(allocated, 0, "round {round}, a frame of port {}: {bytes:02x?}", port.0);
+            let allocated = measure(|| {
+                rig.engine.process(rig.now, port, &mut rx);
+                rig.engine.tick(rig.now);
+            });
+            assert_eq!(allocated, AllocationInfo::default(), "round {round}, a frame of port {}: {bytes:02x?}", port.0);
             for out in [LAN, WAN] {
                 while let Some(frame) = rig.engine.take_tx(out).pop() {
                     rig.engine.pool().give(frame);
@@ -147,4 +118,23 @@ fn the_engine_allocates_nothing_per_packet() {
         }
     }
     assert!(rig.router.conntrack.count() > 100, "flows were made");
+}
+
+#[test]
+fn nor_does_it_for_packets_whose_flow_tells_their_way() {
+    let (client, server) = ends(Family::V4);
+    let mut rig = Rig::new("[nat.POSTROUTING]\nrules = [\"-o wan0 -j MASQUERADE\"]\n");
+    // Each flow from its first packet on.
+    for port in 2000..2100 {
+        for time in 0..4 {
+            let mut frame = rig.engine.pool().take().expect("a free frame");
+            assert!(frame.set(&udp(Family::V4, client, server, (port, 53), b"query")));
+            let mut rx = vec![frame];
+            let allocated = measure(|| rig.engine.process(rig.now, LAN, &mut rx));
+            assert_eq!(allocated, AllocationInfo::default(), "port {port}, time {time}");
+            let sent = rig.engine.take_tx(WAN).pop().expect("a frame");
+            rig.engine.pool().give(sent);
+        }
+    }
+    assert_eq!(rig.engine.replayed(), 200);
 }
