@@ -4,7 +4,8 @@
 //! for the case that rules are asked after all: then [`Tracker::track`] takes it as its own.
 
 use super::entry::millis;
-use super::tracker::{Joined, Placed, is_sum_right};
+use super::tell::Joined;
+use super::tracker::{Placed, is_sum_right};
 use super::{Ct, Flow, Life, Tracker, Tuple, Word};
 use sumun_config::facts::{Dir, Facts};
 use sumun_config::model::Sysctl;

@@ -41,8 +41,10 @@ mod private;
 mod protocol;
 mod proxied;
 mod reclaim;
+mod removal;
 mod secmark;
 mod seqadj;
+mod tell;
 mod template;
 mod tracker;
 

@@ -4,21 +4,19 @@
 //! [`Tracker::confirm`] or [`Tracker::abandon`]; until then its worker holds the flow. Packets of one burst that start
 //! the same flow share its unconfirmed entry.
 
-use super::entry::{clamp, left, millis};
-use super::protocol::{self, Verdict};
+use super::entry::millis;
+use super::protocol;
 use super::reclaim::Store;
+use super::tell::Joined;
 use super::tuple::{Tuple, WORDS};
-use super::{
-    Conntrack, Counts, Ct, Entry, Flow, Invalid, Life, SWEEP_PERIOD, SWEEP_STEP, Step, Template, Timeouts, Word,
-    change, sctp, tcp,
-};
+use super::{Conntrack, Counts, Ct, Entry, Flow, Invalid, Life, Template, Timeouts, Word, change};
 use crate::packet::parse;
 use crate::reason::DropReason;
 use crate::sync::atomic::Ordering;
 use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::Arc;
-use sumun_config::facts::{CtState, Dir, Facts, PortId, proto, status};
+use sumun_config::facts::{CtState, Dir, Facts, PortId, status};
 use sumun_config::model::Sysctl;
 
 /// Most unconfirmed flows of a worker at a time: several bursts' worth.
@@ -34,15 +32,6 @@ pub(super) struct Pending {
     pub hashes: [u64; 2],
 }
 
-/// Milliseconds that are too long for a connection that both sides have tried to end (`nf_tcp_handle_invalid`).
-const LONG: i32 = 120_000;
-
-/// A packet of a protocol that has private words.
-enum Heard<'a> {
-    Tcp(tcp::Segment<'a>),
-    Sctp(sctp::Packet<'a>),
-}
-
 /// Where a packet was placed.
 #[derive(Clone, Copy)]
 pub(super) enum Placed {
@@ -51,20 +40,11 @@ pub(super) enum Placed {
     Invalid(Invalid),
 }
 
-/// What became of a packet whose flow was found.
-pub(super) enum Joined {
-    Placed(Placed),
-    /// The flow ended with it, and it begins another.
-    Anew,
-    /// Somebody else is removing the flow.
-    Lost,
-}
-
 /// One worker's access to the flow table. Made and owned by its engine; there is one for each worker number at a time.
 pub struct Tracker {
     pub(crate) shared: Arc<Conntrack>,
     pub(super) worker: usize,
-    store: Store,
+    pub(super) store: Store,
     pub(super) pending: Vec<Pending>,
     /// Time of the last packet or burst, in the clock of deadlines.
     pub(crate) now: u32,
@@ -73,7 +53,7 @@ pub struct Tracker {
     why: Option<Invalid>,
     /// Where the packet at work was placed ahead of its turn ([`Tracker::track_ahead`]).
     pub(super) ahead: Option<Placed>,
-    timeouts: Timeouts,
+    pub(super) timeouts: Timeouts,
     /// Something changed in this burst that is to be told.
     pub(super) eventful: Cell<bool>,
     /// Flows that begin keep when they did.
@@ -112,15 +92,6 @@ impl Tracker {
     /// From now on flows that have a time-out policy have these settings.
     pub fn set_timeouts(&mut self, timeouts: Timeouts) {
         self.timeouts = timeouts;
-    }
-
-    /// The settings for a flow: those of its time-out policy, or else these.
-    #[cold]
-    fn settings<'a>(&'a self, id: u32, s: &'a Sysctl) -> &'a Sysctl {
-        match self.shared.cold(id).timeout.load(Ordering::Relaxed) {
-            0 => s,
-            timeout => self.timeouts.find(timeout).unwrap_or(s),
-        }
     }
 
     /// The table.
@@ -275,44 +246,6 @@ impl Tracker {
         Err(DropReason::ConntrackDrop)
     }
 
-    /// Tells the protocol's tracker of a packet of a flow, and what that makes of it.
-    #[inline]
-    pub(super) fn join(&mut self, flow: Flow, word: Word, facts: &Facts, l3: &[u8], s: &Sysctl) -> Joined {
-        let state = match flow.dir {
-            Dir::Original if word.status() & status::SEEN_REPLY == 0 => super::help::unanswered(word.status()),
-            _ => CtState::Established,
-        };
-        let held = word.life() == Life::Unconfirmed;
-        match self.tell(flow, word, facts, l3, s) {
-            Verdict::Accept => {
-                if flow.dir == Dir::Reply && word.status() & status::SEEN_REPLY == 0 {
-                    self.shared.entry(flow.id).set_status(status::SEEN_REPLY);
-                    self.changed(flow.id, change::REPLY);
-                }
-                Joined::Placed(Placed::Flow(flow, state))
-            }
-            Verdict::Refused => {
-                self.remove(flow.id);
-                // The refusal is an answer too, and its rules see so.
-                if flow.dir == Dir::Reply {
-                    self.shared.entry(flow.id).set_status(status::SEEN_REPLY);
-                }
-                Joined::Placed(Placed::Flow(flow, state))
-            }
-            Verdict::Invalid(why) => {
-                if held {
-                    self.let_go(flow.id);
-                }
-                Joined::Placed(Placed::Invalid(why))
-            }
-            Verdict::Reopen => match held || !self.remove(flow.id) {
-                // Somebody else is removing it: the kernel drops the packet, and its sender repeats it.
-                true => Joined::Lost,
-                false => Joined::Anew,
-            },
-        }
-    }
-
     /// The flow that an ICMP error is about (`nf_conntrack_inet_error`).
     #[cold]
     fn place_error(&mut self, template: &Template, facts: &Facts, l3: &[u8], quote: usize) -> Placed {
@@ -371,7 +304,12 @@ impl Tracker {
 
     /// The flow in the table that has this tuple. Expired ones are removed on the way.
     #[inline]
-    fn lookup_known(&mut self, only: Option<Dir>, hash: u64, words: &[u64; WORDS]) -> Option<(u32, Dir, Word)> {
+    pub(super) fn lookup_known(
+        &mut self,
+        only: Option<Dir>,
+        hash: u64,
+        words: &[u64; WORDS],
+    ) -> Option<(u32, Dir, Word)> {
         while let Some((id, dir, word)) = self.shared.find_as(only, hash, words) {
             if !self.shared.entry(id).is_over(word, self.now) {
                 return Some((id, dir, word));
@@ -437,144 +375,6 @@ impl Tracker {
         Ok(Some((flow, self.shared.entry(id).word())))
     }
 
-    /// Makes room by removing what is over or not ASSURED in the neighbourhood of a hash.
-    fn early_drop(&mut self, hash: u64) -> bool {
-        for n in 0.. {
-            let Some(ids) = self.shared.index.nearby(hash, n) else { return false };
-            let mut dropped = false;
-            for id in ids.into_iter().flatten() {
-                let entry = self.shared.entry(id);
-                let word = entry.word();
-                let over = entry.is_over(word, self.now);
-                if word.life() == Life::Live && (over || word.status() & status::ASSURED == 0) && self.remove(id) {
-                    if !over {
-                        self.counts().early_drop.bump();
-                    }
-                    dropped = true;
-                }
-            }
-            if dropped {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Tells the protocol's tracker of a packet, and carries out what it says of state and time.
-    #[inline]
-    fn tell(&self, flow: Flow, word: Word, facts: &Facts, l3: &[u8], s: &Sysctl) -> Verdict {
-        let entry = self.shared.entry(flow.id);
-        let s = if word.status() & status::EXTRA == 0 { s } else { self.settings(flow.id, s) };
-        let timeout = if matches!(facts.proto, proto::TCP | proto::SCTP) {
-            match self.tell_privately(flow, word, facts, l3, s) {
-                Ok(timeout) => timeout,
-                Err(verdict) => return verdict,
-            }
-        } else {
-            match protocol::judge(entry, word, facts, l3, self.now, s) {
-                Ok(timeout) => {
-                    let assured = status::ASSURED;
-                    if word.status() & assured == 0 && entry.word().status() & assured != 0 {
-                        self.changed(flow.id, change::ASSURED);
-                    }
-                    Some(timeout)
-                }
-                Err(why) => return Verdict::Invalid(why),
-            }
-        };
-        if let Some(timeout) = timeout {
-            let timeout = clamp(timeout);
-            let live = word.life() != Life::Unconfirmed;
-            if word.status() & status::FIXED_TIMEOUT == 0 {
-                entry.set_deadline(if live { self.now.wrapping_add(timeout) } else { timeout });
-            }
-            self.account(entry, flow.dir, facts, s);
-        }
-        Verdict::Accept
-    }
-
-    /// The same for protocols with private words: milliseconds that the flow has from now, or none for as it was.
-    #[inline]
-    fn tell_privately(
-        &self,
-        flow: Flow,
-        mut word: Word,
-        facts: &Facts,
-        l3: &[u8],
-        s: &Sysctl,
-    ) -> Result<Option<u64>, Verdict> {
-        let (entry, private) = (self.shared.entry(flow.id), self.shared.private(flow.id));
-        let l4 = l3.get(usize::from(facts.l4_off)..usize::from(facts.len)).unwrap_or_default();
-        let heard = match facts.proto {
-            proto::TCP => tcp::Segment::of(l4).map(Heard::Tcp),
-            _ => sctp::Packet::of(l4).map(Heard::Sctp),
-        };
-        let heard = heard.map_err(Verdict::Invalid)?;
-        let _held = (!self.alone).then(|| private.hold());
-        if !self.alone {
-            let life = word.life();
-            word = entry.word();
-            if word.life() != life {
-                // Removed by another worker at this moment.
-                return Err(Verdict::Reopen);
-            }
-        }
-        let old = private.words();
-        let mut bits = word.status();
-        let (step, new, state) = match heard {
-            Heard::Tcp(mut segment) => {
-                if bits & status::SEQ_ADJUST != 0 {
-                    segment.moved = self.moved(flow, segment.ack);
-                }
-                let mut c = tcp::Connection::from_words(word.protocol(), &old);
-                let step = c.judge(flow.dir, &segment, &mut bits, s);
-                (step, c.words(), c.state as u32)
-            }
-            Heard::Sctp(packet) => {
-                let mut a = sctp::Association::from_words(word.protocol(), &old);
-                let step = a.judge(flow.dir, &packet, &mut bits, s);
-                (step, a.words(), a.state as u32)
-            }
-        };
-        private.change(&old, &new);
-        if !entry.advance(word, state, bits & !word.status()) {
-            return Err(Verdict::Reopen);
-        }
-        match step {
-            Step::Moved { timeout } => {
-                let moved = if state == word.protocol() { 0 } else { change::PROTOINFO };
-                let assured = if bits & !word.status() & status::ASSURED == 0 { 0 } else { change::ASSURED };
-                if moved | assured != 0 {
-                    self.changed(flow.id, moved | assured);
-                }
-                Ok(timeout)
-            }
-            Step::Ignored => Ok(None),
-            Step::Invalid { why, ends } => {
-                let short = s.nf_conntrack_tcp_timeout_unacknowledged;
-                let now_left = left(entry.deadline.load(Ordering::Relaxed), self.now);
-                if ends && now_left >= LONG && now_left as u64 > short {
-                    entry.set_deadline(self.now.wrapping_add(clamp(short)));
-                }
-                Err(Verdict::Invalid(why))
-            }
-            Step::Reopen => Err(Verdict::Reopen),
-            Step::Refused => {
-                self.account(entry, flow.dir, facts, s);
-                Err(Verdict::Refused)
-            }
-        }
-    }
-
-    #[inline]
-    fn account(&self, entry: &Entry, dir: Dir, facts: &Facts, s: &Sysctl) {
-        match (s.nf_conntrack_acct, self.alone) {
-            (false, _) => {}
-            (true, true) => entry.count_alone(dir, u64::from(facts.len)),
-            (true, false) => entry.count_shared(dir, 1, u64::from(facts.len)),
-        }
-    }
-
     /// A packet ends before it could confirm: a flow that it begins never was.
     #[inline]
     pub fn abandon(&mut self, ct: Ct) {
@@ -633,27 +433,6 @@ impl Tracker {
         }
     }
 
-    /// The router reset a connection (`nf_conntrack_tcp_set_closing`): it ends as if a reset had been seen.
-    pub fn set_closing(&mut self, ct: Ct, s: &Sysctl) {
-        let Ct::Flow(flow) = ct else { return };
-        let entry = self.shared.entry(flow.id);
-        if entry.tuple(Dir::Original).proto != proto::TCP {
-            return;
-        }
-        let _held = (!self.alone).then(|| self.shared.private(flow.id).hold());
-        let word = entry.word();
-        let before = tcp::State::from_bits(word.protocol());
-        if word.life() == Life::Live
-            && entry.advance(word, tcp::State::Close as u32, 0)
-            && before != tcp::State::Close
-            && word.status() & status::FIXED_TIMEOUT == 0
-        {
-            let s = self.settings(flow.id, s);
-            entry.set_deadline(self.now.wrapping_add(clamp(tcp::State::Close.timeout(s))));
-            self.changed(flow.id, change::PROTOINFO);
-        }
-    }
-
     /// Sets the flow's mark.
     pub fn set_mark(&mut self, ct: Ct, mark: u32) {
         if let Ct::Flow(flow) = ct {
@@ -663,44 +442,6 @@ impl Tracker {
                 self.changed(flow.id, change::MARK);
             }
         }
-    }
-
-    /// Takes a flow out of the table (`nf_ct_kill`); false where it was not in, or somebody else was first. Packets of this
-    /// burst may still hold it.
-    #[cold]
-    pub(crate) fn remove(&mut self, id: u32) -> bool {
-        match self.shared.entry(id).turn(Life::Live, Life::Dead, status::DYING) {
-            Some(last) => {
-                self.unlink(id, last);
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Takes an entry that this worker turned dead out of the index; `last` is its word before.
-    pub(super) fn unlink(&mut self, id: u32, last: Word) {
-        let shared = &self.shared;
-        let entry = shared.entry(id);
-        let [original, reply] = [Dir::Original, Dir::Reply].map(|dir| shared.hasher.hash(&entry.words(dir)));
-        {
-            let _held = shared.index.hold(original, reply);
-            shared.index.remove(original, id, Dir::Original);
-            shared.index.remove(reply, id, Dir::Reply);
-        }
-        if last.status() & status::SRC_NAT != 0 {
-            shared.sources.remove(shared, id);
-        }
-        if last.status() & status::HELPER != 0 {
-            self.give_helper(id);
-        }
-        let shared = &self.shared;
-        if last.status() & status::DYING != 0 {
-            shared.deleted.fetch_sub(1, Ordering::Relaxed);
-        }
-        self.counts().delete.bump();
-        self.tell_destroyed(id, last);
-        self.store.retire(&self.shared.depot, id);
     }
 
     /// Between bursts: no packet of this worker holds a flow any more. Entries that were removed long enough ago become free.
@@ -723,44 +464,6 @@ impl Tracker {
     /// After the worker slept, before it tracks anything.
     pub fn online(&mut self) {
         self.store.online(&self.shared.depot);
-    }
-
-    /// Removes expired flows. Looks at no more than about `budget` entries, and at fewer where the sweep is ahead of its
-    /// time: all workers together pass the table once in eight seconds. Where a packet was refused for want of room, the
-    /// rest of the round also takes what is not ASSURED or is closing, until a twentieth is free (`gc_worker_can_early_drop`).
-    pub fn sweep(&mut self, now: u64, budget: usize) {
-        self.now = millis(now);
-        self.sweep_expectations();
-        let used = self.shared.depot.used();
-        if used == 0 {
-            return;
-        }
-        let each = SWEEP_PERIOD / u64::from(used.div_ceil(SWEEP_STEP));
-        for _ in 0..(budget as u64).div_ceil(SWEEP_STEP.into()) {
-            let shared = &*self.shared;
-            let due = shared.sweep_due.load(Ordering::Relaxed);
-            // What was missed in a long sleep is not made up for: one period is the most that a sweep can be behind.
-            let next = due.max(now.saturating_sub(SWEEP_PERIOD)) + each;
-            if due > now || shared.sweep_due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_err()
-            {
-                return;
-            }
-            let start = shared.sweep_at.fetch_add(SWEEP_STEP, Ordering::Relaxed) % used.next_multiple_of(SWEEP_STEP);
-            if start == 0 {
-                shared.pressed.store(false, Ordering::Relaxed);
-            }
-            let pressed = shared.pressed.load(Ordering::Relaxed);
-            let enough = shared.max_flows - shared.max_flows.div_ceil(20);
-            for id in start..used.min(start + SWEEP_STEP) {
-                let entry = self.shared.entry(id);
-                let word = entry.word();
-                let over = entry.is_over(word, self.now)
-                    || (pressed && self.shared.count() > enough && is_expendable(entry, word));
-                if word.life() == Life::Live && over {
-                    self.remove(id);
-                }
-            }
-        }
     }
 
     /// Whether a tuple is somebody's: of a flow in the table, or of one that this worker has begun. Flow `but` does not
@@ -789,30 +492,6 @@ impl Tracker {
         taken
     }
 
-    /// Ends the connection whose answers have this tuple, if it is over and a new one wants it (`nf_nat_used_tuple_harder`): it
-    /// was mapped, is in TIME_WAIT or closed, and the new one's sequence numbers have gone on from its own, so that what is
-    /// still under way to the old one is not taken for the new one's. Whether it did.
-    #[cold]
-    pub(crate) fn give_up(&mut self, reply: &Tuple, to: u32) -> bool {
-        let words = reply.words();
-        let Some((old, Dir::Reply, word)) = self.lookup_known(None, self.shared.hasher.hash(&words), &words) else {
-            return false;
-        };
-        let connection = |id: u32, word: Word| {
-            let private = self.shared.private(id);
-            let _held = (!self.alone).then(|| private.hold());
-            tcp::Connection::from_words(word.protocol(), &private.words())
-        };
-        let new = connection(to, self.shared.entry(to).word());
-        let is_over = tcp::State::from_bits(word.protocol()) as u32 >= tcp::State::TimeWait as u32;
-        let may = word.status() & (status::FIXED_TIMEOUT | status::SRC_NAT) == status::SRC_NAT;
-        new.state == tcp::State::SynSent
-            && is_over
-            && may
-            && new.is_ahead_of(&connection(old, word))
-            && self.remove(old)
-    }
-
     /// Changes the reply tuple of an unconfirmed flow (`nf_conntrack_alter_reply`).
     pub(crate) fn alter_reply(&mut self, id: u32, reply: &Tuple) {
         let hash = self.shared.hash(reply);
@@ -831,14 +510,4 @@ pub(super) fn is_sum_right(facts: &Facts, l3: &[u8]) -> bool {
         false => parse::l4_checksum_ok(facts, l3),
         true => parse::l4_checksum_ok(&Facts { frag_off: 0, more_frags: false, ..*facts }, l3),
     }
-}
-
-/// Whether a flow may go when the table is nearly full: it is not ASSURED, or closing.
-fn is_expendable(entry: &Entry, word: Word) -> bool {
-    word.status() & status::ASSURED == 0
-        || match entry.tuple(Dir::Original).proto {
-            proto::TCP => tcp::State::from_bits(word.protocol()).is_closing(),
-            proto::SCTP => sctp::State::from_bits(word.protocol()).is_closing(),
-            _ => false,
-        }
 }
