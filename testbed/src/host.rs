@@ -102,7 +102,8 @@ impl Host {
     /// Whether `ping` gets all of `count` answers.
     pub fn pings(&self, address: &str, count: u32) -> bool {
         let count = count.to_string();
-        self.run(&["ping", "-n", "-q", "-i", "0.05", "-W", "2", "-c", &count, address]).is_ok()
+        let report = self.run(&["ping", "-n", "-q", "-i", "0.05", "-W", "2", "-c", &count, address]);
+        report.is_ok_and(|report| report.contains(" 0% packet loss"))
     }
 
     /// Whether an address answers one ping within a second; an error where there is no ping.

@@ -180,6 +180,14 @@ impl<'a> Router<'a> {
         end(self.dataplane.take(), signal)
     }
 
+    /// Ends the dataplane; every frame must be found then.
+    pub fn end_whole(mut self) -> Result<()> {
+        self.end_dataplane(Signal::SIGTERM)?;
+        let log = self.log("dataplane.log");
+        ensure!(!log.contains("frames were lost") && !log.contains("not lent"), "{log}");
+        Ok(())
+    }
+
     /// Sends a signal to control and waits for its end.
     pub fn end_control(&mut self, signal: Signal) -> Result<()> {
         end(self.control.take(), signal)

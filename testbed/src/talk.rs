@@ -3,10 +3,13 @@
 use crate::Host;
 use anyhow::{Context, Result, ensure};
 use std::collections::HashSet;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+/// Answers in a row after which a way counts as mended: one that is lost later was lost for another reason.
+const STEADY: usize = 30;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -137,18 +140,39 @@ pub fn tcp_echo(host: &Host, address: &str) -> Result<()> {
     Ok(())
 }
 
-/// Answers `count` datagrams with their own content; returns the senders.
+/// A UDP socket of a host on this address, which waits five seconds for a datagram.
+pub fn udp_bind(host: &Host, address: &str) -> Result<UdpSocket> {
+    let address: IpAddr = address.parse()?;
+    let socket = host.inside(|| Ok(UdpSocket::bind((address, 0))?))?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    Ok(socket)
+}
+
+/// Sends a datagram each way between two sockets; what comes must be what went.
+pub fn udp_both_ways(here: &UdpSocket, there: &UdpSocket, data: &[u8]) -> Result<()> {
+    let mut buffer = vec![0; 65_536];
+    for (from, to) in [(here, there), (there, here)] {
+        from.send_to(data, to.local_addr()?)?;
+        let (n, _) = to.recv_from(&mut buffer).with_context(|| format!("{} bytes to {to:?}", data.len()))?;
+        ensure!(buffer[..n] == *data, "{} bytes to {to:?}", data.len());
+    }
+    Ok(())
+}
+
+/// Answers `count` datagrams with their own content; returns the senders. `usize::MAX` is until the test ends.
 pub fn udp_echo(host: &Host, address: &str, count: usize) -> Result<JoinHandle<Result<Vec<SocketAddr>>>> {
     let address: SocketAddr = address.parse()?;
     let socket = host.inside(move || Ok(UdpSocket::bind(address)?))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(PATIENCE).filter(|_| count < usize::MAX))?;
     Ok(host.spawn(move || {
         let mut peers = Vec::new();
         let mut buffer = vec![0; 65_536];
         for _ in 0..count {
             let (n, peer) = socket.recv_from(&mut buffer)?;
             socket.send_to(&buffer[..n], peer)?;
-            peers.push(peer);
+            if count < usize::MAX {
+                peers.push(peer);
+            }
         }
         Ok(peers)
     }))
@@ -175,8 +199,24 @@ pub fn udp_ask(socket: &UdpSocket, text: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Asks each of these, all 10 ms and for so long, and tells of each when the last question without an answer was asked; zero
-/// where all were answered.
+/// When the last question without an answer was asked before [`STEADY`] in a row were answered; zero where all were. `asked`: when,
+/// and whether it was answered.
+pub fn steady_after(asked: impl IntoIterator<Item = (Duration, bool)>) -> Duration {
+    let (mut last, mut answered) = (Duration::ZERO, 0);
+    for (when, is_answered) in asked {
+        match is_answered {
+            true => answered += 1,
+            // The first question is asked at once.
+            false => (last, answered) = (when.max(Duration::from_nanos(1)), 0),
+        }
+        if answered == STEADY && !last.is_zero() {
+            break;
+        }
+    }
+    last
+}
+
+/// Asks each of these, all 10 ms and for so long, and tells of each from when on it was answered ([`steady_after`]).
 pub fn udp_unanswered(host: &Host, to: &[SocketAddr], lasts: Duration) -> Result<Vec<Duration>> {
     let pause = Duration::from_millis(10);
     let open = |to: &SocketAddr| -> Result<UdpSocket> {
@@ -192,9 +232,15 @@ pub fn udp_unanswered(host: &Host, to: &[SocketAddr], lasts: Duration) -> Result
     let hear = |answered: &mut Vec<HashSet<[u8; 4]>>| {
         for (socket, answered) in sockets.iter().zip(answered) {
             let mut number = [0; 4];
-            // Errors that a router told are no answers; they are read like one.
-            while let Ok(4) = socket.recv(&mut number) {
-                answered.insert(number);
+            loop {
+                match socket.recv(&mut number) {
+                    Ok(_) => {
+                        answered.insert(number);
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    // What a router told is no answer.
+                    Err(_) => {}
+                }
             }
         }
     };
@@ -210,9 +256,7 @@ pub fn udp_unanswered(host: &Host, to: &[SocketAddr], lasts: Duration) -> Result
     std::thread::sleep(20 * pause);
     hear(&mut answered);
     let last = |answered: &HashSet<[u8; 4]>| {
-        let missing = asked.iter().rev().find(|(_, number)| !answered.contains(number));
-        // The first question is asked at once.
-        missing.map_or(Duration::ZERO, |(when, _)| (*when).max(Duration::from_nanos(1)))
+        steady_after(asked.iter().map(|(when, number)| (*when, answered.contains(number))))
     };
     Ok(answered.iter().map(last).collect())
 }

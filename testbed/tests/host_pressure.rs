@@ -3,11 +3,12 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 use sumun_testbed::router::{INTERFACES, wait};
-use sumun_testbed::{Appliance, Host, Lab, Router, talk};
+use sumun_testbed::talk::{self, udp_bind, udp_both_ways};
+use sumun_testbed::{Appliance, Lab, Router};
 
 const OPEN: &str = "[filter.FORWARD]\npolicy = \"ACCEPT\"\n";
 
@@ -16,21 +17,6 @@ const ADDRESSES: [(&str, &str); 2] = [("192.168.1.1", "192.168.1.11"), ("fd00:1:
 /// Why frames end when there are too many.
 const OVERLOAD: [&str; 4] = ["host-queue", "handover", "no-frame", "tx-ring"];
 
-fn bind(host: &Host, address: &str) -> Result<UdpSocket> {
-    let address: IpAddr = address.parse()?;
-    let socket = host.inside(|| Ok(UdpSocket::bind((address, 0))?))?;
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-    Ok(socket)
-}
-
-/// Ends the router; every frame must be found then.
-fn end(mut router: Router) -> Result<()> {
-    router.end_dataplane(Signal::SIGTERM)?;
-    let log = router.log("dataplane.log");
-    ensure!(!log.contains("frames were lost") && !log.contains("not lent"), "{log}");
-    Ok(())
-}
-
 #[test]
 fn two_workers_serve_the_host_and_lose_nothing() -> Result<()> {
     let lab = Lab::new(2)?;
@@ -38,14 +24,10 @@ fn two_workers_serve_the_host_and_lose_nothing() -> Result<()> {
     for (own, client) in ADDRESSES {
         // Many flows, both ways, each datagram answered before the next.
         for flow in 0..32u8 {
-            let (here, there) = (bind(&appliance.host, own)?, bind(&lab.client1, client)?);
-            let mut buffer = [0; 2048];
+            let (here, there) = (udp_bind(&appliance.host, own)?, udp_bind(&lab.client1, client)?);
             for round in 0..4u8 {
-                for (from, to) in [(&here, &there), (&there, &here)] {
-                    from.send_to(&[flow, round, 7], to.local_addr()?)?;
-                    let (len, _) = to.recv_from(&mut buffer).with_context(|| format!("flow {flow}, round {round}"))?;
-                    ensure!(buffer[..len] == [flow, round, 7]);
-                }
+                udp_both_ways(&here, &there, &[flow, round, 7])
+                    .with_context(|| format!("flow {flow}, round {round}"))?;
             }
         }
         for (from, to, address) in [(&appliance.host, &lab.client1, client), (&lab.client1, &appliance.host, own)] {
@@ -61,7 +43,7 @@ fn two_workers_serve_the_host_and_lose_nothing() -> Result<()> {
     for reason in OVERLOAD {
         ensure!(appliance.router.dropped(reason)? == 0, "{reason}");
     }
-    end(appliance.router)
+    appliance.router.end_whole()
 }
 
 /// strace(1), which makes the host thread's writes to TAPs slow.
@@ -99,7 +81,7 @@ fn a_slow_host_loses_what_it_cannot_take_and_forwarding_goes_on() -> Result<()> 
     let Appliance { router, host } = &appliance;
     ensure!(lab.client1.pings("203.0.113.1", 1) && lab.client1.pings("192.168.1.1", 1));
     let slow = Slow::down(router)?;
-    let socket = bind(&lab.client1, "192.168.1.11")?;
+    let socket = udp_bind(&lab.client1, "192.168.1.11")?;
     for number in 0..SENT {
         // Another size each time, so that the host gets each by itself.
         socket.send_to(&vec![1; 1 + number as usize % 500], "192.168.1.1:9")?;
@@ -121,7 +103,7 @@ fn a_slow_host_loses_what_it_cannot_take_and_forwarding_goes_on() -> Result<()> 
     drop(slow);
     wait("the host", || host.pings_once("192.168.1.11"))?;
     ensure!(lab.client1.pings("192.168.1.1", 20));
-    end(appliance.router)
+    appliance.router.end_whole()
 }
 
 #[test]
@@ -147,5 +129,5 @@ fn a_tap_that_is_deleted_ends_alone() -> Result<()> {
     std::thread::sleep(Duration::from_secs(1));
     let after = spent()?;
     ensure!(after - before < 50, "{} ticks in a second", after - before);
-    end(appliance.router)
+    appliance.router.end_whole()
 }

@@ -3,12 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::net::{SocketAddr, TcpListener};
 use sumun_testbed::router::{INTERFACES, head, wait};
-use sumun_testbed::{Appliance, Host, Lab, Router};
+use sumun_testbed::{Appliance, Host, Lab, Router, talk};
 
 const RULES: &str = r#"
 [filter.INPUT]
@@ -35,41 +32,8 @@ fn tap(appliance: &Appliance) -> Result<Value> {
 
 /// Sends that much over one connection between namespaces; what comes must be what went.
 fn transfer(from: &Host, to: &Host, address: &str, len: usize) -> Result<()> {
-    let address: IpAddr = address.parse()?;
-    let listener = to.inside(|| Ok(TcpListener::bind((address, 0))?))?;
-    listener.set_nonblocking(true)?;
-    let there: SocketAddr = listener.local_addr()?;
-    let given_up = &AtomicBool::new(false);
-    let byte = |i: usize| (i ^ i >> 8 ^ i >> 16) as u8;
-    std::thread::scope(|scope| {
-        let receiver = scope.spawn(move || -> Result<usize> {
-            let mut met = None;
-            wait("a connection", || {
-                met = listener.accept().ok();
-                Ok(met.is_some() || given_up.load(Ordering::Relaxed))
-            })?;
-            let (mut stream, _) = met.context("nobody came")?;
-            stream.set_nonblocking(false)?;
-            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-            let (mut buffer, mut at) = (vec![0; 1 << 16], 0);
-            loop {
-                let n = stream.read(&mut buffer).context("reading")?;
-                if n == 0 {
-                    return Ok(at);
-                }
-                ensure!(buffer[..n].iter().enumerate().all(|(i, b)| *b == byte(at + i)), "wrong bytes from {at} on");
-                at += n;
-            }
-        });
-        let connected = from.inside(|| Ok(TcpStream::connect_timeout(&there, Duration::from_secs(3))?));
-        given_up.store(connected.is_err(), Ordering::Relaxed);
-        let mut stream = connected?;
-        stream.write_all(&(0..len).map(byte).collect::<Vec<u8>>())?;
-        drop(stream);
-        let got = receiver.join().expect("no panic")?;
-        ensure!(got == len, "{got} of {len} bytes to {there}");
-        Ok(())
-    })
+    let to_whom = SocketAddr::new(address.parse()?, 5001).to_string();
+    talk::tcp_transfer(from, to, &to_whom, &to_whom, len).map(|_| ())
 }
 
 #[test]
@@ -79,18 +43,10 @@ fn streams_and_datagrams_reach_the_host_and_leave_it_whole() -> Result<()> {
     for (own, client) in ADDRESSES {
         transfer(&lab.client1, &appliance.host, own, 8 << 20).with_context(|| format!("to {own}"))?;
         transfer(&appliance.host, &lab.client1, client, 8 << 20).with_context(|| format!("from {own}"))?;
-        let (own, client): (IpAddr, IpAddr) = (own.parse()?, client.parse()?);
-        let here = appliance.host.inside(|| Ok(UdpSocket::bind((own, 0))?))?;
-        let there = lab.client1.inside(|| Ok(UdpSocket::bind((client, 0))?))?;
-        let mut buffer = vec![0; 1 << 16];
+        let (here, there) = (talk::udp_bind(&appliance.host, own)?, talk::udp_bind(&lab.client1, client)?);
         for len in [0, 18, 1452, 4000] {
             let data: Vec<u8> = (0..len).map(|i| (i * 3) as u8).collect();
-            for (from, to) in [(&there, &here), (&here, &there)] {
-                to.set_read_timeout(Some(Duration::from_secs(5)))?;
-                from.send_to(&data, to.local_addr()?)?;
-                let (n, _) = to.recv_from(&mut buffer).with_context(|| format!("{len} bytes to {to:?}"))?;
-                ensure!(buffer[..n] == data, "{len} bytes to {to:?}");
-            }
+            talk::udp_both_ways(&there, &here, &data)?;
         }
     }
     let tap = tap(&appliance)?;

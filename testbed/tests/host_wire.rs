@@ -1,8 +1,7 @@
 //! Two TAPs and the host thread between them, without an engine: what one kernel sends another one gets, cut and joined on the way.
 
 use anyhow::{Context, Result, ensure};
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,6 +17,7 @@ use sumun_dataplane::port::Link;
 use sumun_dataplane::umem::Pool;
 use sumun_dataplane::worker;
 use sumun_testbed::host::{Host, PREFIX};
+use sumun_testbed::talk;
 
 /// Two hosts with a TAP each, and what carries frames from one to the other.
 struct Wire {
@@ -95,37 +95,10 @@ impl Wire {
 
     /// Sends that much from `a` to `b` over one connection; what comes must be what went.
     fn transfer(&self, from: &str, to: &str, len: usize) -> Result<()> {
-        let (to, from): (IpAddr, IpAddr) = (to.parse()?, from.parse()?);
-        let listener = self.b.inside(|| Ok(TcpListener::bind((to, 0))?))?;
-        let there = listener.local_addr()?;
-        let byte = |i: usize| (i ^ i >> 8 ^ i >> 16) as u8;
-        std::thread::scope(|scope| {
-            let receiver = scope.spawn(move || -> Result<usize> {
-                let (mut stream, peer) = listener.accept()?;
-                ensure!(peer.ip() == from, "{peer}");
-                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-                let (mut buffer, mut at) = (vec![0; 1 << 16], 0);
-                loop {
-                    let n = stream.read(&mut buffer).context("reading")?;
-                    if n == 0 {
-                        return Ok(at);
-                    }
-                    let wrong = buffer[..n].iter().enumerate().position(|(i, b)| *b != byte(at + i));
-                    ensure!(wrong.is_none(), "byte {} is wrong", at + wrong.unwrap_or(0));
-                    at += n;
-                }
-            });
-            let mut stream = self
-                .a
-                .inside(|| Ok(TcpStream::connect_timeout(&there, Duration::from_secs(5))?))
-                .context("connecting")?;
-            let data: Vec<u8> = (0..len).map(byte).collect();
-            stream.write_all(&data)?;
-            drop(stream);
-            let got = receiver.join().expect("no panic")?;
-            ensure!(got == len, "{got} of {len} bytes");
-            Ok(())
-        })
+        let to = SocketAddr::new(to.parse()?, 5001).to_string();
+        let peer = talk::tcp_transfer(&self.a, &self.b, &to, &to, len)?;
+        ensure!(peer == from.parse::<IpAddr>()?, "{peer}");
+        Ok(())
     }
 }
 

@@ -1,17 +1,14 @@
 //! Packets of up to 9,000 bytes: received and sent in pieces, forwarded, translated, cut, and refused where they are too long.
 
-use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
+use anyhow::{Result, ensure};
 use nix::sys::socket::{self, MsgFlags};
-use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::time::Duration;
 use sumun_config::facts::{Family, proto};
 use sumun_testbed::craft::packet_socket;
 use sumun_testbed::differential::net::address;
 use sumun_testbed::differential::wire::{self, Ip};
 use sumun_testbed::router::{INTERFACES, head};
-use sumun_testbed::{Appliance, Host, Lab, Router, talk};
+use sumun_testbed::{Appliance, Lab, Router, talk};
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -59,14 +56,6 @@ fn pings(lab: &Lab, to: &str, bytes: u32, fragmenting: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
 }
 
-/// Ends the router; every frame must be found then.
-fn end(mut router: Router) -> Result<()> {
-    router.end_dataplane(Signal::SIGTERM)?;
-    let log = router.log("dataplane.log");
-    ensure!(!log.contains("frames were lost") && !log.contains("not lent"), "{log}");
-    Ok(())
-}
-
 #[test]
 fn pings_and_bulk_transfers_use_the_whole_mtu_both_ways() -> Result<()> {
     let lab = lab(9000, 9000, 1)?;
@@ -95,7 +84,7 @@ fn pings_and_bulk_transfers_use_the_whole_mtu_both_ways() -> Result<()> {
     for reason in ["no-frame", "frame-too-long", "tx-ring", "ip-header", "rule-drop"] {
         assert_eq!(router.dropped(reason)?, 0, "{reason}");
     }
-    end(router)
+    router.end_whole()
 }
 
 #[test]
@@ -106,7 +95,7 @@ fn downloads_come_in_jumbo_packets_too() -> Result<()> {
         talk::tcp_transfer(&lab.server, &lab.client1, to, to, 16 * MEGABYTE)?;
     }
     assert_eq!((router.dropped("no-frame")?, router.dropped("tx-ring")?), (0, 0));
-    end(router)
+    router.end_whole()
 }
 
 #[test]
@@ -118,7 +107,7 @@ fn two_workers_hand_jumbo_packets_over() -> Result<()> {
         talk::tcp_transfer(&lab.client1, &lab.server, &to, &to, 4 * MEGABYTE)?;
     }
     assert_eq!((router.dropped("no-frame")?, router.dropped("ip-header")?), (0, 0));
-    end(router)
+    router.end_whole()
 }
 
 #[test]
@@ -138,7 +127,7 @@ fn where_the_way_becomes_narrow_senders_are_told_or_packets_are_cut() -> Result<
     lab.client1.run(&["ip", "route", "flush", "cache"])?;
     let cut = pings(&lab, "203.0.113.1", 8972, "dont")?;
     assert!(cut.contains(" 0% packet loss"), "{cut}");
-    end(router)
+    router.end_whole()
 }
 
 #[test]
@@ -150,7 +139,7 @@ fn packets_that_come_in_large_fragments_leave_in_such() -> Result<()> {
         assert!(report.contains(" 0% packet loss"), "{to}: {report}");
     }
     assert_eq!(router.dropped("no-frame")?, 0);
-    end(router)
+    router.end_whole()
 }
 
 #[test]
@@ -170,7 +159,7 @@ fn longer_ones_than_any_frame_are_dropped_and_counted() -> Result<()> {
     ensure!(lab.client1.pings("203.0.113.1", 3), "what comes behind them passes");
     assert_eq!(router.dropped("frame-too-long")?, 2, "those of 12,000 and of 9,500 bytes; 9,100 are cut");
     assert_eq!(router.dropped("no-frame")?, 0);
-    end(router)
+    router.end_whole()
 }
 
 #[test]
@@ -183,22 +172,11 @@ fn the_routers_own_host_uses_the_whole_mtu_both_ways() -> Result<()> {
             let listen = if address.contains(':') { format!("[{address}]:7004") } else { format!("{address}:7004") };
             talk::tcp_transfer(from, to, &listen, &listen, 16 * MEGABYTE)?;
         }
-        let bind = |host: &Host, address: &str| {
-            let address: IpAddr = address.parse()?;
-            let socket = host.inside(|| Ok(UdpSocket::bind((address, 0))?))?;
-            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-            anyhow::Ok(socket)
-        };
-        let (here, there) = (bind(host, own)?, bind(&lab.client1, client)?);
-        let mut buffer = vec![0; 1 << 16];
+        let (here, there) = (talk::udp_bind(host, own)?, talk::udp_bind(&lab.client1, client)?);
         let last = if own.contains(':') { 9000 - 48 } else { 9000 - 28 };
         for len in [1743usize, 1744, 3000, 8900, last] {
             let data: Vec<u8> = (0..len).map(|i| (i * 7) as u8).collect();
-            for (from, to) in [(&here, &there), (&there, &here)] {
-                from.send_to(&data, to.local_addr()?)?;
-                let (n, _) = to.recv_from(&mut buffer).with_context(|| format!("{len} bytes to {to:?}"))?;
-                ensure!(buffer[..n] == data, "{len} bytes to {to:?}");
-            }
+            talk::udp_both_ways(&here, &there, &data)?;
         }
     }
     // Segments of the whole MTU: 32 MB in 1,460 bytes each would be 23,000, and as many answers.
@@ -208,5 +186,5 @@ fn the_routers_own_host_uses_the_whole_mtu_both_ways() -> Result<()> {
         assert!(number("bytes") > 32 << 20 && number("packets") < 16_000, "{tap}");
     }
     assert_eq!((&tap["refused"], &tap["failed"]), (&0.into(), &0.into()), "{tap}");
-    end(appliance.router)
+    appliance.router.end_whole()
 }

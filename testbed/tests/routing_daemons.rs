@@ -1,8 +1,9 @@
 //! A routing daemon on the router, behind its TAPs, unchanged: what it learns, the router does.
 
 use anyhow::Result;
+use sumun_testbed::daemons::bird;
 use sumun_testbed::router::{INTERFACES, wait};
-use sumun_testbed::{Appliance, Beside, Host, Lab};
+use sumun_testbed::{Appliance, Lab};
 
 const REST: &str = r#"
 [routes]
@@ -17,13 +18,6 @@ rules = [
   "-i wan0 -p ospf -j ACCEPT",
 ]
 "#;
-
-/// BIRD at work.
-fn bird(lab: &Lab, host: &Host, name: &str, config: &str) -> Result<Beside> {
-    let file = lab.path(&format!("{name}.conf"));
-    std::fs::write(&file, format!("log \"{}\" all;\n{config}", lab.path(&format!("{name}.log")).display()))?;
-    Beside::start(host.command("bird").arg("-f").arg("-c").arg(file).arg("-s").arg(lab.path(&format!("{name}.ctl"))))
-}
 
 fn speaker(router_id: &str, peer: &str, own: u32, other: u32, link: &str, channel: &str, rest: &str) -> String {
     format!(
@@ -50,8 +44,8 @@ fn what_bgp_and_ospf_learn_is_forwarded_by_and_forgotten_with_its_neighbour() ->
         .replacen("EXPORT", "where proto = \"ospf_only\"", 1);
     let near = "protocol kernel { ipv4 { import none; export all; }; }";
     let near = speaker("203.0.113.2", "203.0.113.1", 65002, 65001, "wan0", "import all; export none;", near);
-    let neighbour = bird(&lab, &lab.server, "far", &far)?;
-    let _own = bird(&lab, host, "near", &near)?;
+    let neighbour = bird(&lab.server, &lab.path(""), "far", &far)?;
+    let _own = bird(host, &lab.path(""), "near", &near)?;
 
     let networks = [("198.51.100.0/24", "198.51.100.1"), ("198.18.0.0/15", "198.18.0.1")];
     for (network, to) in networks {

@@ -23,7 +23,7 @@ pub struct Appliance {
     pub keep_flows: bool,
     /// Most neighbours held.
     pub max_neighbours: u32,
-    /// Ports, in the order of the file: a [`PortId`] is an index here.
+    /// Ports, in the order of the file: a [`PortId`](crate::facts::PortId) is an index here.
     pub interfaces: Vec<Interface>,
     /// Filter policy until control has published a ruleset.
     pub initial_policy: crate::rule::Policy,

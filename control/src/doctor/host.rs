@@ -166,14 +166,17 @@ fn settings(side: &HostSide, config: &Config, place: &Place, findings: &mut Find
         let there = off.iter().filter(|tap| side.links.contains_key(**tap));
         let each: String =
             there.map(|tap| format!(" net.ipv6.conf.{}.disable_ipv6=0", tap.replace('.', "/"))).collect();
+        let command = sysctl(&format!("net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0{each}"));
         findings.add(
             Severity::Broken,
             "host",
             format!("IPv6 is switched off at {}", off.join(", ")),
             "the addresses of IPv6 cannot be on these TAPs, and the host does not answer for them",
-            Remedy::run(&sysctl(&format!(
-                "net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0{each}"
-            ))),
+            // In the machine's own namespace it would switch IPv6 on for all else there too.
+            match config.appliance.host.as_ref().is_some_and(|host| host.namespace.is_some()) {
+                true => Remedy::run(&command),
+                false => Remedy::Command(command),
+            },
         );
     }
     // accept_ra 1 counts where the host does not forward, 2 everywhere.

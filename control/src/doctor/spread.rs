@@ -43,7 +43,9 @@ fn dealing(name: &str, queues: usize, workers: usize, spread: &Spread, findings:
             "what comes in here is the work of the others alone".to_string(),
         ),
     };
-    findings.add(Severity::Slow, name, found, effect, Remedy::run(&format!("ethtool -X {name} equal {queues}")));
+    // As many queues as share out evenly: with one more, a worker has twice what another has.
+    let even = queues / workers * workers;
+    findings.add(Severity::Slow, name, found, effect, Remedy::run(&format!("ethtool -X {name} equal {even}")));
 }
 
 /// What is hashed.
@@ -100,6 +102,7 @@ mod tests {
         // Queues 0 and 2 are both the first worker's.
         let first: Vec<u32> = (0..128).map(|hash| hash % 2 * 2).collect();
         assert!(found(&appliance(), 4, &first, &[])[0].ends_with("-> ethtool -X eth1 equal 4"));
+        assert!(found(&appliance(), 3, &even(3), &[])[0].ends_with("-> ethtool -X eth1 equal 2"), "86 and 42 of 128");
         let uneven: Vec<u32> = (0..128).map(|hash| u32::from(hash % 4 == 0)).collect();
         assert!(found(&appliance(), 2, &uneven, &[])[0].contains("one worker 75 % of the flows, another 25 %"));
     }
