@@ -8,7 +8,8 @@ use common::*;
 use proptest::prelude::*;
 use std::sync::Arc;
 use sumun_config::facts::{Family, PortId};
-use sumun_config::model::{Host, LocalStack, OtherFrames};
+use sumun_config::model::{Host, LocalStack, OtherFrames, RoutesFrom, table};
+use sumun_dataplane::fib::{Change, Entry, Kind};
 use sumun_dataplane::host::exchange::Sent as FromHost;
 use sumun_dataplane::host::owner::Owner;
 use sumun_dataplane::neigh::ndp::group_mac;
@@ -552,6 +553,48 @@ fn fragments_are_gathered_for_the_hooks_and_fit_the_link_behind_them() {
         assert_eq!(host.rig.packets(family, "filter.OUTPUT"), [1, 1]);
         host.rig.assert_census();
     }
+}
+
+#[test]
+fn frames_that_packets_are_put_together_in_stay_with_the_worker() {
+    // An MTU above a frame's size, and no jumbo frame left.
+    let mut config = config("");
+    config.appliance.host = Some(Host::default());
+    for interface in &mut config.appliance.interfaces {
+        interface.local = LocalStack::Host;
+    }
+    let mut host = Site { rig: Rig::on(&config.appliance, config.policy, 4000) };
+    host.rig.engine.attach_host();
+    let (_, server) = ends(Family::V4);
+    let [first, last] = halves(&ping(Family::V4, server, own(Family::V4).1, 1, &[7; 2400]));
+    assert_eq!(host.gets(WAN, &first), []);
+    assert_eq!(host.rig.send(WAN, &last), []);
+    assert_eq!(host.hears(), []);
+    assert_eq!(host.rig.drops(), [("host-queue", 1)]);
+}
+
+#[test]
+fn output_may_lead_to_an_address_of_the_hosts_lo() {
+    const ON_LO: u128 = 0x0aff_0001;
+    let mut config =
+        config("[nat.OUTPUT]\nrules = [\"-4 -p udp --dport 53 -j DNAT --to-destination 10.255.0.1:5353\"]\n");
+    config.policy.routes_from = RoutesFrom::Kernel;
+    config.policy.neighbours.clear();
+    config.appliance.host = Some(Host::default());
+    for interface in &mut config.appliance.interfaces {
+        interface.local = LocalStack::Host;
+    }
+    let mut host = Site { rig: Rig::on(&config.appliance, config.policy, 1500) };
+    host.rig.engine.attach_host();
+    let (prefix, kind) = ("10.255.0.1/32".parse().unwrap(), Kind::Local(PortId::NONE));
+    let local = Entry { table: table::LOCAL, prefix, metric: 0, kind, mtu: None, source: None, realm: 0, protocol: 2 };
+    assert_eq!(host.rig.router.routes(vec![Change::Append(local)]).left_out, []);
+    let (_, server) = ends(Family::V4);
+    assert_eq!(host.says(WAN, &udp(Family::V4, own(Family::V4).1, server, (1000, 53), b"query")), []);
+    assert_eq!(host.rig.drops(), []);
+    assert_eq!(described(&host.hears()), ["wan0 udp 203.0.113.9:1000 > 10.255.0.1:5353 ttl 64"]);
+    assert_eq!(host.says(WAN, &udp(Family::V4, ON_LO, server, (5353, 1000), b"answer")), []);
+    assert_eq!(described(&host.hears()), ["wan0 udp 203.0.113.9:53 > 203.0.113.2:1000 ttl 64"]);
 }
 
 #[test]

@@ -183,7 +183,7 @@ fn what_the_kernel_loses_ahead_of_the_router_is_shown() -> Result<()> {
         "{losses}"
     );
     let page = curl(&lab.client1, &[&format!("http://{}/", LAN[0])])?;
-    ensure!(page.contains("Lost before the router") && page.contains("<td class=t>lan0<td>0<td>"), "{page}");
+    ensure!(page.contains("Lost between device and router") && page.contains("<td class=t>lan0<td>0<td>"), "{page}");
     ensure!(
         status["routes"]["ipv4"].as_u64() > Some(0) && status["routes"]["ipv6"].as_u64() > Some(0),
         "{}",

@@ -130,9 +130,18 @@ impl Engine {
 
     /// Whether the host has this address: of a port with a TAP, or of its loopback.
     fn is_hosts(&self, g: &Running, family: Family, addr: u128) -> bool {
-        let has = |own: &crate::fib::Own| own.port.index().is_none() || self.router.has_tap(own.port);
-        let mut own = g.fib.own_addresses().filter(|own| own.family == family && own.addr == addr);
-        family == Family::V4 && is_loopback(addr) || own.any(has)
+        if family == Family::V4 && is_loopback(addr) {
+            return true;
+        }
+        let mut of_port = false;
+        for own in g.fib.own_addresses().filter(|own| own.family == family && own.addr == addr) {
+            if self.router.has_tap(own.port) {
+                return true;
+            }
+            of_port = true;
+        }
+        // What is no port's is an address of its `lo`, which only a route tells.
+        !of_port && g.fib.is_own(family, addr, PortId::NONE)
     }
 
     /// An answer of a DHCP server to a client on the host, whose address it offers: nobody has that yet. Leases of others that
@@ -215,9 +224,10 @@ impl Engine {
         self.queue_for_host(port, frame);
     }
 
-    /// A whole frame in line for the TAP of a port. A host that is slow does not keep the jumbo frames that others need.
+    /// A whole frame in line for the TAP of a port. A host that is slow does not keep the jumbo frames that others need, and never
+    /// gets one of the few that packets are put together in: it would keep that for frames of its own.
     pub(super) fn queue_for_host(&mut self, port: PortId, frame: Frame) {
-        if !self.pool.may_keep(&frame) {
+        if frame.is_large() || !self.pool.may_keep(&frame) {
             return self.discard(DropReason::HostQueue, frame);
         }
         match &mut self.to_host {

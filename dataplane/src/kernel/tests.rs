@@ -332,6 +332,30 @@ fn a_route_in_place_of_another_leaves_those_behind_it() {
 }
 
 #[test]
+fn what_replaces_a_route_that_is_left_out_stands_before_the_others() {
+    let mut host = Host::new();
+    host.does("ip link set lan0 up");
+    let count = host.table.len();
+    let left_out = |reason| LeftOut { what: What::Route(254, net("10.0.0.0/8"), 0), reason };
+    let via = |gateway: &str| route("10.0.0.0/8", Kind::Via(vec![hop(gateway, 1)]));
+    let mut table_after = |news: News| {
+        host.view.take(news);
+        let changes = host.view.changes();
+        host.table.apply(changes);
+        (host.table.len() - count, host.view.left_out().len())
+    };
+    assert_eq!(table_after(News::LeftOut(left_out(Reason::Encapsulation))), (0, 1));
+    // `ip route append`: the kernel has both.
+    assert_eq!(table_after(News::Route(How::Last, via("192.0.2.2"))), (1, 1));
+    // `ip route replace`: of both the first one goes.
+    assert_eq!(table_after(News::Route(How::Instead, via("192.0.2.3"))), (2, 0));
+    assert_eq!(table_after(News::NoRoute(via("192.0.2.3"))), (1, 0));
+    // One for another TOS is not replaced.
+    assert_eq!(table_after(News::LeftOut(left_out(Reason::TypeOfService))), (1, 1));
+    assert_eq!(table_after(News::Route(How::Instead, via("192.0.2.4"))), (1, 1));
+}
+
+#[test]
 fn a_route_that_is_left_out_takes_the_place_of_the_one_before() {
     let mut host = Host::new();
     host.does("ip link set lan0 up");

@@ -128,9 +128,7 @@ impl View {
                 }
             }
             News::LeftOutInstead(left_out) => {
-                // Other values of TOS and other sources are other routes, beside which this one stands.
-                let beside = matches!(left_out.reason, Reason::TypeOfService | Reason::SourceSpecific);
-                if let (What::Route(table, prefix, metric), false) = (&left_out.what, beside) {
+                if let (What::Route(table, prefix, metric), false) = (&left_out.what, stands_beside(left_out.reason)) {
                     let (table, prefix, metric) = (*table, prefix.trunc(), *metric);
                     let (mtu, source, realm, protocol) = (None, None, 0, 0);
                     let gone = Entry { table, prefix, metric, kind: Kind::Blackhole, mtu, source, realm, protocol };
@@ -361,17 +359,26 @@ impl View {
 
     fn route(&mut self, how: How, route: Route) {
         let what = What::Route(route.table, route.prefix, route.metric);
-        if !self.left_out.is_empty() {
-            self.left_out.remove(&what);
-        }
+        let in_its_place = matches!(how, How::Alone | How::Instead);
+        let was_left_out = in_its_place && !self.left_out.is_empty() && self.is_replaced(&what);
         let entry = self.entry(route);
         match how {
             How::Dumped => self.changes.push(Change::Append(entry)),
             How::Alone => self.changes.push(Change::Replace(entry)),
+            // The one that it replaces is not here: those that are stand behind it.
+            How::Instead if was_left_out && entry.prefix.addr().is_ipv4() => self.changes.push(Change::Prepend(entry)),
             How::Instead => self.changes.push(instead(entry)),
             // An IPv6 route comes with all its next hops whenever one is added, and all may be told a second time.
             How::First => self.changes.extend([Change::Remove(entry.clone()), Change::Prepend(entry)]),
             How::Last => self.changes.extend([Change::Remove(entry.clone()), Change::Append(entry)]),
+        }
+    }
+
+    /// Whether a route that was left out goes for another one with the same destination.
+    fn is_replaced(&mut self, what: &What) -> bool {
+        match self.left_out.get(what) {
+            Some(reason) if !stands_beside(*reason) => self.left_out.remove(what).is_some(),
+            _ => false,
         }
     }
 
@@ -452,6 +459,11 @@ impl View {
             }
         }
     }
+}
+
+/// Whether such a route stands beside one with the same destination: other values of TOS and other sources are other routes.
+fn stands_beside(reason: Reason) -> bool {
+    matches!(reason, Reason::TypeOfService | Reason::SourceSpecific)
 }
 
 /// With NLM_F_REPLACE an IPv4 route takes the place of the first one only (`fib_table_insert`), an IPv6 one of all

@@ -126,7 +126,7 @@ impl Page<'_, '_> {
         });
         self.counters(
             "port_losses",
-            "Frames that the kernel lost or refused between device and router, by queue",
+            "Frames that the kernel lost or refused between device and router, by queue; fill-empty counts times, of frames that are dropped too",
             rows,
         )?;
         let rows = now

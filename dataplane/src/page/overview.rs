@@ -80,7 +80,7 @@ fn losses(page: &mut String, now: &Snapshot) -> std::fmt::Result {
     if rows.peek().is_none() {
         return Ok(());
     }
-    write!(page, "<h2>Lost before the router</h2>\n<table><tr><th class=t>port<th>queue")?;
+    write!(page, "<h2>Lost between device and router</h2>\n<table><tr><th class=t>port<th>queue")?;
     for (kind, why) in QueueLosses::KINDS {
         write!(page, "<th title=\"{why}\">{kind}")?;
     }
@@ -186,7 +186,7 @@ mod tests {
         assert!(!page.contains("no-route"), "reasons that never occurred are left out");
         let mut whole = snapshot(101);
         whole.ports.iter_mut().for_each(|port| port.losses.clear());
-        assert!(!render(&whole, None).contains("Lost before the router"));
+        assert!(!render(&whole, None).contains("Lost between device and router"));
     }
 
     #[test]

@@ -94,7 +94,8 @@ pub struct PortStatus {
     pub losses: Vec<QueueLosses>,
 }
 
-/// What the kernel counted of a receive queue since its port was opened, all of it before the router saw anything.
+/// What the kernel lost of a receive queue since its port was opened, where the router cannot see it: before it received a frame,
+/// or after it sent one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct QueueLosses {
     /// Its number.
