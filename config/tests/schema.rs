@@ -237,6 +237,8 @@ fn routes_are_resolved_to_ports() {
         (r#"to = "default", via = "203.0.113.1""#, route("0.0.0.0/0", vec![via(wan, "203.0.113.1")])),
         (r#"to = "default", via = "fd00:1::9""#, route("::/0", vec![via(lan, "fd00:1::9")])),
         (r#"to = "::/0", via = "fe80::1", dev = "wan0""#, route("::/0", vec![via(wan, "fe80::1")])),
+        (r#"to = "0.0.0.0/0", via = "fe80::1", dev = "wan0""#, route("0.0.0.0/0", vec![via(wan, "fe80::1")])),
+        (r#"to = "10.0.0.0/8", via = "fd00:1::9""#, route("10.0.0.0/8", vec![via(lan, "fd00:1::9")])),
         (
             r#"to = "10.1.2.3", dev = "wan0""#,
             route("10.1.2.3/32", vec![Nexthop { port: wan, gateway: None, weight: 1 }]),

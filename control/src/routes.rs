@@ -188,6 +188,12 @@ fn scope(row: &RouteRow) -> Option<&'static str> {
     }
 }
 
+/// A gateway towards an address.
+fn gateway(to: IpAddr, via: IpAddr) -> String {
+    let family = if to.is_ipv4() && via.is_ipv6() { "inet6 " } else { "" };
+    format!("via {family}{via}")
+}
+
 /// A route on a line; a further line for each of several next hops.
 fn line(row: &RouteRow, with_table: bool) -> String {
     let is_v4 = row.prefix.addr().is_ipv4();
@@ -208,7 +214,7 @@ fn line(row: &RouteRow, with_table: bool) -> String {
     let one = if row.hops.len() == 1 { row.hops.first() } else { None };
     if let Some(hop) = one {
         if let Some(via) = hop.gateway {
-            word(format!("via {via}"));
+            word(gateway(row.prefix.addr(), via));
         }
         word(format!("dev {}", hop.device));
     } else if let Some(device) = &row.device {
@@ -250,7 +256,7 @@ fn line(row: &RouteRow, with_table: bool) -> String {
         for hop in &row.hops {
             let _ = write!(line, "\n\tnexthop ");
             if let Some(via) = hop.gateway {
-                let _ = write!(line, "via {via} ");
+                let _ = write!(line, "{} ", gateway(row.prefix.addr(), via));
             }
             let _ = write!(line, "dev {} weight {}", hop.device, hop.weight);
             for flag in flags(hop) {
@@ -292,7 +298,7 @@ fn way_line(question: &RouteQuestion, way: &RouteWay) -> String {
         let _ = write!(line, " from {from}");
     }
     if let Some(via) = way.gateway {
-        let _ = write!(line, " via {via}");
+        let _ = write!(line, " {}", gateway(question.to, via));
     }
     if let Some(device) = &way.device {
         let _ = write!(line, " dev {device}");
@@ -383,6 +389,10 @@ mod tests {
                     ..row("2001:db8:7::/48", "unicast", vec![HopRow { onlink: true, ..hop("wan0", "fe80::1") }])
                 },
                 "2001:db8:7::/48 via fe80::1 dev wan0 proto static metric 1024 onlink mtu 1400 pref medium",
+            ),
+            (
+                row("198.18.0.0/15", "unicast", vec![hop("wan0", "fe80::1")]),
+                "198.18.0.0/15 via inet6 fe80::1 dev wan0 proto static",
             ),
             (
                 RouteRow {

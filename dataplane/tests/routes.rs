@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::{LAN, Rig, WAN, config, describe, ends, ping, udp};
+use common::{LAN, Rig, WAN, config, describe, described, ends, ip, ping, udp, udp_ttl};
 use std::sync::Arc;
 use sumun_config::facts::{Family, PortId, number};
-use sumun_config::model::{RoutesFrom, table};
+use sumun_config::model::{RoutesFrom, StaticNeighbour, table};
 use sumun_dataplane::fib::{Change, Entry, Hop, Kind, LinkState, Out, Own};
 
 /// A router that takes its routes from the kernel and forwards everything.
@@ -80,6 +80,50 @@ fn packets_of_a_flow_follow_its_route() {
         assert_eq!(rig.engine.replayed(), 2);
         rig.assert_census();
     }
+}
+
+/// RFC 5549: the link is asked by NDP, and the frame that goes there is one of IPv4.
+#[test]
+fn an_ipv4_packet_waits_for_the_mac_of_its_ipv6_gateway() {
+    const GATEWAY: u128 = 0xfe80 << 112 | 0x77;
+    let mut rig = rig();
+    rig.router.routes(vec![Change::Append(entry("198.51.100.0/24", via(Out::Port(WAN), "fe80::77")))]);
+    let (_, frame, ..) = strangers()[0].clone();
+    assert_eq!(described(&rig.send(LAN, &frame)), ["wan0 icmp6 fe80::ff:fe00:1 > ff02::1:ff00:77 135/0 ttl 255"]);
+    let target = [&GATEWAY.to_be_bytes()[..], &[2, 1], &[2, 0, 0, 0, 0, 0x77]].concat();
+    let mut advert = Vec::new();
+    ip(Family::V6, GATEWAY, 0xfe80 << 112 | 0xff_fe00_0001, 255)
+        .icmpv6_raw(136, 0, [0x60, 0, 0, 0])
+        .write(&mut advert, &target)
+        .expect("a frame");
+    for sent in [rig.send(WAN, &advert), rig.send(LAN, &frame)] {
+        assert_eq!(described(&sent), ["wan0 udp 192.168.1.9:1000 > 198.51.100.1:53 ttl 63"]);
+        assert_eq!((&sent[0].1[..6], &sent[0].1[12..14]), (&[2, 0, 0, 0, 0, 0x77][..], &[8, 0][..]));
+    }
+    rig.assert_census();
+}
+
+#[test]
+fn masquerade_by_an_ipv6_gateway_takes_the_address_towards_the_destination() {
+    let mut rig = rig_with("[nat.POSTROUTING]\nrules = [\"-o wan0 -j MASQUERADE\"]\n");
+    // The last 32 bits of the gateway are of the network of the port's second address.
+    let (family, addr) = number("10.7.0.1".parse().unwrap());
+    let gateway = "2001:db8:2::a07:9";
+    let (_, via_number) = number(gateway.parse().unwrap());
+    rig.router
+        .neighbours
+        .set_static(&[StaticNeighbour { port: WAN, address: gateway.parse().unwrap(), mac: [2, 0, 0, 0, 0, 2] }], 0);
+    assert_eq!(via_number as u32 >> 16, 0x0a07);
+    rig.router.routes(vec![
+        Change::Address(Own { port: WAN, family, addr, prefix: 16 }),
+        Change::Append(entry("198.51.100.0/24", via(Out::Port(WAN), gateway))),
+    ]);
+    let sent = rig.send(LAN, &strangers()[0].1);
+    assert_eq!(described(&sent), ["wan0 udp 203.0.113.2:1000 > 198.51.100.1:53 ttl 63"]);
+    // And so does an error for somebody behind it.
+    let far = number("198.51.100.1".parse().unwrap()).1;
+    let sent = rig.send(WAN, &udp_ttl(Family::V4, far, ends(Family::V4).0, (5, 7), 1));
+    assert_eq!(described(&sent), ["wan0 icmp 203.0.113.2 > 198.51.100.1 11/0 ttl 64"]);
 }
 
 #[test]
@@ -185,7 +229,8 @@ fn nonsense_is_left_out_and_the_rest_of_the_batch_holds() {
     let far = PortId(7);
     let nonsense = vec![
         Change::Append(entry("198.51.100.0/24", via(Out::Port(far), "203.0.113.9"))),
-        Change::Append(entry("198.51.100.0/24", via(Out::Port(WAN), "2001:db8::1"))),
+        Change::Append(entry("198.51.100.0/24", via(Out::Port(WAN), "::9"))),
+        Change::Append(entry("2001:db8:99::/48", via(Out::Port(WAN), "203.0.113.9"))),
         Change::Append(entry("198.51.100.0/24", Kind::Local(far))),
         Change::Append(Entry { table: 0, ..entry("198.51.100.0/24", Kind::Blackhole) }),
         Change::Remove(entry("198.51.100.0/24", Kind::Blackhole)),

@@ -1,8 +1,8 @@
 //! Routes, addresses and rules of the kernel's namespace of TAPs hold in the router, while it runs.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use sumun_testbed::router::{INTERFACES, wait};
-use sumun_testbed::{Appliance, Lab};
+use sumun_testbed::{Appliance, Host, Lab};
 
 const REST: &str = r#"
 [routes]
@@ -12,6 +12,13 @@ from = "kernel"
 policy = "DROP"
 rules = ["-p icmp -j ACCEPT", "-p ipv6-icmp -j ACCEPT"]
 "#;
+
+/// The link-local address of a host's `eth0`.
+fn link_local(host: &Host) -> Result<String> {
+    let shown = host.ip("-6 -br addr show dev eth0 scope link")?;
+    let words = shown.split_whitespace().find_map(|word| word.strip_suffix("/64"));
+    words.map(String::from).context("a link-local address")
+}
 
 #[test]
 fn what_ip_says_in_the_namespace_of_taps_is_what_the_router_does() -> Result<()> {
@@ -40,6 +47,24 @@ fn what_ip_says_in_the_namespace_of_taps_is_what_the_router_does() -> Result<()>
         host.ip(&format!("{family} route del {prefix}"))?;
         wait(&format!("{prefix} to be forgotten"), || Ok(!router.ask(&["routes"])?.contains(gateway)))?;
         assert!(!lab.client1.pings_once(to)?, "the route is gone");
+    }
+
+    // IPv4 by an IPv6 gateway, as BGP without addresses of links has it (RFC 5549).
+    for gateway in ["2001:db8:2::1".to_string(), link_local(&lab.server)?] {
+        host.ip(&format!("route add 198.51.100.0/24 via inet6 {gateway} dev wan0"))?;
+        let way = format!("via inet6 {gateway} dev wan0");
+        wait("the route by an IPv6 gateway", || Ok(router.ask(&["routes", "get", "198.51.100.1"])?.contains(&way)))?;
+        assert!(router.ask(&["routes"])?.contains(&format!("198.51.100.0/24 {way}")));
+        assert!(lab.client1.pings_once("198.51.100.1")?, "by {gateway}");
+        // An address that goes has everything read again.
+        let read = || anyhow::Ok(router.status()?["mirror"]["synchronisations"].as_u64());
+        let before = read()?;
+        host.ip("addr add 198.18.0.1/24 dev wan0")?;
+        host.ip("addr del 198.18.0.1/24 dev wan0")?;
+        wait("everything to be read again", || Ok(read()? > before))?;
+        assert!(lab.client1.pings_once("198.51.100.1")?, "still by {gateway}");
+        host.ip("route del 198.51.100.0/24")?;
+        wait("it to be forgotten", || Ok(!router.ask(&["routes"])?.contains("inet6")))?;
     }
 
     // An address that somebody else puts there is the router's own.

@@ -1,10 +1,10 @@
 //! What is swapped at run time, and whether it can be run.
 
-use super::routing::{IPV6_MIN_MTU, MAX_NEXTHOPS, MAX_ROUTES, MAX_VRFS, MIN_MTU, table};
+use super::routing::{IPV6_MIN_MTU, MAX_NEXTHOPS, MAX_ROUTES, MAX_VRFS, MIN_MTU, gateway_number, table};
 use super::{
     Label, Names, PortSettings, Route, RouteAction, RoutesFrom, RoutingRule, RuleIif, StaticNeighbour, Sysctl, Vrf,
 };
-use crate::facts::{Family, PortId};
+use crate::facts::{Family, PortId, number};
 use crate::rule::matches::connlabel::LABELS;
 use crate::rule::matches::interface::MAX_PORTS;
 use crate::rule::matches::nfacct::Account;
@@ -82,7 +82,7 @@ impl Policy {
             return Err("routes come from the kernel, and there are others".into());
         }
         for route in &self.routes {
-            let is_v4 = route.prefix.addr().is_ipv4();
+            let (family, is_v4) = (number(route.prefix.addr()).0, route.prefix.addr().is_ipv4());
             let least = if is_v4 { MIN_MTU } else { IPV6_MIN_MTU };
             if route.realm != 0 && !is_v4 {
                 return Err(format!("the route to {} has a realm", route.prefix));
@@ -96,7 +96,8 @@ impl Policy {
             }
             for hop in nexthops {
                 port(hop.port)?;
-                if !(1..=256).contains(&hop.weight) || hop.gateway.is_some_and(|via| via.is_ipv4() != is_v4) {
+                let is_fit = hop.gateway.is_none_or(|via| gateway_number(family, via).is_some());
+                if !(1..=256).contains(&hop.weight) || !is_fit {
                     return Err(format!("the route to {} has a wrong next hop", route.prefix));
                 }
             }
@@ -275,6 +276,10 @@ mod tests {
         let mut widest = policy();
         *hops(&mut widest) = vec![Nexthop { port: PortId(0), gateway: None, weight: 256 }; MAX_NEXTHOPS];
         assert_eq!(widest.verify(), Ok(()));
+        // RFC 5549.
+        let mut mixed = policy();
+        hops(&mut mixed)[0].gateway = Some("fe80::9".parse().expect("an address"));
+        assert_eq!(mixed.verify(), Ok(()));
     }
 
     #[test]
@@ -295,7 +300,14 @@ mod tests {
             ("the route to 192.0.2.0/24 has a wrong next hop", |p| hops(p)[0].weight = 0),
             ("the route to 192.0.2.0/24 has a wrong next hop", |p| hops(p)[0].weight = 257),
             ("the route to 192.0.2.0/24 has a wrong next hop", |p| {
-                hops(p)[0].gateway = Some("2001:db8::9".parse().expect("an address"));
+                hops(p)[0].gateway = Some("::9".parse().expect("an address"));
+            }),
+            ("the route to ::/0 has a wrong next hop", |p| {
+                p.routes[1].action = RouteAction::Via(vec![Nexthop {
+                    port: PortId(1),
+                    gateway: Some("10.0.0.9".parse().expect("an address")),
+                    weight: 1,
+                }]);
             }),
             ("the route to 192.0.2.0/24 has a source of the other family", |p| {
                 p.routes[0].source = Some("2001:db8::1".parse().expect("an address"));

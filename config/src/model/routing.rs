@@ -1,6 +1,6 @@
 //! Ports' addresses, routes, routing rules, VRFs and neighbours.
 
-use crate::facts::{Family, PortId};
+use crate::facts::{Family, PortId, number};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -122,6 +122,19 @@ pub struct Nexthop {
     pub gateway: Option<IpAddr>,
     /// Share of flows, 1 to 256.
     pub weight: u16,
+}
+
+/// The family of the gateway of a route: IPv4 packets may go by IPv6 gateways (RFC 5549), and those have numbers that no IPv4
+/// address has.
+#[inline]
+pub fn gateway_family(route: Family, gateway: u128) -> Family {
+    if gateway > u128::from(u32::MAX) { Family::V6 } else { route }
+}
+
+/// The number of a gateway for routes of this family; none where it cannot be one.
+pub fn gateway_number(route: Family, gateway: IpAddr) -> Option<u128> {
+    let (family, number) = number(gateway);
+    (gateway_family(route, number) == family).then_some(number)
 }
 
 /// A rule of policy routing, as `ip rule`.

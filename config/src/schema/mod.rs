@@ -60,7 +60,7 @@
 //!
 //! [[routes]]                           # static ones; those of the addresses follow by themselves
 //! to = "default"                       # needed: a network, one address, or "default" of the family that `via` shows
-//! via = "203.0.113.1"                  # the gateway; `dev` follows from it
+//! via = "203.0.113.1"                  # the gateway; `dev` follows from it. For IPv4 it may be of IPv6 (RFC 5549)
 //! metric = 0                           # 1024 for IPv6, as in the kernel
 //! table = "main"                       # "default", "local", or a number
 //!

@@ -7,7 +7,7 @@ use super::reader::{Field, Fields};
 use super::report::{Sink, nearest};
 use super::values::{broadcast, everything, family_of, family_of_net, host, is_link_local, network, said};
 use crate::facts::{Family, PortId};
-use crate::model::{Host, IPV6_MIN_MTU, MIN_MTU, Nexthop, Route, RouteAction, RoutesFrom, table};
+use crate::model::{Host, IPV6_MIN_MTU, MIN_MTU, Nexthop, Route, RouteAction, RoutesFrom, gateway_number, table};
 use crate::rule::matches::realm::REALMS;
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -344,7 +344,7 @@ fn resolve(
     };
     let weight = hop.weight;
     let vrf = interfaces.vrf_of(table);
-    if family_of(via) != family {
+    if gateway_number(family, via).is_none() {
         sink.conflict(field.at(), format!("{via} cannot be the gateway of an {} route", said(family)))
             .help(format!("an {} address", said(family)));
         return None;
@@ -369,12 +369,12 @@ fn resolve(
         let others: Vec<String> = interfaces
             .addresses
             .iter()
-            .filter(|(port, net, _)| family_of_net(*net) == family && is_meant(*port))
+            .filter(|(port, net, _)| family_of_net(*net) == family_of(via) && is_meant(*port))
             .map(|(port, net, _)| format!("{} ({})", net.trunc(), interfaces.name(*port)))
             .collect();
         let where_ = hop.dev.map_or("any interface", |port| interfaces.name(port));
         let help = if others.is_empty() {
-            format!("there is no {} address on {where_}", said(family))
+            format!("there is no {} address on {where_}", said(family_of(via)))
         } else {
             format!("an address within {}", others.join(" or "))
         };

@@ -42,7 +42,7 @@ impl Engine {
             let [.., a, b, c, d] = hop.address.to_be_bytes();
             return Ok(Fate::Send { mac: [2, 0, a, b, c, d] });
         }
-        match self.resolver.lookup(hop.port, p.facts.family, hop.address, self.now, &g.policy.sysctl) {
+        match self.resolver.lookup(hop.port, hop.family(p.facts.family), hop.address, self.now, &g.policy.sysctl) {
             Next::Mac(mac) => Ok(Fate::Send { mac }),
             Next::Wait(id) => Ok(Fate::Wait(id)),
             Next::Full => Err(DropReason::NeighbourTable),

@@ -10,7 +10,7 @@ use super::packet::{Hop, Packet};
 use super::running::Running;
 use super::trace::End;
 use crate::conntrack::{Ct, Tracker};
-use crate::fib::{Key, Route, is_link_local};
+use crate::fib::{Key, Route, is_link_local, towards};
 use crate::icmp::{self, Error};
 use crate::local::Refusal;
 use crate::nat::NatRange;
@@ -65,7 +65,7 @@ impl Engine {
         match (g.fib.lookup_on(&back, iif), family) {
             (Route::Via { source: Some(source), .. }, _) => Some(source),
             (Route::Via { port, gateway, .. }, Family::V4) => {
-                Some(g.fib.port_address(port, family, gateway.unwrap_or(src)).unwrap_or(DUMMY))
+                Some(g.fib.port_address(port, family, towards(family, gateway, src)).unwrap_or(DUMMY))
             }
             (Route::Via { port, .. }, Family::V6) => {
                 g.fib.port_address(if iif == PortId::NONE { port } else { iif }, family, src)
@@ -379,8 +379,8 @@ impl Engine {
             (Kind::Snat | Kind::Dnat, _) => return Ok(NatRange::of(&nat, None)),
             (Kind::Masquerade, _) => {
                 // IPv4 looks towards the next hop, IPv6, whose next hops have addresses of their link, to the destination.
-                let towards = if family == Family::V4 { p.hop.address } else { p.facts.dst };
-                g.fib.port_address(p.facts.oif, family, towards)
+                let gateway = Some(p.hop.address).filter(|_| family == Family::V4);
+                g.fib.port_address(p.facts.oif, family, towards(family, gateway, p.facts.dst))
             }
             (Kind::Redirect, Hook::Output) => Some(match family {
                 Family::V4 => 0x7f00_0001,

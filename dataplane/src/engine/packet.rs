@@ -5,6 +5,7 @@ use crate::host::owner::Owner;
 use crate::umem::Frame;
 use std::num::NonZeroU16;
 use sumun_config::facts::{Facts, Family, PortId};
+use sumun_config::model::gateway_family;
 
 /// One packet. Lives in the engine from its frame's parsing to its fate; may wait for a neighbour in between.
 #[derive(Debug)]
@@ -60,6 +61,12 @@ pub struct Hop {
 impl Hop {
     /// Not routed yet.
     pub const NOWHERE: Hop = Hop { port: PortId::NONE, address: 0, mtu: u16::MAX };
+
+    /// The family of its address, for a packet of this family.
+    #[inline]
+    pub fn family(&self, packet: Family) -> Family {
+        gateway_family(packet, self.address)
+    }
 }
 
 impl Packet {

@@ -5,7 +5,9 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use sumun_config::facts::{Family, PortId, number};
-use sumun_config::model::{self, IPV6_MIN_MTU, MAX_NEXTHOPS, MIN_MTU, RouteAction, RoutingRule, RuleIif};
+use sumun_config::model::{
+    self, IPV6_MIN_MTU, MAX_NEXTHOPS, MIN_MTU, RouteAction, RoutingRule, RuleIif, gateway_number,
+};
 
 /// Who put a route there (`rtm_protocol`), as `ip route` names them.
 pub mod protocol {
@@ -64,7 +66,7 @@ pub enum Kind {
 pub struct Hop {
     /// Where it leaves.
     pub out: Out,
-    /// The gateway, of the route's family; none: the destination is on the link.
+    /// The gateway, of the route's family, or of IPv6 for an IPv4 route (RFC 5549); none: the destination is on the link.
     pub gateway: Option<IpAddr>,
     /// Share of flows, 1 to 256.
     pub weight: u16,
@@ -197,10 +199,11 @@ impl Entry {
             return Some("IPv6 routes have no realms".into());
         }
         match &self.kind {
-            Kind::Via(hops) if hops.iter().any(|hop| hop.gateway.is_some_and(|via| number(via).0 != family)) => {
-                Some("a gateway of the other family".into())
+            Kind::Via(hops) => {
+                let is_wrong = |hop: &Hop| hop.gateway.is_some_and(|via| gateway_number(family, via).is_none());
+                let wrong = hops.iter().any(is_wrong).then(|| "a gateway of the other family".into());
+                wrong.or_else(|| unfit(hops, ports))
             }
-            Kind::Via(hops) => unfit(hops, ports),
             Kind::Local(port) | Kind::Broadcast(port) | Kind::Anycast(port) => no_port(*port, ports),
             _ => None,
         }

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use sumun_config::facts::{AddrType, Family, PortId, number};
+use sumun_config::model::gateway_number;
 
 /// What a route says apart from where it stands.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -258,7 +259,7 @@ fn via(lead: &Lead, hops: &[Hop], ports: &Ports) -> Option<Target> {
         let Some((&mtu, false)) = port.index().and_then(|i| Some((ports.mtu.get(i)?, *ports.down.get(i)?))) else {
             continue;
         };
-        let gateway = match hop.gateway.map(same) {
+        let gateway = match hop.gateway.map(|via| gateway_number(lead.family, via)) {
             None => None,
             Some(Some(gateway)) => Some(gateway),
             Some(None) => continue,

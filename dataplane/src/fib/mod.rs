@@ -45,7 +45,7 @@ use lpm::Lpm;
 use rules::Step;
 use std::sync::Arc;
 use sumun_config::facts::{AddrType, Facts, Family, PortId, proto};
-use sumun_config::model::{Policy, RpFilter};
+use sumun_config::model::{Policy, RpFilter, gateway_family};
 
 /// What a routing decision looks at (`struct flowi`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,7 +82,7 @@ pub enum Route {
     Via {
         /// Leaves here.
         port: PortId,
-        /// The next hop; none: the destination itself.
+        /// The next hop, of the family that [`gateway_family`] says; none: the destination itself.
         gateway: Option<u128>,
         /// Largest IP packet on this way.
         mtu: u16,
@@ -406,6 +406,12 @@ impl Fib {
     pub fn bytes(&self) -> usize {
         self.v4.bytes() + self.v6.bytes() + self.targets.bytes()
     }
+}
+
+/// The address of a packet's own family towards which it goes: its next hop, or its destination where the next hop is of the
+/// other family (`rt_nexthop`).
+pub fn towards(family: Family, gateway: Option<u128>, dst: u128) -> u128 {
+    gateway.filter(|gateway| gateway_family(family, *gateway) == family).unwrap_or(dst)
 }
 
 /// What an address without a route leads to.

@@ -199,9 +199,9 @@ fn static_routes_by_length_metric_and_type() {
         Configured { metric: 255, ..route("2001:db8::/64", via("fe80::9", DMZ)) },
         Configured { metric: 1024, ..route("2001:db8:2::/64", via("fe80::9", LAN)) },
         route("::/0", via("fe80::1", WAN)),
-        // Not usable: no such port, gateway of the other family.
+        // Not usable: no such port, an IPv4 gateway of an IPv6 route.
         route("203.0.113.65/32", via("10.0.0.3", PortId(9))),
-        Configured { metric: 1, ..route("8.0.0.0/8", via("fe80::1", WAN)) },
+        Configured { metric: 1, ..route("2a00::/16", via("192.0.2.9", WAN)) },
     ];
     let fib = Fib::build(&policy, &links());
     check(
@@ -220,6 +220,23 @@ fn static_routes_by_length_metric_and_type() {
         ],
     );
     assert!(matches!(fib.lookup(&key("203.0.113.1")), Route::Via { mtu: 1400, .. }));
+}
+
+/// RFC 5549: `ip route add 198.51.100.0/24 via inet6 fe80::9 dev wan0`.
+#[test]
+fn an_ipv4_route_may_lead_by_an_ipv6_gateway() {
+    let mut policy = policy();
+    policy.routes = vec![route("198.51.100.0/24", via("fe80::9", WAN)), route("198.18.0.0/15", via("::9", WAN))];
+    let fib = Fib::build(&policy, &links());
+    let Route::Via { port: WAN, gateway: Some(gateway), .. } = fib.lookup(&key("198.51.100.7")) else {
+        panic!("{:?}", fib.lookup(&key("198.51.100.7")))
+    };
+    assert_eq!((gateway_family(Family::V4, gateway), gateway), number("fe80::9".parse().expect("an address")));
+    assert_eq!(gateway_family(Family::V4, 0xc000_0209), Family::V4);
+    assert_eq!(fib.lookup(&key("198.18.0.1")), Route::None, "its number is one of IPv4");
+    // `rt_nexthop`: what chooses a source by the next hop looks at the destination.
+    assert_eq!(towards(Family::V4, Some(gateway), 7), 7);
+    assert_eq!(towards(Family::V4, Some(9), 7), 9);
 }
 
 #[test]

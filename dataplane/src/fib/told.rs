@@ -1,9 +1,10 @@
 //! What operators are told of routes: the tables as they are, and the way of a packet.
 
-use super::{Fib, Key, Kind, Listed, Out, Place, Route, Selection};
+use super::{Fib, Key, Kind, Listed, Out, Place, Route, Selection, towards};
 use crate::engine::Router;
 use crate::protocol::{HopRow, RouteQuestion, RouteRow, RouteWay, RoutesAnswer, RoutesRequest, TableName};
 use sumun_config::facts::{Facts, LOOPBACK, PortId, number};
+use sumun_config::model::gateway_family;
 
 /// Routes in one page.
 const PAGE: usize = 4096;
@@ -97,12 +98,12 @@ fn way(router: &Router, question: &RouteQuestion) -> Result<RouteWay, String> {
         |kind: &str| RouteWay { kind: kind.to_string(), device: None, gateway: None, source: None, mtu: None };
     Ok(match route {
         Route::Via { port, gateway, mtu, source } => {
-            let own = source.or_else(|| fib.port_address(port, family, gateway.unwrap_or(dst)));
+            let own = source.or_else(|| fib.port_address(port, family, towards(family, gateway, dst)));
             let link = port.index().and_then(|i| router.links.get(i)).map(|link| link.mtu);
             RouteWay {
                 kind: "unicast".to_string(),
                 device: Some(device(router, port)),
-                gateway: gateway.map(|gateway| family.address(gateway)),
+                gateway: gateway.map(|gateway| gateway_family(family, gateway).address(gateway)),
                 source: own.filter(|_| iif == PortId::NONE).map(|own| family.address(own)),
                 mtu: Some(mtu).filter(|mtu| link.is_some_and(|link| *mtu < link)),
             }

@@ -12,6 +12,7 @@ use netlink_packet_route::link::{InfoData, InfoVrf, LinkAttribute, LinkFlags, Li
 use netlink_packet_route::neighbour::{self, NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags, RouteType,
+    RouteVia,
 };
 use netlink_packet_route::rule::{self, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -269,6 +270,7 @@ impl Parts {
         match attribute {
             RouteAttribute::Gateway(to) => self.gateway = ip(to),
             RouteAttribute::Oif(link) => self.link = Some(*link),
+            RouteAttribute::Via(RouteVia::Inet6(to)) => self.gateway = Some(IpAddr::V6(*to)),
             RouteAttribute::Via(_) => self.unfit = Some(Reason::OtherFamily),
             RouteAttribute::Encap(_) | RouteAttribute::EncapType(_) => self.unfit = Some(Reason::Encapsulation),
             _ => {}

@@ -249,7 +249,7 @@ pub enum What {
 pub enum Reason {
     /// MPLS, SRv6 and other tunnels of the route itself.
     Encapsulation,
-    /// A gateway of the other family.
+    /// A gateway of another family, but for IPv6 gateways of IPv4 routes.
     OtherFamily,
     /// A route for packets from certain sources only.
     SourceSpecific,
@@ -274,7 +274,7 @@ impl Reason {
     pub fn text(self) -> &'static str {
         match self {
             Reason::Encapsulation => "routes with an encapsulation (MPLS, SRv6, ...)",
-            Reason::OtherFamily => "routes with a gateway of the other family",
+            Reason::OtherFamily => "routes with a gateway of another family",
             Reason::SourceSpecific => "routes for certain sources only",
             Reason::TypeOfService => "routes for a certain TOS only",
             Reason::RouteType => "routes of a type that only the kernel has",

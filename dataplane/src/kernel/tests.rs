@@ -3,10 +3,10 @@
 use super::decode::{self, Continuity, Message, Source};
 use super::news::*;
 use super::view::{Follows, Learned, View};
-use crate::fib::{self, Change, Entry, LinkState, Out, Own, Table};
+use crate::fib::{self, Change, Entry, Key, LinkState, Out, Own, Table};
 use proptest::prelude::*;
 use sumun_config::facts::{Family, PortId, number};
-use sumun_config::model::{RoutingRule, RuleIif};
+use sumun_config::model::{RoutingRule, RuleIif, gateway_family};
 
 const RECORDED: &str = include_str!("recorded.txt");
 
@@ -77,6 +77,15 @@ fn routes_are_read_with_all_that_they_say() {
     let refusals = ["10.2.0.0/16", "10.3.0.0/16", "10.4.0.0/16", "10.5.0.0/16"].iter().zip(refusals);
     let refusals: Vec<News> = refusals.map(|(prefix, kind)| News::Route(How::Alone, route(prefix, kind))).collect();
     assert_eq!(news("ip route add blackhole"), refusals);
+}
+
+/// RFC 5549, as BGP without addresses of links makes them.
+#[test]
+fn ipv6_gateways_of_ipv4_routes_are_read() {
+    let several = Kind::Via(vec![hop("fe80::8", 2), hop("192.0.2.2", 1)]);
+    assert_eq!(news("ip route add 10.8.0.0"), [News::Route(How::Alone, route("10.8.0.0/16", several))]);
+    assert_eq!(news("ip nexthop add id 20"), [News::Nexthop(20, Nexthop::Hop(hop("fe80::20", 1)))]);
+    assert_eq!(news("ip route add 10.9.0.0"), [News::Route(How::Alone, route("10.9.0.0/16", Kind::Object(20)))]);
 }
 
 #[test]
@@ -244,6 +253,50 @@ fn groups_of_nexthop_objects_are_told_as_what_they_are_made_of() {
     assert_eq!(host.view.doubt(), None);
     host.does("ip nexthop add id 7");
     assert!(host.view.doubt().is_some(), "routes over the old one may have been flushed");
+}
+
+/// Where an IPv4 packet goes, for hashes over the whole range.
+fn gateways(table: &mut Table, to: &str) -> Vec<(Family, u128)> {
+    let (family, dst) = number(to.parse().expect("an address"));
+    let fib = table.fib();
+    let mut found: Vec<(Family, u128)> = (0..8)
+        .map(|eighth| Key { family, src: 0, dst, iif: PortId(0), mark: 0, tos: 0, hash: eighth << 29 })
+        .filter_map(|key| match fib.lookup(&key) {
+            fib::Route::Via { gateway: Some(gateway), .. } => Some((gateway_family(family, gateway), gateway)),
+            _ => None,
+        })
+        .collect();
+    found.dedup();
+    found
+}
+
+#[test]
+fn ipv4_packets_go_by_ipv6_gateways_also_after_everything_was_read_again() {
+    let mut host = Host::new();
+    host.does("ip link set lan0 up");
+    let number = |text: &str| number(text.parse().expect("an address"));
+    let several = [number("fe80::8"), number("192.0.2.2")];
+    let commands = ["ip nexthop add id 20", "ip route add 10.8.0.0", "ip route add 10.9.0.0"];
+    let main = || Change::Rule(RoutingRule::bare(32766, Family::V4, sumun_config::model::RuleAction::Lookup(254)));
+    host.table.apply(vec![main()]);
+    for command in commands {
+        host.does(command);
+    }
+    assert_eq!(gateways(&mut host.table, "10.8.0.1"), several);
+    assert_eq!(gateways(&mut host.table, "10.9.0.1"), [number("fe80::20")]);
+    host.table.apply(vec![Change::Forget, main()]);
+    assert_eq!(gateways(&mut host.table, "10.8.0.1"), []);
+    let mut view = View::new(["wan0", "lan0"].into_iter(), Follows::Routes);
+    for bytes in ["ip link set lan0 up"].iter().chain(&commands).flat_map(|command| recorded(command)) {
+        for message in read(&bytes, Source::Dump).0 {
+            if let Message::News(news) = message {
+                view.take(news);
+            }
+        }
+    }
+    assert_eq!(host.table.apply(view.changes()), []);
+    assert_eq!(gateways(&mut host.table, "10.8.0.1"), several);
+    assert_eq!(gateways(&mut host.table, "10.9.0.1"), [number("fe80::20")]);
 }
 
 #[test]
