@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 mod frames;
 mod pipeline;
+mod pktgen;
 mod routes;
 mod ruleset;
 mod sets;
@@ -23,6 +24,8 @@ struct Arguments {
 enum Command {
     /// The engine alone, on one core, over memory ports: no device, no kernel.
     Pipeline(pipeline::Options),
+    /// Sends frames on a device, counts what arrives at a device, or both: loss, order, latency.
+    Pktgen(pktgen::Options),
     /// A large ruleset: how long until it is in force, and the memory it takes.
     Ruleset(ruleset::Options),
     /// A large routing table: how long until it is in force, what a change costs, and what a lookup costs.
@@ -34,6 +37,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Pipeline(options) => pipeline::run(&options),
+        Command::Pktgen(options) => pktgen::run(&options),
         Command::Ruleset(options) => ruleset::run(&options),
         Command::Routes(options) => routes::run(&options),
         Command::Sets(options) => sets::run(&options),

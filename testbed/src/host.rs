@@ -72,18 +72,7 @@ impl Host {
 
     /// Runs code on a thread of this namespace: sockets that it opens belong here.
     pub fn inside<T: Send>(&self, code: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let path = format!("/run/netns/{}", self.name);
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                let file = File::open(&path).with_context(|| path.clone())?;
-                setns(file, CloneFlags::CLONE_NEWNET).context("setns")?;
-                code()
-            });
-            match thread.join() {
-                Ok(result) => result,
-                Err(_) => bail!("the code inside {} panicked", self.name),
-            }
-        })
+        inside(&self.name, code)
     }
 
     /// Starts a thread of this namespace that outlives the call.
@@ -123,6 +112,22 @@ impl Drop for Host {
     fn drop(&mut self) {
         let _ = ip(&["netns", "del", &self.name]);
     }
+}
+
+/// Runs code on a thread of the network namespace that ip(8) knows by this name.
+pub fn inside<T: Send>(namespace: &str, code: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let path = format!("/run/netns/{namespace}");
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            let file = File::open(&path).with_context(|| path.clone())?;
+            setns(file, CloneFlags::CLONE_NEWNET).context("setns")?;
+            code()
+        });
+        match thread.join() {
+            Ok(result) => result,
+            Err(_) => bail!("the code inside {namespace} panicked"),
+        }
+    })
 }
 
 /// `ip` outside of all namespaces of this project.

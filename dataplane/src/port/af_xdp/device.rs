@@ -14,15 +14,19 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 /// What is asked of a device once, when its port is opened.
 #[derive(Debug)]
-pub(super) struct Device {
-    pub(super) name: String,
-    pub(super) index: u32,
-    pub(super) mac: [u8; 6],
-    pub(super) mtu: u32,
+pub struct Device {
+    /// What it is called in this network namespace.
+    pub name: String,
+    /// Its number there.
+    pub index: u32,
+    /// Its own address.
+    pub mac: [u8; 6],
+    /// Largest IP packet.
+    pub mtu: u32,
     /// Receive queues, where the driver tells.
-    pub(super) queues: Option<u32>,
+    pub queues: Option<u32>,
     /// Name of its driver; empty where it tells none.
-    pub(super) driver: String,
+    pub driver: String,
 }
 
 /// `ETHTOOL_GCHANNELS` of linux/ethtool.h, and its answer.
@@ -50,8 +54,8 @@ struct Driver {
 }
 
 impl Device {
-    /// Looks the device up and refuses what can never be a port.
-    pub(super) fn find(name: &str) -> Result<Device, OpenError> {
+    /// Looks a device up, and refuses what can never be a port: no device, one that is down, one that is not Ethernet.
+    pub fn find(name: &str) -> Result<Device, OpenError> {
         let failed = |what: &str, error: io::Error| match error.raw_os_error() {
             Some(libc::ENODEV | libc::ENXIO) => OpenError::Missing { device: name.into() },
             _ => OpenError::system(format!("{name}: {what}"), error),

@@ -23,6 +23,7 @@
 
 mod device;
 mod error;
+pub mod live;
 mod losses;
 mod pieces;
 mod program;
@@ -33,6 +34,7 @@ mod survey;
 mod watch;
 mod xmit;
 
+pub use device::Device;
 pub use error::OpenError;
 pub use losses::Gauge;
 pub use sending::Sending;
@@ -42,7 +44,6 @@ pub use survey::{Attached, Survey, survey};
 use super::{Link, Port, PortCounts, Seat};
 use crate::reason::DropReason;
 use crate::umem::{Frame, HEADROOM, JUMBO_MTU, Pool, Region};
-use device::Device;
 use nix::libc;
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use pieces::Lost;

@@ -8,6 +8,7 @@
 
 use super::device::Device;
 use super::error::OpenError;
+use super::live::{self, Aligned, Place, attach};
 use libbpf_rs::query::{LinkInfoIter, LinkTypeInfo};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, ObjectBuilder, PrintLevel};
 use nix::libc;
@@ -20,10 +21,6 @@ use sumun_config::model::Attach;
 
 /// The name under which the kernel lists the program.
 pub(super) const NAME: &str = "sumun_redirect";
-
-/// The ELF reader of libbpf wants its headers aligned.
-#[repr(C, align(8))]
-pub(super) struct Aligned<T: ?Sized>(pub(super) T);
 
 static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o")));
 
@@ -99,14 +96,12 @@ impl Program {
             object.progs_mut().for_each(|mut program| program.set_flags(libbpf_sys::BPF_F_XDP_HAS_FRAGS));
         }
         let object = object.load().map_err(failed)?;
-        let program =
-            object.progs().find(|program| program.name() == OsStr::new(NAME)).expect("the program is in the object");
         let map = object.maps().find(|map| map.name() == OsStr::new("sockets")).expect("the map is in the object");
         let sockets = MapHandle::try_from(&map).map_err(failed)?;
-        let program = program.as_fd().as_raw_fd();
+        let program = live::program(&object, NAME).expect("the program is in the object");
 
-        let native = || link(program, index, libbpf_sys::XDP_FLAGS_DRV_MODE);
-        let generic = || link(program, index, libbpf_sys::XDP_FLAGS_SKB_MODE);
+        let native = || attach(program.as_fd(), index, Place::Native);
+        let generic = || attach(program.as_fd(), index, Place::Generic);
         let deadline = Instant::now() + LETTING_GO;
         let (link, native) = loop {
             let tried = match how {
@@ -156,22 +151,6 @@ fn is_taken(error: &io::Error) -> bool {
 
 fn is_forbidden(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES))
-}
-
-/// Attaches through a BPF link. libbpf's own call for XDP has no flags, so it cannot ask for generic mode.
-pub(super) fn link(program: RawFd, index: u32, flags: u32) -> io::Result<OwnedFd> {
-    let options = libbpf_sys::bpf_link_create_opts {
-        sz: size_of::<libbpf_sys::bpf_link_create_opts>() as _,
-        flags,
-        ..Default::default()
-    };
-    // SAFETY: the options live through the call and say their own size.
-    let fd = unsafe { libbpf_sys::bpf_link_create(program, index as i32, libbpf_sys::BPF_XDP, &raw const options) };
-    if fd < 0 {
-        return Err(io::Error::from_raw_os_error(-fd));
-    }
-    // SAFETY: the call returned a descriptor that nobody else has.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// The program that is attached now: its name, and the refusal that tells of it.

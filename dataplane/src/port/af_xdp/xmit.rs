@@ -13,24 +13,20 @@
 //! beforehand and watched ([`super::watch`]). A receiver that keeps a frame for a minute (a socket that nobody reads) makes
 //! the kernel log "stalled pool shutdown": the frame's page is of a pool that was made for the call. It is freed later.
 //!
-//! A program that is attached nowhere would be patched into the kernel's XDP dispatcher by every call and out of it again,
-//! which waits for all CPUs: 10 to 30 ms. So it is attached, in generic mode, to the loopback device of a network namespace
-//! that has nothing else in it, and that goes with the process like the link itself.
+//! The program is parked ([`super::live`]).
 
-#![allow(unsafe_code, reason = "maps that are shared with a BPF program, and libbpf's call to run it")]
+#![allow(unsafe_code, reason = "maps that are shared with a BPF program")]
 
-use super::program::{Aligned, link};
+use super::live::{self, Aligned, Parked, park};
 use crate::umem::Frame;
 use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder};
 use nix::libc;
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::mman::{MapFlags as Mapped, ProtFlags, mmap, munmap};
 use std::ffi::{OsStr, c_void};
-use std::fs::File;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 
 /// The name under which the kernel lists the program.
@@ -94,12 +90,6 @@ pub(super) struct Lane {
     _parked: Parked,
 }
 
-/// The program's attachment, and the namespace that it is in.
-struct Parked {
-    _link: OwnedFd,
-    _namespace: File,
-}
-
 impl Lane {
     /// Loads the program for these devices, by their index in the caller's network namespace.
     pub(super) fn open(devices: &[u32]) -> io::Result<Lane> {
@@ -116,9 +106,8 @@ impl Lane {
         }
         let slots = Mapping::new(map(&object, "slots")?.as_fd(), SLOTS * size_of::<Slot>())?;
         let head = Mapping::new(map(&object, "lane")?.as_fd(), size_of::<Head>())?;
-        let program = object.progs().find(|program| program.name() == OsStr::new(NAME)).ok_or_else(missing)?;
-        let program = program.as_fd().try_clone_to_owned()?;
-        let parked = park(&program)?;
+        let program = live::program(&object, NAME)?;
+        let parked = park(program.as_fd())?;
         Ok(Lane { program, slots, head, _parked: parked })
     }
 
@@ -163,19 +152,8 @@ impl Lane {
     /// Runs the program `count` times, each with a page whose frame has `len` bytes: the program need not size frames that
     /// have just that length.
     fn call(&self, count: usize, len: usize) -> io::Result<()> {
-        let mut options = libbpf_sys::bpf_test_run_opts {
-            sz: size_of::<libbpf_sys::bpf_test_run_opts>() as _,
-            data_in: BLANK.as_ptr().cast(),
-            data_size_in: len as u32,
-            repeat: count as i32,
-            flags: libbpf_sys::BPF_F_TEST_XDP_LIVE_FRAMES,
-            batch_size: BATCH,
-            ..Default::default()
-        };
-        // SAFETY: the options live through the call, say their own size and point to more than `len` readable bytes. The
-        // program touches the mapped arrays only, which nobody else does during the call.
-        let answer = unsafe { libbpf_sys::bpf_prog_test_run_opts(self.program.as_raw_fd(), &raw mut options) };
-        if answer < 0 { Err(io::Error::from_raw_os_error(-answer)) } else { Ok(()) }
+        // The program touches the mapped arrays only, which nobody else does during the call.
+        live::run(self.program.as_fd(), &BLANK[..len], count as u32, BATCH)
     }
 
     fn set(&mut self, member: usize, value: u32) {
@@ -195,19 +173,6 @@ fn missing() -> io::Error {
 
 fn map<'a>(object: &'a Object, name: &str) -> io::Result<libbpf_rs::Map<'a>> {
     object.maps().find(|map| map.name() == OsStr::new(name)).ok_or_else(missing)
-}
-
-/// Attaches the program where no packet ever comes by.
-fn park(program: &OwnedFd) -> io::Result<Parked> {
-    let program = program.as_raw_fd();
-    let parking = std::thread::Builder::new().name("xmit-park".into()).spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET)?;
-        let namespace = File::open("/proc/thread-self/ns/net")?;
-        // The loopback device of a network namespace is always its first.
-        let link = link(program, 1, libbpf_sys::XDP_FLAGS_SKB_MODE)?;
-        Ok(Parked { _link: link, _namespace: namespace })
-    })?;
-    parking.join().unwrap_or_else(|_| Err(io::Error::other("the thread that attaches the program panicked")))
 }
 
 /// The bytes of a mapped BPF array.
