@@ -128,7 +128,7 @@ fn route(prefix: IpNet, peer: u64) -> Entry {
     .expect("an address");
     let hop = Hop { out: Out::Port(PortId(1)), gateway: Some(gateway), weight: 1, onlink: false };
     let kind = Kind::Via(vec![hop]);
-    Entry { table: table::MAIN, prefix, metric: 32, kind, mtu: None, source: None, realm: 0, protocol: 12 }
+    Entry { table: table::MAIN, prefix, metric: 32, kind, mtu: None, source: None, tos: 0, realm: 0, protocol: 12 }
 }
 
 /// Nanoseconds of a lookup, the median of nine passes.

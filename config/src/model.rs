@@ -20,8 +20,9 @@ pub use appliance::{
 pub use names::{Label, MAX_LABEL_NAME, Names};
 pub use policy::{Metrics, Policy};
 pub use routing::{
-    IPV6_MIN_MTU, MAX_NEXTHOPS, MAX_ROUTES, MAX_VRFS, MIN_MTU, Nexthop, PortSettings, Route, RouteAction, RoutesFrom,
-    RoutingRule, RpFilter, RuleAction, RuleIif, StaticNeighbour, Vrf, gateway_family, gateway_number, table,
+    DSCP_BITS, IPV6_MIN_MTU, MAX_NEXTHOPS, MAX_ROUTES, MAX_VRFS, MIN_MTU, Nexthop, PortSettings, Route, RouteAction,
+    RoutesFrom, RoutingRule, RpFilter, RuleAction, RuleIif, StaticNeighbour, TOS_BITS, Vrf, gateway_family,
+    gateway_number, table,
 };
 pub use sysctl::Sysctl;
 

@@ -231,7 +231,7 @@ fn routes_are_resolved_to_ports() {
     let route = |prefix: &str, hops: Vec<Nexthop>| {
         let metric = if prefix.contains(':') { 1024 } else { 0 };
         let (prefix, action) = (net(prefix), RouteAction::Via(hops));
-        Route { table: table::MAIN, prefix, action, metric, mtu: None, source: None, realm: 0 }
+        Route { table: table::MAIN, prefix, action, metric, mtu: None, source: None, tos: 0, realm: 0 }
     };
     let cases = [
         (r#"to = "default", via = "203.0.113.1""#, route("0.0.0.0/0", vec![via(wan, "203.0.113.1")])),
@@ -382,10 +382,34 @@ fn routing_rules_join_those_of_the_kernel_in_order() {
         to: None,
         iif: Some(RuleIif::Local),
         fwmark: Some((0x101, 0xfff)),
-        tos: Some(16),
+        tos: Some((16, 0x1c)),
+        suppress: None,
         action: Lookup(table::LOCAL),
     };
     assert_eq!(rules[2], full);
+}
+
+#[test]
+fn routes_and_rules_may_ask_for_a_tos_and_rules_may_suppress() {
+    let policy = config(
+        r#"routes = [
+            { to = "10.0.0.0/8", via = "203.0.113.1" },
+            { to = "10.0.0.0/8", via = "203.0.113.9", tos = 16 },
+        ]
+        rules = [
+            { priority = 100, table = "main", suppress-prefixlength = 0 },
+            { priority = 200, tos = 0xb8, table = "main" },
+            { priority = 300, family = "ipv4", dscp = 4, table = "main" },
+        ]"#,
+    )
+    .policy;
+    assert_eq!(policy.verify(), Ok(()));
+    assert_eq!([policy.routes[0].tos, policy.routes[1].tos], [0, 16]);
+    let of = |priority| policy.rules.iter().filter(move |rule| rule.priority == priority);
+    assert!(of(100).all(|rule| rule.suppress == Some(0)) && of(100).count() == 2);
+    assert!(of(200).all(|rule| rule.tos == Some((0xb8, 0xfc))));
+    // TOS 16 would be (16, 0x1c): its upper three bits do not count.
+    assert!(of(300).all(|rule| rule.tos == Some((16, 0xfc))));
 }
 
 #[test]

@@ -23,7 +23,7 @@ use sumun_dataplane::protocol::{
 /// The command line after `sumun routes`.
 #[derive(Args)]
 pub struct Options {
-    /// `list [table NUMBER|NAME|all] [vrf NAME]`, or `get ADDRESS [from ADDRESS] [iif INTERFACE] [mark NUMBER]`
+    /// `list [table NUMBER|NAME|all] [vrf NAME]`, or `get ADDRESS [from ADDRESS] [iif INTERFACE] [mark NUMBER] [tos NUMBER]`
     #[arg(value_name = "WORDS")]
     words: Vec<String>,
     #[command(flatten)]
@@ -134,17 +134,21 @@ fn list(words: &[&str], family: Option<Family>) -> Result<RoutesRequest, String>
 
 fn get(to: &str, mut words: &[&str]) -> Result<RouteQuestion, String> {
     let address = |text: &str| text.parse::<IpAddr>().map_err(|_| format!("{text:?} is no address, such as 192.0.2.1"));
-    let mut question = RouteQuestion { to: address(to)?, from: None, iif: None, mark: 0 };
+    let number = |text: &str| match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    };
+    let mut question = RouteQuestion { to: address(to)?, from: None, iif: None, mark: 0, tos: 0 };
     while let [word, value, rest @ ..] = words {
         match *word {
             "from" => question.from = Some(address(value)?),
             "iif" => question.iif = Some(value.to_string()),
-            "mark" => {
-                let digits = value.strip_prefix("0x");
-                let mark = digits.map_or_else(|| value.parse().ok(), |hex| u32::from_str_radix(hex, 16).ok());
-                question.mark = mark.ok_or_else(|| format!("{value:?} is no mark, such as 7 or 0x7"))?;
+            "mark" => question.mark = number(value).ok_or_else(|| format!("{value:?} is no mark, such as 7 or 0x7"))?,
+            "tos" => {
+                let tos = number(value).and_then(|tos| u8::try_from(tos).ok());
+                question.tos = tos.ok_or_else(|| format!("{value:?} is no TOS, such as 16 or 0x10"))?;
             }
-            other => return Err(format!("what is {other:?}? An address may be followed by from, iif and mark")),
+            other => return Err(format!("what is {other:?}? An address may be followed by from, iif, mark and tos")),
         }
         words = rest;
     }
@@ -210,6 +214,9 @@ fn line(row: &RouteRow, with_table: bool) -> String {
     word(destination(row));
     if let Some(id) = row.object {
         word(format!("nhid {id}"));
+    }
+    if row.tos != 0 {
+        word(format!("tos {:#04x}", row.tos));
     }
     let one = if row.hops.len() == 1 { row.hops.first() } else { None };
     if let Some(hop) = one {
@@ -282,7 +289,7 @@ fn as_json(row: &RouteRow) -> serde_json::Value {
     serde_json::json!({
         "type": row.kind, "dst": destination(row), "table": table_name(row.table), "nhid": row.object, "dev": row.device,
         "nexthops": row.hops.iter().map(hop).collect::<Vec<_>>(), "protocol": protocol_name(row.protocol),
-        "scope": scope(row), "prefsrc": row.source, "metric": row.metric, "mtu": row.mtu, "realm": row.realm,
+        "scope": scope(row), "prefsrc": row.source, "metric": row.metric, "mtu": row.mtu, "tos": row.tos, "realm": row.realm,
         "dead": row.dead,
     })
 }
@@ -341,6 +348,7 @@ mod tests {
             metric: 0,
             protocol: 4,
             mtu: None,
+            tos: 0,
             realm: 0,
             dead: false,
         }
@@ -391,6 +399,10 @@ mod tests {
                 "2001:db8:7::/48 via fe80::1 dev wan0 proto static metric 1024 onlink mtu 1400 pref medium",
             ),
             (
+                RouteRow { tos: 8, ..row("10.9.7.0/24", "unicast", vec![hop("wan0", "10.1.0.8")]) },
+                "10.9.7.0/24 tos 0x08 via 10.1.0.8 dev wan0 proto static",
+            ),
+            (
                 row("198.18.0.0/15", "unicast", vec![hop("wan0", "fe80::1")]),
                 "198.18.0.0/15 via inet6 fe80::1 dev wan0 proto static",
             ),
@@ -429,8 +441,9 @@ mod tests {
             from: Some("10.0.0.5".parse().unwrap()),
             iif: Some("lan0".into()),
             mark: 7,
+            tos: 0x10,
         };
-        let words = ["get", "192.0.2.1", "from", "10.0.0.5", "iif", "lan0", "mark", "0x7"];
+        let words = ["get", "192.0.2.1", "from", "10.0.0.5", "iif", "lan0", "mark", "0x7", "tos", "16"];
         assert_eq!(parse(&words, None), Ok(RoutesRequest::Get(question)));
         for (words, part) in [
             (&["list", "tabel"][..], "what is \"tabel\"?"),
@@ -440,6 +453,7 @@ mod tests {
             (&["get", "192.0.2.1", "from"], "a value is missing"),
             (&["get", "192.0.2.1", "from", "::1"], "different families"),
             (&["get", "192.0.2.1", "mark", "x"], "no mark"),
+            (&["get", "192.0.2.1", "tos", "256"], "no TOS"),
         ] {
             let mistake = parse(words, None).unwrap_err();
             assert!(mistake.contains(part), "{mistake}");
@@ -453,6 +467,7 @@ mod tests {
             from: from.map(|from| from.parse().unwrap()),
             iif: iif.map(String::from),
             mark: 0,
+            tos: 0,
         };
         let way = RouteWay {
             kind: "unicast".into(),

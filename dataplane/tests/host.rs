@@ -587,7 +587,8 @@ fn output_may_lead_to_an_address_of_the_hosts_lo() {
     let mut host = Site { rig: Rig::on(&config.appliance, config.policy, 1500) };
     host.rig.engine.attach_host();
     let (prefix, kind) = ("10.255.0.1/32".parse().unwrap(), Kind::Local(PortId::NONE));
-    let local = Entry { table: table::LOCAL, prefix, metric: 0, kind, mtu: None, source: None, realm: 0, protocol: 2 };
+    let local =
+        Entry { table: table::LOCAL, prefix, metric: 0, kind, mtu: None, source: None, tos: 0, realm: 0, protocol: 2 };
     assert_eq!(host.rig.router.routes(vec![Change::Append(local)]).left_out, []);
     let (_, server) = ends(Family::V4);
     assert_eq!(host.says(WAN, &udp(Family::V4, own(Family::V4).1, server, (1000, 53), b"query")), []);

@@ -91,16 +91,28 @@ impl Host {
 
     /// Many commands of ip(8) at once.
     fn batch(&self, commands: &str) {
-        let mut child =
-            Command::new("ip").args(["-n", &self.name, "-batch", "-"]).stdin(Stdio::piped()).spawn().expect("ip(8)");
+        self.batch_of("-4", commands);
+    }
+
+    /// The same of a family.
+    fn batch_of(&self, family: &str, commands: &str) {
+        let mut child = Command::new("ip")
+            .args([family, "-n", &self.name, "-batch", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("ip(8)");
         child.stdin.take().expect("piped").write_all(commands.as_bytes()).expect("it reads");
         assert!(child.wait().expect("it ends").success());
     }
 
     fn lookup(&self, to: &str) -> Route {
+        self.lookup_with(to, 0)
+    }
+
+    fn lookup_with(&self, to: &str, tos: u8) -> Route {
         let (family, dst) = number(to.parse().expect("an address"));
         let hash = Facts::blank(family).dst as u32;
-        self.router.fib().lookup(&Key { family, src: 0, dst, iif: PortId::NONE, mark: 0, tos: 0, hash })
+        self.router.fib().lookup(&Key { family, src: 0, dst, iif: PortId::NONE, mark: 0, tos, hash })
     }
 
     /// The gateway that leads there, and its port.
@@ -180,13 +192,109 @@ fn what_ip_does_holds_in_the_router() {
     // What leads elsewhere, and what cannot be done.
     host.ip("route add 10.8.0.0/16 dev far-wan0");
     host.until("not a port", |host| host.lookup("10.8.0.1") == Route::NotAPort);
-    host.ip("route add 10.9.0.0/16 tos 0x10 via 192.0.2.2");
+    host.ip("rule add table main suppress_ifgroup 5");
     host.until("left out", |host| !host.state().left_out.is_empty());
     // An address of somebody else, such as a DHCP client.
     host.ip("addr add 198.18.0.1/24 dev wan0");
     host.until("a new own address", |host| host.lookup("198.18.0.1") == Route::Local);
     host.ip("addr del 198.18.0.1/24 dev wan0");
     host.until("it is gone", |host| host.lookup("198.18.0.1") == Route::None);
+}
+
+/// `fib_table_lookup`, `fib4_rule_match`, `fib4_rule_suppress` and `fib6_rule_suppress` of the kernel that runs.
+#[test]
+fn routes_by_tos_and_rules_that_suppress_lead_where_the_kernel_s_own_answer_is() {
+    let host = Host::new("tos", RoutesFrom::Kernel);
+    host.until("the network", |host| host.way("192.0.2.9") == Some((LAN, None)));
+    host.until("the other network", |host| host.way("2001:db8::9") == Some((LAN, None)));
+    let mut state = 0x9e37_79b9_u32;
+    let mut roll = |sides: u32| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state % sides
+    };
+    let tables = ["main", "100", "101"];
+    let mut commands = String::new();
+    for _ in 0..150 {
+        let (table, tos) = (tables[roll(3) as usize], [0, 0, 8, 0x10, 0x20][roll(5) as usize]);
+        let (len, low) = ([0, 8, 12, 16, 24, 32][roll(6) as usize], roll(4));
+        let net = std::net::Ipv4Addr::from_bits(
+            (0x0a00_0000 | low << 20 | low << 16 | roll(3) << 8 | roll(3)) & !(u32::MAX.checked_shr(len).unwrap_or(0)),
+        );
+        let what = match roll(8) {
+            0 => format!("blackhole {net}/{len}"),
+            1 => format!("throw {net}/{len}"),
+            2 => format!("prohibit {net}/{len}"),
+            _ => format!("{net}/{len} via 192.0.2.{}", 2 + roll(200)),
+        };
+        commands += &format!("route replace {what} tos {tos:#x} metric {} table {table}\n", 1 + roll(2));
+    }
+    for (priority, rule) in [
+        (100, "table main suppress_prefixlength 0"),
+        (110, "table 100 tos 0x10 suppress_prefixlength 12"),
+        (120, "to 10.0.0.0/9 table 101 suppress_prefixlength 16"),
+        (130, "not tos 0x08 table 100"),
+        (140, "table 101 suppress_prefixlength 40"),
+    ] {
+        commands += &format!("rule add pref {priority} {rule}\n");
+    }
+    host.batch(&commands);
+    let mut commands = String::new();
+    for i in 0..60 {
+        let (table, len, low) = (tables[roll(3) as usize], [0, 16, 32, 48, 64][roll(5) as usize], roll(3));
+        let net = std::net::Ipv6Addr::from_bits(
+            (0x2001_0db8_u128 << 96 | u128::from(low) << 80 | u128::from(roll(2)) << 64)
+                & !(u128::MAX.checked_shr(len).unwrap_or(0)),
+        );
+        let what = if roll(6) == 0 { "blackhole".to_string() } else { String::new() };
+        let via = if what.is_empty() { format!("via 2001:db8::{:x}", 2 + i) } else { String::new() };
+        commands += &format!("route replace {what} {net}/{len} {via} metric {} table {table}\n", 100 + roll(2));
+    }
+    for (priority, rule) in
+        [(100, "table main suppress_prefixlength 32"), (110, "table 100 suppress_prefixlength 48"), (120, "table 101")]
+    {
+        commands += &format!("rule add pref {priority} {rule}\n");
+    }
+    host.batch_of("-6", &commands);
+    // Who has this one has all that was told before.
+    host.ip("route add 10.254.0.1/32 via 192.0.2.254");
+    host.until_way("10.254.0.1", LAN, "192.0.2.254");
+    let mut questions: Vec<(String, u8)> = Vec::new();
+    for _ in 0..400 {
+        let low = roll(4);
+        let to = std::net::Ipv4Addr::from_bits(0x0a00_0000 | low << 20 | low << 16 | roll(3) << 8 | roll(4));
+        questions.push((to.to_string(), [0, 8, 0x10, 0x20, 0x30, 0x14][roll(6) as usize]));
+    }
+    for _ in 0..100 {
+        let to = 0x2001_0db8_u128 << 96 | u128::from(roll(4)) << 80 | u128::from(roll(3)) << 64 | 9;
+        questions.push((std::net::Ipv6Addr::from_bits(to).to_string(), 0));
+    }
+    let mut kinds = std::collections::BTreeMap::new();
+    for (to, tos) in questions {
+        let output = Command::new("ip")
+            .args(["-n", &host.name, "route", "get", &to, "tos", &format!("{tos:#x}")])
+            .output()
+            .expect("ip(8)");
+        let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let expected = match () {
+            () if error.contains("Invalid argument") => "Blackhole".to_string(),
+            () if error.contains("Permission denied") => "Prohibit".to_string(),
+            () if error.contains("Network is unreachable") => "None".to_string(),
+            () => said.split_whitespace().skip_while(|word| *word != "via").nth(1).unwrap_or("link").to_string(),
+        };
+        let found = match host.lookup_with(&to, tos) {
+            Route::Via { gateway: Some(gateway), .. } => {
+                let family = if to.contains(':') { Family::V6 } else { Family::V4 };
+                family.address(gateway).to_string()
+            }
+            Route::Via { .. } => "link".to_string(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(found, expected, "{to} with TOS {tos:#x}: {said}{error}");
+        *kinds.entry(expected.split('.').next().unwrap_or_default().to_string()).or_insert(0) += 1;
+    }
+    assert!(kinds.len() >= 4, "{kinds:?}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn rig_with(rules: &str) -> Rig {
 
 fn entry(prefix: &str, kind: Kind) -> Entry {
     let prefix = prefix.parse().unwrap();
-    Entry { table: table::MAIN, prefix, metric: 20, kind, mtu: None, source: None, realm: 0, protocol: 186 }
+    Entry { table: table::MAIN, prefix, metric: 20, kind, mtu: None, source: None, tos: 0, realm: 0, protocol: 186 }
 }
 
 fn via(out: Out, gateway: &str) -> Kind {

@@ -67,6 +67,22 @@ fn what_ip_says_in_the_namespace_of_taps_is_what_the_router_does() -> Result<()>
         wait("it to be forgotten", || Ok(!router.ask(&["routes"])?.contains("inet6")))?;
     }
 
+    // A route for a TOS, and rules as wg-quick makes them: of main all but its default route, then another table.
+    host.ip("route add 198.51.100.0/24 tos 0x10 via 203.0.113.1")?;
+    wait("the route for a TOS", || Ok(router.ask(&["routes"])?.contains("198.51.100.0/24 tos 0x10 via 203.0.113.1")))?;
+    let ping = ["ping", "-n", "-q", "-c", "1", "-W", "1", "-Q", "0x10", "198.51.100.1"];
+    assert!(lab.client1.output(&ping)?.status.success(), "with the TOS");
+    assert!(!lab.client1.pings_once("198.51.100.1")?, "without");
+    host.ip("route add default via 203.0.113.77")?;
+    host.ip("route add default via 203.0.113.1 table 51820")?;
+    host.ip("rule add not fwmark 51820 table 51820 pref 200")?;
+    host.ip("rule add table main suppress_prefixlength 0 pref 100")?;
+    for (to, gateway) in [("198.51.100.1", "via 203.0.113.1 "), ("192.168.1.11", "dev lan0")] {
+        wait(to, || Ok(router.ask(&["routes", "get", to])?.contains(gateway)))?;
+        assert!(lab.client2.pings_once(to)?, "{to}");
+    }
+    assert!(router.ask(&["routes", "get", "198.51.100.1", "mark", "51820"])?.contains("via 203.0.113.77 "));
+
     // An address that somebody else puts there is the router's own.
     host.ip("addr add 192.168.1.200/24 dev lan0")?;
     wait("an answer from the new address", || lab.client1.pings_once("192.168.1.200"))?;

@@ -1,6 +1,6 @@
 //! What is swapped at run time, and whether it can be run.
 
-use super::routing::{IPV6_MIN_MTU, MAX_NEXTHOPS, MAX_ROUTES, MAX_VRFS, MIN_MTU, gateway_number, table};
+use super::routing::{DSCP_BITS, IPV6_MIN_MTU, MAX_NEXTHOPS, MAX_ROUTES, MAX_VRFS, MIN_MTU, gateway_number, table};
 use super::{
     Label, Names, PortSettings, Route, RouteAction, RoutesFrom, RoutingRule, RuleIif, StaticNeighbour, Sysctl, Vrf,
 };
@@ -86,6 +86,9 @@ impl Policy {
             let least = if is_v4 { MIN_MTU } else { IPV6_MIN_MTU };
             if route.realm != 0 && !is_v4 {
                 return Err(format!("the route to {} has a realm", route.prefix));
+            }
+            if route.tos & !DSCP_BITS != 0 || (route.tos != 0 && !is_v4) {
+                return Err(format!("the route to {} has a TOS of {}", route.prefix, route.tos));
             }
             if route.mtu.is_some_and(|mtu| mtu < least) {
                 return Err(format!("the route to {} has an MTU below {least}", route.prefix));
@@ -224,6 +227,7 @@ mod tests {
             metric: 0,
             mtu: None,
             source: None,
+            tos: 0,
             realm: 0,
         };
         let from = |family, net: &str| RoutingRule {
@@ -313,6 +317,8 @@ mod tests {
                 p.routes[0].source = Some("2001:db8::1".parse().expect("an address"));
             }),
             ("the route to ::/0 has a realm", |p| p.routes[1].realm = 1),
+            ("the route to ::/0 has a TOS of 16", |p| p.routes[1].tos = 16),
+            ("the route to 192.0.2.0/24 has a TOS of 17", |p| p.routes[0].tos = 17),
             ("the routing rule 5 mixes families", |p| p.rules[0].to = Some("::/0".parse().expect("a prefix"))),
             ("the routing rule 5 mixes families", |p| p.rules[1].family = Family::V4),
             ("the route to 192.0.2.0/24 has an MTU below 68", |p| p.routes[0].mtu = Some(67)),

@@ -81,6 +81,11 @@ pub mod table {
     pub const DEFAULT: u32 = 253;
 }
 
+/// The bits of the old TOS, which routes and rules look at (`INET_DSCP_LEGACY_TOS_MASK`).
+pub const TOS_BITS: u8 = 0x1c;
+/// The bits of a TOS byte or traffic class that are not ECN's.
+pub const DSCP_BITS: u8 = 0xfc;
+
 /// A route.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Route {
@@ -96,6 +101,8 @@ pub struct Route {
     pub mtu: Option<u16>,
     /// Preferred source of the router's own packets.
     pub source: Option<IpAddr>,
+    /// For packets whose old TOS (`tos & 0x1c`) is this; 0 for all. IPv4 only.
+    pub tos: u8,
     /// Realms for `realm`: of sources in the high 16 bits, of destinations in the low ones; 0 is none. IPv4 only.
     pub realm: u32,
 }
@@ -154,8 +161,11 @@ pub struct RoutingRule {
     pub iif: Option<RuleIif>,
     /// Mark and mask.
     pub fwmark: Option<(u32, u32)>,
-    /// TOS / traffic class (the kernel compares `tos & 0x1c` for IPv4's legacy, exact DSCP otherwise).
-    pub tos: Option<u8>,
+    /// TOS byte or traffic class, and the bits of it that count.
+    pub tos: Option<(u8, u8)>,
+    /// Of what it finds, routes with a prefix of this length or shorter do not count unless they refuse
+    /// (`suppress_prefixlength`).
+    pub suppress: Option<u8>,
     /// What then.
     pub action: RuleAction,
 }
@@ -166,7 +176,20 @@ impl RoutingRule {
 
     /// A rule without a condition.
     pub fn bare(priority: u32, family: Family, action: RuleAction) -> RoutingRule {
-        RoutingRule { priority, family, not: false, from: None, to: None, iif: None, fwmark: None, tos: None, action }
+        let (from, to, iif, fwmark, tos, suppress) = (None, None, None, None, None, None);
+        RoutingRule { priority, family, not: false, from, to, iif, fwmark, tos, suppress, action }
+    }
+
+    /// The condition of `ip rule add tos`: 0 is none. `ip` may only set bits of the old TOS for IPv4, and the kernel then ignores
+    /// the upper three of the DSCP (`fib_dscp_masked_match`).
+    pub fn tos(family: Family, tos: u8) -> Option<(u8, u8)> {
+        let mask = if family == Family::V4 && tos & !TOS_BITS == 0 { TOS_BITS } else { DSCP_BITS };
+        (tos != 0).then_some((tos & mask, mask))
+    }
+
+    /// The condition of `ip rule add dscp`, of a number up to 63.
+    pub fn dscp(dscp: u8) -> (u8, u8) {
+        (dscp << 2, DSCP_BITS)
     }
 
     /// [`RoutingRule::KERNEL`] for both families.

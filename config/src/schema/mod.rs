@@ -69,6 +69,7 @@
 //! nexthops = [{ via = "203.0.113.1", weight = 1 }, { via = "203.0.113.9", weight = 2 }]
 //! mtu = 1400
 //! source = "203.0.113.2"
+//! tos = 16                             # for packets with this TOS (`tos & 0x1c`) only; IPv4
 //! realm = 10                           # of `realm`, IPv4; "5/10" has one of sources, 5, too; names of rt_realms
 //!
 //! [[routes]]
@@ -91,9 +92,10 @@
 //! to = "all"
 //! iif = "lan0"                         # "lo": the router's own packets
 //! fwmark = "0x1/0xff"
-//! tos = 16
+//! tos = 16                             # or `dscp = 46`, which looks at all six bits
 //! not = false
 //! table = 100                          # either this, or `action`: "blackhole", "unreachable", "prohibit"
+//! suppress-prefixlength = 0            # what it finds with a prefix so short does not count: here, the default route
 //!
 //! [sysctl]                             # the kernel's names, short or whole; numbers in the kernel's unit
 //! nf_conntrack_tcp_timeout_established = "5d"

@@ -5,6 +5,7 @@
 use super::interfaces::Interfaces;
 use super::reader::{Field, Fields};
 use super::report::{Sink, nearest};
+use super::rules::tos;
 use super::values::{broadcast, everything, family_of, family_of_net, host, is_link_local, network, said};
 use crate::facts::{Family, PortId};
 use crate::model::{Host, IPV6_MIN_MTU, MIN_MTU, Nexthop, Route, RouteAction, RoutesFrom, gateway_number, table};
@@ -29,6 +30,7 @@ struct Draft<'a> {
     metric: u32,
     mtu: Option<u16>,
     source: Option<IpAddr>,
+    tos: u8,
     realm: u32,
     action: Action<'a>,
 }
@@ -101,10 +103,11 @@ fn source(field: &Field, host: Option<&Host>, sink: &mut Sink) -> Routes {
 fn configured(sections: Vec<Fields>, interfaces: &Interfaces, sink: &mut Sink) -> Vec<Route> {
     let drafts: Vec<Draft> = sections.into_iter().filter_map(|fields| draft(fields, interfaces, sink)).collect();
     let links = links(&drafts, interfaces);
-    let mut seen: HashMap<(u32, IpNet, u32), Range<usize>> = HashMap::with_capacity(drafts.len());
+    let mut seen: HashMap<(u32, IpNet, u8, u32), Range<usize>> = HashMap::with_capacity(drafts.len());
     let mut routes = Vec::with_capacity(drafts.len());
     for draft in drafts {
-        if let Some(first) = seen.insert((draft.table, draft.prefix, draft.metric), draft.prefix_at.clone()) {
+        if let Some(first) = seen.insert((draft.table, draft.prefix, draft.tos, draft.metric), draft.prefix_at.clone())
+        {
             sink.conflict(draft.prefix_at.clone(), format!("the route to {} is given twice", draft.prefix))
                 .help("another `metric` or `table`, or one route with `nexthops`")
                 .label(first, "first given here");
@@ -118,8 +121,8 @@ fn configured(sections: Vec<Fields>, interfaces: &Interfaces, sink: &mut Sink) -
                     .collect(),
             ),
         };
-        let Draft { table, prefix, metric, mtu, source, realm, .. } = draft;
-        routes.push(Route { table, prefix, action, metric, mtu, source, realm });
+        let Draft { table, prefix, metric, mtu, source, tos, realm, .. } = draft;
+        routes.push(Route { table, prefix, action, metric, mtu, source, tos, realm });
     }
     routes
 }
@@ -135,6 +138,8 @@ fn draft<'a>(mut fields: Fields<'a>, interfaces: &Interfaces, sink: &mut Sink) -
     let mtu: Option<u16> = mtu_field.and_then(|field| field.integer(u64::from(MIN_MTU)..=65535, sink));
     let realm_field = fields.take("realm");
     let realm = realm_field.and_then(|field| realm(&field, sink)).unwrap_or(0);
+    let tos_field = fields.take("tos");
+    let tos = tos_field.and_then(|field| tos(&field, sink)).unwrap_or(0);
     let (action, family_hint) = action(&mut fields, interfaces, sink);
     let prefix = to.and_then(|to| {
         let text = to.string("a network, such as \"10.0.0.0/8\", or \"default\"", sink)?;
@@ -166,12 +171,16 @@ fn draft<'a>(mut fields: Fields<'a>, interfaces: &Interfaces, sink: &mut Sink) -
     if let (Some(field), Family::V6) = (realm_field, family) {
         sink.error(field.key(), "IPv6 routes have no realms").help("remove `realm`");
     }
+    if let (Some(field), Family::V6) = (tos_field, family) {
+        sink.error(field.key(), "IPv6 routes are for any TOS")
+            .help("remove `tos`, or give the route a table that a rule asks");
+    }
     let (table, action) = (table?, action?);
     let metric = match (family, metric.unwrap_or(0)) {
         (Family::V6, 0) => IPV6_METRIC,
         (_, metric) => metric,
     };
-    Some(Draft { prefix, prefix_at: to.at(), table, metric, mtu, source, realm, action })
+    Some(Draft { prefix, prefix_at: to.at(), table, metric, mtu, source, tos, realm, action })
 }
 
 /// `realm`: one of destinations, or one of sources and one of destinations with `/` between, as `ip route` reads it.

@@ -64,7 +64,13 @@ fn rule(mut fields: Fields, interfaces: &Interfaces, routes: &[Route], sink: &mu
         _ => interfaces.find(&field, sink).map(RuleIif::Port),
     });
     let fwmark = fields.take("fwmark").and_then(|field| fwmark(&field, sink));
-    let tos = fields.take("tos").and_then(|field| tos(&field, sink));
+    let (tos_field, dscp_field) = (fields.take("tos"), fields.take("dscp"));
+    let tos = tos_field.and_then(|field| tos(&field, sink)).unwrap_or(0);
+    let dscp: Option<u8> = dscp_field.and_then(|field| field.integer(0..=63, sink));
+    if let (Some(tos), Some(dscp)) = (tos_field, dscp_field) {
+        sink.conflict(dscp.at(), "a rule has either `tos` or `dscp`").help("remove one").label(tos.at(), "given here");
+    }
+    let suppress = fields.take("suppress-prefixlength").and_then(|field| field.integer(0..=128, sink));
     let action = action(&mut fields, routes, sink);
     fields.finish(sink);
     // Each place that shows a family must show the same one.
@@ -85,7 +91,10 @@ fn rule(mut fields: Fields, interfaces: &Interfaces, routes: &[Route], sink: &mu
     Family::ALL
         .into_iter()
         .filter(|family| shown.as_ref().is_none_or(|(only, _)| only == family))
-        .map(|family| RoutingRule { not, from, to, iif, fwmark, tos, ..RoutingRule::bare(priority, family, action) })
+        .map(|family| {
+            let tos = dscp.map(RoutingRule::dscp).or_else(|| RoutingRule::tos(family, tos));
+            RoutingRule { not, from, to, iif, fwmark, tos, suppress, ..RoutingRule::bare(priority, family, action) }
+        })
         .collect()
 }
 
@@ -126,15 +135,15 @@ fn fwmark(field: &Field, sink: &mut Sink) -> Option<(u32, u32)> {
     Some((mark & mask, mask))
 }
 
-/// `tos`: the kernel refuses ECN bits (`fib4_nl2rule`), and takes 0 for none.
-fn tos(field: &Field, sink: &mut Sink) -> Option<u8> {
+/// `tos`: the kernel refuses ECN bits (`fib4_nl2rule`, `rtm_to_fib_config`), and takes 0 for none.
+pub(super) fn tos(field: &Field, sink: &mut Sink) -> Option<u8> {
     let tos: u8 = field.integer(0..=255, sink)?;
     if tos & 3 != 0 {
         sink.error(field.at(), format!("`tos` cannot be {tos}: its two lowest bits are ECN's"))
             .help("a multiple of 4 from 4 to 252");
         return None;
     }
-    (tos != 0).then_some(tos)
+    Some(tos)
 }
 
 /// `table` or `action`.

@@ -33,7 +33,7 @@ pub(super) fn routes(addresses: &[Vec<Own>], vrf: impl Fn(PortId) -> Option<u32>
         let Ok(prefix) = IpNet::new(family.address(addr), len) else { return };
         let source = source.map(|source| family.address(source));
         let protocol = protocol::KERNEL;
-        routes.push(Entry { table, prefix, metric, kind, mtu: None, source, realm: 0, protocol });
+        routes.push(Entry { table, prefix, metric, kind, mtu: None, source, tos: 0, realm: 0, protocol });
     };
     let lo = PortId::NONE;
     add(table::LOCAL, Family::V4, 127 << 24, 8, 0, Kind::Local(lo), None);

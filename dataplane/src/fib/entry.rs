@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use sumun_config::facts::{Family, PortId, number};
 use sumun_config::model::{
-    self, IPV6_MIN_MTU, MAX_NEXTHOPS, MIN_MTU, RouteAction, RoutingRule, RuleIif, gateway_number,
+    self, DSCP_BITS, IPV6_MIN_MTU, MAX_NEXTHOPS, MIN_MTU, RouteAction, RoutingRule, RuleIif, gateway_number,
 };
 
 /// Who put a route there (`rtm_protocol`), as `ip route` names them.
@@ -32,6 +32,8 @@ pub struct Entry {
     pub mtu: Option<u16>,
     /// Preferred source of the router's own packets.
     pub source: Option<IpAddr>,
+    /// For packets whose old TOS (`tos & 0x1c`) is this; 0 for all. IPv4 only.
+    pub tos: u8,
     /// Realms: of sources in the high 16 bits, of destinations in the low ones; 0 is none.
     pub realm: u32,
     /// Who put it there, of [`protocol`] and `/etc/iproute2/rt_protos`; for people.
@@ -97,7 +99,7 @@ pub enum LinkState {
 pub enum Change {
     /// Forgets everything that was mirrored, links and MTUs too: a full resynchronisation begins.
     Forget,
-    /// Adds a route behind those of its table, prefix and metric.
+    /// Adds a route behind those of its table, prefix, TOS and metric.
     Append(Entry),
     /// Adds a route in front of those.
     Prepend(Entry),
@@ -105,7 +107,7 @@ pub enum Change {
     Replace(Entry),
     /// Puts a route in the place of the first of those; the others stay.
     ReplaceFirst(Entry),
-    /// Takes a route away: the first of its table, prefix and metric that does the same. `Via` without hops is whatever it
+    /// Takes a route away: the first of its table, prefix, TOS and metric that does the same. `Via` without hops is whatever it
     /// does. Of an IPv6 route with several next hops, whose hops are told one by one, only those named.
     Remove(Entry),
     /// Sets the nexthop object of a number.
@@ -161,7 +163,7 @@ pub enum Change {
 impl Entry {
     /// A route of the configuration.
     pub fn of(route: &model::Route) -> Entry {
-        let model::Route { table, prefix, ref action, metric, mtu, source, realm } = *route;
+        let model::Route { table, prefix, ref action, metric, mtu, source, tos, realm } = *route;
         let hop = |hop: &model::Nexthop| Hop {
             out: Out::Port(hop.port),
             gateway: hop.gateway,
@@ -174,7 +176,7 @@ impl Entry {
             RouteAction::Unreachable => Kind::Unreachable,
             RouteAction::Prohibit => Kind::Prohibit,
         };
-        Entry { table, prefix, metric, kind, mtu, source, realm, protocol: protocol::STATIC }
+        Entry { table, prefix, metric, kind, mtu, source, tos, realm, protocol: protocol::STATIC }
     }
 
     /// Its family.
@@ -194,6 +196,9 @@ impl Entry {
         }
         if self.source.is_some_and(|source| number(source).0 != family) {
             return Some("a source of the other family".into());
+        }
+        if self.tos != 0 && (family == Family::V6 || self.tos & !DSCP_BITS != 0) {
+            return Some("a TOS that it cannot have".into());
         }
         if self.realm != 0 && family == Family::V6 {
             return Some("IPv6 routes have no realms".into());

@@ -159,6 +159,12 @@ impl Leads {
         self.held.get(number as usize).and_then(Option::as_ref).map_or(Answer::Dead, |held| held.answer)
     }
 
+    /// Whether packets that come by a number are refused.
+    pub fn refuses(&self, number: u32) -> bool {
+        let kind = self.lead(number).map(|lead| &lead.kind);
+        matches!(kind, Some(Kind::Blackhole | Kind::Unreachable | Kind::Prohibit))
+    }
+
     /// Sets or removes a nexthop object. Whether a number has come to life or died.
     pub fn set_object(&mut self, id: u32, hops: Option<Vec<Hop>>, ports: &Ports) -> bool {
         match hops {

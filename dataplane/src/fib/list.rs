@@ -6,6 +6,7 @@ use super::leads::Answer;
 use super::lpm::Address;
 use super::table::Table;
 use ipnet::IpNet;
+use std::cmp::Reverse;
 use sumun_config::facts::Family;
 
 /// Which routes; what is none is any.
@@ -24,19 +25,20 @@ pub struct Place {
     table: u32,
     key: u128,
     len: u8,
+    tos: u8,
     metric: u32,
     order: u32,
 }
 
 impl Place {
     /// As numbers, to be taken elsewhere and back.
-    pub fn parts(self) -> (u8, u32, u128, u8, u32, u32) {
-        (self.family as u8, self.table, self.key, self.len, self.metric, self.order)
+    pub fn parts(self) -> (u8, u32, u128, u8, u8, u32, u32) {
+        (self.family as u8, self.table, self.key, self.len, self.tos, self.metric, self.order)
     }
 
     /// From numbers, of whomever.
-    pub fn of((family, table, key, len, metric, order): (u8, u32, u128, u8, u32, u32)) -> Place {
-        Place { family: family.into(), table, key, len, metric, order }
+    pub fn of((family, table, key, len, tos, metric, order): (u8, u32, u128, u8, u8, u32, u32)) -> Place {
+        Place { family: family.into(), table, key, len, tos, metric, order }
     }
 }
 
@@ -91,7 +93,10 @@ impl Table {
                 continue;
             }
             let begun = begun.filter(|after| after.table == number);
-            let from = begun.map(|at| Spot { key: A::of(at.key), len: at.len, metric: at.metric, order: at.order });
+            let from = begun.map(|at| {
+                let Place { len, tos, metric, order, .. } = at;
+                Spot { key: A::of(at.key), len, tos: Reverse(tos), metric, order }
+            });
             let spots = match from {
                 None => routes.spots.range(..),
                 Some(from) => routes.spots.range((std::ops::Bound::Excluded(from), std::ops::Bound::Unbounded)),
@@ -101,8 +106,9 @@ impl Table {
                     return true;
                 }
                 listed.extend(self.listed(family, number, spot, held));
-                let Spot { key, len, metric, order } = *spot;
-                *last = Some(Place { family: family.index(), table: number, key: key.number(), len, metric, order });
+                let Spot { key, len, tos: Reverse(tos), metric, order } = *spot;
+                let (family, key) = (family.index(), key.number());
+                *last = Some(Place { family, table: number, key, len, tos, metric, order });
             }
         }
         false
@@ -124,6 +130,7 @@ impl Table {
             kind: lead.kind.clone(),
             mtu: lead.mtu,
             source: lead.source,
+            tos: spot.tos.0,
             realm: lead.realm,
             protocol: held.protocol,
         };

@@ -1,6 +1,6 @@
 //! Policy routing: which tables does this packet ask, and in which order (`fib_rules_lookup`)?
 
-use super::half::Half;
+use super::half::{CLASSES, Half, List, class};
 use super::leads::Leads;
 use super::lpm::{Address, Lpm};
 use super::{Domain, Key, Side};
@@ -33,17 +33,17 @@ pub(super) struct Condition<A> {
     mark: Option<(u32, u32)>,
     /// Value and mask.
     tos: Option<(u8, u8)>,
+    /// The [`class`]es of packets that routes for a TOS leave to the step, whatever else; a bit each.
+    classes: u8,
 }
+
+/// All classes.
+const ALL: u8 = u8::MAX;
 
 impl<A: Address> Condition<A> {
     /// The condition of a rule, whose prefixes are of its family; none where it holds for every packet.
     pub fn of(rule: &RoutingRule) -> Option<Condition<A>> {
         let prefix = |net: ipnet::IpNet| (A::of(number(net.network()).1), net.prefix_len());
-        let tos = rule.tos.filter(|&tos| tos != 0).map(|tos| match rule.family {
-            // `ip rule add tos` may only set these bits, and the kernel then ignores the upper three of the DSCP.
-            Family::V4 if tos & !0x1c == 0 => (tos, 0x1c),
-            _ => (tos & 0xfc, 0xfc),
-        });
         let condition = Condition {
             not: rule.not,
             from: rule.from.map(prefix).filter(|&(_, len)| len != 0),
@@ -53,16 +53,18 @@ impl<A: Address> Condition<A> {
                 RuleIif::Local => PortId::NONE,
             }),
             mark: rule.fwmark,
-            tos,
+            tos: rule.tos,
+            classes: ALL,
         };
-        let always = Condition { not: false, from: None, to: None, iif: None, mark: None, tos: None };
-        (condition != always).then_some(condition)
+        (condition != Condition::ALWAYS).then_some(condition)
     }
+
+    const ALWAYS: Condition<A> =
+        Condition { not: false, from: None, to: None, iif: None, mark: None, tos: None, classes: ALL };
 
     /// Whether no packet can meet the condition: `not` and nothing else.
     pub fn is_never(&self) -> bool {
-        let Condition { not, from, to, iif, mark, tos } = self;
-        *not && from.is_none() && to.is_none() && iif.is_none() && mark.is_none() && tos.is_none()
+        *self == Condition { not: true, ..Condition::ALWAYS }
     }
 
     #[inline]
@@ -73,17 +75,17 @@ impl<A: Address> Condition<A> {
             && self.tos.is_none_or(|(value, mask)| key.tos & mask == value)
             && within(self.from, key.src)
             && within(self.to, key.dst);
-        all != self.not
+        all != self.not && self.classes & 1 << class(key.tos) != 0
     }
 }
 
 /// Priority of the rule that leads packets of VRFs to their tables, where no rule says it (`FIB_RULE_PREF_L3MDEV`).
 const VRF_PRIORITY: u32 = 1000;
 
-/// A step before its tables are built: which tables it asks, one after the other, or where it ends.
+/// A step before its tables are built: which tables it asks, or where it ends.
 struct Plan<A> {
     when: Option<Condition<A>>,
-    then: Result<Vec<u32>, u32>,
+    then: Result<List, u32>,
 }
 
 /// Numbers of the targets of rules that refuse.
@@ -98,7 +100,7 @@ pub(super) struct Refusals {
 fn is_default<A: Address>(rule: &RoutingRule) -> bool {
     let defaults = [table::LOCAL, table::MAIN, table::DEFAULT];
     let asks_default = matches!(rule.action, RuleAction::Lookup(table) if defaults.contains(&table));
-    asks_default && Condition::<A>::of(rule).is_none()
+    asks_default && rule.suppress.is_none() && Condition::<A>::of(rule).is_none()
 }
 
 /// The rules of a family, in order of priority, as steps for packets of the VRF of this table, or of none.
@@ -108,8 +110,12 @@ fn is_default<A: Address>(rule: &RoutingRule) -> bool {
 fn plan<A: Address>(rules: &[&RoutingRule], vrf: Option<u32>, refusals: Refusals) -> Vec<Plan<A>> {
     let knows_vrfs = rules.iter().any(|rule| rule.action == RuleAction::Vrf);
     let mut plan: Vec<Plan<A>> = Vec::new();
-    let mut add = |when: Option<Condition<A>>, then: Result<Vec<u32>, u32>| match (plan.last_mut(), &then) {
-        (Some(Plan { when: None, then: Ok(before) }), Ok(tables)) if when.is_none() => before.extend(tables),
+    let mut add = |when: Option<Condition<A>>, then: Result<List, u32>| match (plan.last_mut(), &then) {
+        (Some(Plan { when: None, then: Ok(before) }), Ok(list))
+            if when.is_none() && before.suppress.is_none() && list.suppress.is_none() =>
+        {
+            before.tables.extend(&list.tables);
+        }
         _ => plan.push(Plan { when, then }),
     };
     let mut implied = vrf.filter(|_| !knows_vrfs);
@@ -117,7 +123,7 @@ fn plan<A: Address>(rules: &[&RoutingRule], vrf: Option<u32>, refusals: Refusals
         if rule.priority > VRF_PRIORITY
             && let Some(table) = implied.take()
         {
-            add(None, Ok(vec![table]));
+            add(None, Ok(List::of(vec![table])));
         }
         let when = Condition::of(rule);
         if when.as_ref().is_some_and(Condition::is_never) {
@@ -125,7 +131,9 @@ fn plan<A: Address>(rules: &[&RoutingRule], vrf: Option<u32>, refusals: Refusals
         }
         let then = match (rule.action, vrf) {
             (RuleAction::Lookup(_), Some(_)) if !knows_vrfs && is_default::<A>(rule) => continue,
-            (RuleAction::Lookup(table), _) | (RuleAction::Vrf, Some(table)) => Ok(vec![table]),
+            (RuleAction::Lookup(table), _) | (RuleAction::Vrf, Some(table)) => {
+                Ok(List { suppress: rule.suppress, ..List::of(vec![table]) })
+            }
             (RuleAction::Vrf, None) => continue,
             (RuleAction::Blackhole, _) => Err(refusals.blackhole),
             (RuleAction::Unreachable, _) => Err(refusals.unreachable),
@@ -134,9 +142,27 @@ fn plan<A: Address>(rules: &[&RoutingRule], vrf: Option<u32>, refusals: Refusals
         add(when, then);
     }
     if let Some(table) = implied {
-        add(None, Ok(vec![table]));
+        add(None, Ok(List::of(vec![table])));
     }
     plan
+}
+
+/// A step for each old TOS that routes of its tables are for, and one for all other packets.
+fn by_class<A: Address>(plan: Plan<A>, half: &Half<A>) -> Vec<Plan<A>> {
+    let Plan { when, then: Ok(list) } = plan else { return vec![plan] };
+    let classes = half.classes(&list.tables);
+    let of = |class: usize| classes[class].then_some(class);
+    let special: Vec<usize> = (0..CLASSES).filter_map(of).collect();
+    if special.is_empty() {
+        return vec![Plan { when, then: Ok(list) }];
+    }
+    let condition = when.unwrap_or(Condition::ALWAYS);
+    let others = special.iter().fold(ALL, |others, class| others & !(1 << class));
+    let one = |tos: u8, classes: u8| Plan {
+        when: Some(Condition { classes, ..condition.clone() }),
+        then: Ok(List { tos, ..list.clone() }),
+    };
+    special.iter().map(|&class| one((class as u8) << 2, 1 << class)).chain([one(0, others)]).collect()
 }
 
 /// What lookups of a family need: its rules (in order of priority) as steps, for no VRF and for each of these, and the tables
@@ -153,22 +179,18 @@ pub(super) fn side<A: Address>(
     let is_usable = |rule: &&RoutingRule| rule.family == family && of_family(rule.from) && of_family(rule.to);
     let rules: Vec<&RoutingRule> = rules.iter().filter(is_usable).collect();
     let domains: Vec<Option<u32>> = std::iter::once(None).chain(vrfs.iter().copied().map(Some)).collect();
-    let plans: Vec<Vec<Plan<A>>> = domains.iter().map(|vrf| plan(&rules, *vrf, refusals)).collect();
-    let local = |vrf: &Option<u32>| vec![vrf.unwrap_or(table::LOCAL)];
-    let mut wanted: Vec<Vec<u32>> = domains.iter().map(local).collect();
-    for plan in plans.iter().flatten() {
-        if let Ok(tables) = &plan.then {
-            wanted.push(tables.clone());
-        }
-    }
+    let of =
+        |vrf: &Option<u32>| plan(&rules, *vrf, refusals).into_iter().flat_map(|plan| by_class(plan, half)).collect();
+    let plans: Vec<Vec<Plan<A>>> = domains.iter().map(of).collect();
+    let local = |vrf: &Option<u32>| List::of(vec![vrf.unwrap_or(table::LOCAL)]);
+    let mut wanted: Vec<List> = domains.iter().map(local).collect();
+    wanted.extend(plans.iter().flatten().filter_map(|plan| plan.then.as_ref().ok().cloned()));
     wanted.sort_unstable();
     wanted.dedup();
     half.bring_up(&wanted, leads);
-    let at = |tables: &Vec<u32>| wanted.partition_point(|other| other < tables);
-    let step = |Plan { when, then }: Plan<A>| Step {
-        when,
-        then: then.map_or_else(Then::End, |tables| Then::Look(at(&tables))),
-    };
+    let at = |list: &List| wanted.partition_point(|other| other < list);
+    let step =
+        |Plan { when, then }: Plan<A>| Step { when, then: then.map_or_else(Then::End, |list| Then::Look(at(&list))) };
     let mut domains = domains
         .iter()
         .zip(plans)
@@ -177,7 +199,7 @@ pub(super) fn side<A: Address>(
     Side {
         main,
         vrfs: domains.collect(),
-        lpms: wanted.iter().map(|tables| half.list(tables)).collect(),
+        lpms: wanted.iter().map(|list| half.list(list)).collect(),
         has_custom_rules: !vrfs.is_empty() || !rules.iter().all(|rule| is_default::<A>(rule)),
     }
 }

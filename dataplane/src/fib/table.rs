@@ -16,6 +16,7 @@ use super::rules::{self, Refusals};
 use super::{Fib, Own};
 use crate::port::Link;
 use ipnet::IpNet;
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
 use sumun_config::facts::{Family, PortId, number};
@@ -281,12 +282,12 @@ impl Table {
         }
     }
 
-    /// The mirrored candidates of a route's table, prefix and metric, in order.
+    /// The mirrored candidates of a route's table, prefix, TOS and metric, in order.
     fn equals(&self, entry: &Entry) -> Vec<(Spot<u128>, Held)> {
         let at = spot(entry, 0);
         fn of<A: Address>(half: &Half<A>, table: u32, at: Spot<A>) -> Vec<(Spot<u128>, Held)> {
             let Some(routes) = half.tables.get(&table) else { return Vec::new() };
-            let mirrored = routes.equals(at.key, at.len, at.metric).filter(|(spot, _)| spot.order >= MIRRORED);
+            let mirrored = routes.equals(at).filter(|(spot, _)| spot.order >= MIRRORED);
             mirrored.map(|(spot, held)| (widen(*spot), *held)).collect()
         }
         match entry.family() {
@@ -497,15 +498,17 @@ impl Table {
 /// Where a route stands in its table.
 fn spot(entry: &Entry, order: u32) -> Spot<u128> {
     let (_, key) = number(entry.prefix.network());
-    Spot { key, len: entry.prefix.prefix_len(), metric: entry.metric, order }
+    Spot { key, len: entry.prefix.prefix_len(), tos: Reverse(entry.tos), metric: entry.metric, order }
 }
 
 fn narrow(spot: Spot<u128>) -> Spot<u32> {
-    Spot { key: spot.key as u32, len: spot.len, metric: spot.metric, order: spot.order }
+    let Spot { key, len, tos, metric, order } = spot;
+    Spot { key: key as u32, len, tos, metric, order }
 }
 
 fn widen<A: Address>(spot: Spot<A>) -> Spot<u128> {
-    Spot { key: spot.key.number(), len: spot.len, metric: spot.metric, order: spot.order }
+    let Spot { key, len, tos, metric, order } = spot;
+    Spot { key: key.number(), len, tos, metric, order }
 }
 
 #[cfg(test)]

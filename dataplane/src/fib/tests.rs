@@ -27,17 +27,7 @@ pub(super) fn links() -> Vec<Link> {
 }
 
 fn rule(family: Family, priority: u32, table: u32) -> RoutingRule {
-    RoutingRule {
-        priority,
-        family,
-        not: false,
-        from: None,
-        to: None,
-        iif: None,
-        fwmark: None,
-        tos: None,
-        action: RuleAction::Lookup(table),
-    }
+    RoutingRule::bare(priority, family, RuleAction::Lookup(table))
 }
 
 /// What a kernel starts with.
@@ -87,7 +77,7 @@ pub(super) fn policy() -> Policy {
 }
 
 fn route(prefix: &str, action: RouteAction) -> Configured {
-    Configured { table: table::MAIN, prefix: net(prefix), action, metric: 0, mtu: None, source: None, realm: 0 }
+    Configured { table: table::MAIN, prefix: net(prefix), action, metric: 0, mtu: None, source: None, tos: 0, realm: 0 }
 }
 
 fn via(gateway: &str, port: PortId) -> RouteAction {
@@ -277,8 +267,8 @@ fn rules_are_asked_in_order_of_priority() {
         RoutingRule { from: Some(net("10.9.0.0/16")), ..v4(90, 101) },
         RoutingRule { iif: Some(RuleIif::Port(DMZ)), ..v4(110, 102) },
         RoutingRule { iif: Some(RuleIif::Local), action: RuleAction::Prohibit, ..v4(120, 0) },
-        RoutingRule { tos: Some(0x10), action: RuleAction::Blackhole, ..v4(130, 0) },
-        RoutingRule { tos: Some(0xb8), action: RuleAction::Unreachable, ..v4(140, 0) },
+        RoutingRule { tos: Some((0x10, 0x1c)), action: RuleAction::Blackhole, ..v4(130, 0) },
+        RoutingRule { tos: Some((0xb8, 0xfc)), action: RuleAction::Unreachable, ..v4(140, 0) },
         RoutingRule { not: true, to: Some(net("0.0.0.0/1")), ..v4(150, 100) },
         RoutingRule { not: true, action: RuleAction::Blackhole, ..v4(1, 0) },
         RoutingRule { from: Some(net("2001:db8::/32")), action: RuleAction::Blackhole, ..v4(2, 0) },

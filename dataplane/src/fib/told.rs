@@ -68,6 +68,7 @@ fn row(router: &Router, listed: &Listed) -> RouteRow {
         metric: entry.metric,
         protocol: entry.protocol,
         mtu: entry.mtu,
+        tos: entry.tos,
         realm: entry.realm,
         dead: listed.is_dead,
     }
@@ -75,7 +76,7 @@ fn row(router: &Router, listed: &Listed) -> RouteRow {
 
 /// Where a packet would go: one that comes in on a port, or the router's own.
 fn way(router: &Router, question: &RouteQuestion) -> Result<RouteWay, String> {
-    let RouteQuestion { to, from, ref iif, mark } = *question;
+    let RouteQuestion { to, from, ref iif, mark, tos } = *question;
     let iif = match iif {
         None => PortId::NONE,
         Some(name) => {
@@ -93,7 +94,7 @@ fn way(router: &Router, question: &RouteQuestion) -> Result<RouteWay, String> {
     let fib = router.fib();
     let facts = Facts { src, dst, ..Facts::blank(family) };
     let hash = Fib::flow_hash(&facts, policy.sysctl.fib_multipath_hash_policy);
-    let route = fib.lookup(&Key { family, src, dst, iif, mark, tos: 0, hash });
+    let route = fib.lookup(&Key { family, src, dst, iif, mark, tos, hash });
     let refused =
         |kind: &str| RouteWay { kind: kind.to_string(), device: None, gateway: None, source: None, mtu: None };
     Ok(match route {
@@ -149,7 +150,7 @@ mod tests {
 
     fn entry(prefix: &str, kind: Kind) -> Entry {
         let prefix = prefix.parse().unwrap();
-        Entry { table: table::MAIN, prefix, metric: 32, kind, mtu: None, source: None, realm: 0, protocol: 12 }
+        Entry { table: table::MAIN, prefix, metric: 32, kind, mtu: None, source: None, tos: 0, realm: 0, protocol: 12 }
     }
 
     fn hop(out: Out, gateway: &str) -> Hop {
@@ -174,7 +175,7 @@ mod tests {
 
     fn get(router: &Router, to: &str, from: Option<&str>, iif: Option<&str>) -> RouteWay {
         let from: Option<IpAddr> = from.map(|from| from.parse().unwrap());
-        let question = RouteQuestion { to: to.parse().unwrap(), from, iif: iif.map(String::from), mark: 0 };
+        let question = RouteQuestion { to: to.parse().unwrap(), from, iif: iif.map(String::from), mark: 0, tos: 0 };
         match answer(router, RoutesRequest::Get(question)) {
             Ok(RoutesAnswer::Way(way)) => way,
             other => panic!("{other:?}"),

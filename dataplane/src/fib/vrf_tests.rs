@@ -35,7 +35,7 @@ fn route(table: u32, prefix: &str, gateway: &str, port: PortId) -> Configured {
     let prefix: IpNet = prefix.parse().unwrap();
     let gateway = Some(gateway.parse().unwrap());
     let action = RouteAction::Via(vec![Nexthop { port, gateway, weight: 1 }]);
-    Configured { table, prefix, action, metric: 0, mtu: None, source: None, realm: 0 }
+    Configured { table, prefix, action, metric: 0, mtu: None, source: None, tos: 0, realm: 0 }
 }
 
 fn addr(text: &str) -> u128 {

@@ -6,7 +6,7 @@
 use super::news::*;
 use super::nexthop;
 use ipnet::IpNet;
-use netlink_packet_core::{DecodeError, NetlinkBuffer, ParseableParametrized};
+use netlink_packet_core::{DecodeError, DefaultNla, NetlinkBuffer, Nla, ParseableParametrized};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{InfoData, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::{self, NeighbourAddress, NeighbourAttribute, NeighbourMessage};
@@ -18,6 +18,7 @@ use netlink_packet_route::rule::{self, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use sumun_config::facts::Family;
+use sumun_config::model::RoutingRule;
 
 /// `NLMSG_ERROR`.
 const ERROR: u16 = 2;
@@ -27,6 +28,9 @@ const DONE: u16 = 3;
 const OVERRUN: u16 = 4;
 /// `RTM_NEWMULTICAST` and `RTM_DELMULTICAST`.
 const MULTICAST: [u16; 2] = [56, 57];
+/// `FRA_DSCP` and `FRA_DSCP_MASK`.
+const DSCP: u16 = 25;
+const DSCP_MASK: u16 = 30;
 /// `RTM_NEWROUTE` and the like are even, what takes away is odd.
 const FIRST: u16 = 16;
 /// Flags of a header: the dump is not of one moment.
@@ -311,12 +315,10 @@ fn route(message: &RouteMessage) -> Result<Option<Route>, LeftOut> {
         Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     let Some(prefix) = net(family, to.unwrap_or(any), header.destination_prefix_length) else { return Ok(None) };
-    let left_out = |reason| LeftOut { what: What::Route(table, prefix, metric), reason };
+    let tos = header.tos;
+    let left_out = |reason| LeftOut { what: What::Route(table, prefix, tos, metric), reason };
     if header.source_prefix_length != 0 {
         return Err(left_out(Reason::SourceSpecific));
-    }
-    if header.tos != 0 {
-        return Err(left_out(Reason::TypeOfService));
     }
     // The kernel tells what a nexthop object is with each of its routes, too.
     if let Some(reason) = parts.unfit {
@@ -344,7 +346,7 @@ fn route(message: &RouteMessage) -> Result<Option<Route>, LeftOut> {
         _ => return Err(left_out(Reason::RouteType)),
     };
     let protocol = header.protocol.into();
-    Ok(Some(Route { table, prefix, metric, kind, mtu, source, realm, protocol }))
+    Ok(Some(Route { table, prefix, metric, kind, mtu, source, tos, realm, protocol }))
 }
 
 fn hop(hop: &RouteNextHop) -> Result<Hop, Reason> {
@@ -361,6 +363,13 @@ fn hop(hop: &RouteNextHop) -> Result<Hop, Reason> {
     }
 }
 
+/// The value of an attribute that is a byte.
+fn byte(nla: &DefaultNla) -> Option<u8> {
+    let mut value = [0];
+    (nla.value_len() == 1).then(|| nla.emit_value(&mut value))?;
+    Some(value[0])
+}
+
 fn rule(message: &RuleMessage) -> Result<Option<Rule>, LeftOut> {
     let header = &message.header;
     let Some(family) = family(header.family) else { return Ok(None) };
@@ -373,10 +382,12 @@ fn rule(message: &RuleMessage) -> Result<Option<Rule>, LeftOut> {
         to: None,
         iif: None,
         fwmark: None,
-        tos: Some(header.tos).filter(|&tos| tos != 0),
+        tos: RoutingRule::tos(family, header.tos),
+        suppress: None,
         action: RuleAction::Vrf,
     };
     let (mut mark, mut mask, mut vrf, mut unfit) = (None, None, false, None);
+    let (mut dscp, mut dscp_mask) = (None, 0x3f);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(number) => rule.priority = *number,
@@ -388,12 +399,15 @@ fn rule(message: &RuleMessage) -> Result<Option<Rule>, LeftOut> {
             RuleAttribute::FwMask(number) => mask = Some(*number),
             RuleAttribute::L3MDev(is) => vrf = *is,
             RuleAttribute::Protocol(_) => {}
-            RuleAttribute::SuppressPrefixLen(u32::MAX) | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
-            RuleAttribute::SuppressPrefixLen(_) | RuleAttribute::SuppressIfGroup(_) => {
-                unfit = Some(Reason::RuleSuppress);
-            }
+            // Negative numbers are none.
+            RuleAttribute::SuppressPrefixLen(len) if *len > i32::MAX as u32 => {}
+            RuleAttribute::SuppressPrefixLen(len) => rule.suppress = Some((*len).min(u8::MAX.into()) as u8),
+            RuleAttribute::SuppressIfGroup(u32::MAX) => {}
+            RuleAttribute::SuppressIfGroup(_) => unfit = Some(Reason::RuleSuppress),
             RuleAttribute::Realm(_) | RuleAttribute::Goto(_) => unfit = Some(Reason::RuleAction),
             RuleAttribute::TunId(0) => {}
+            RuleAttribute::Other(nla) if nla.kind() == DSCP => dscp = byte(nla),
+            RuleAttribute::Other(nla) if nla.kind() == DSCP_MASK => dscp_mask = byte(nla).unwrap_or(dscp_mask),
             // An attribute of a newer kernel may be a condition too: better no rule than one that holds too often.
             _ => unfit = unfit.or(Some(Reason::RuleCondition)),
         }
@@ -402,6 +416,10 @@ fn rule(message: &RuleMessage) -> Result<Option<Rule>, LeftOut> {
         (None, None | Some(0)) => None,
         (mark, mask) => Some((mark.unwrap_or(0), mask.unwrap_or(u32::MAX))),
     };
+    if let Some(dscp) = dscp {
+        // Six bits, the lowest of which is the third of the byte.
+        rule.tos = Some((dscp << 2, dscp_mask << 2)).filter(|(_, mask)| *mask != 0);
+    }
     let left_out = |reason| LeftOut { what: What::Rule(family, rule.priority), reason };
     if let Some(reason) = unfit {
         return Err(left_out(reason));

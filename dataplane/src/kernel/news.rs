@@ -157,6 +157,8 @@ pub struct Route {
     pub mtu: Option<u32>,
     /// Preferred source.
     pub source: Option<IpAddr>,
+    /// The TOS that it is for; 0 for all.
+    pub tos: u8,
     /// Realms.
     pub realm: u32,
     /// Who put it there.
@@ -203,8 +205,10 @@ pub struct Rule {
     pub iif: Option<String>,
     /// Mark and mask.
     pub fwmark: Option<(u32, u32)>,
-    /// TOS.
-    pub tos: Option<u8>,
+    /// TOS byte, and the bits of it that count.
+    pub tos: Option<(u8, u8)>,
+    /// Prefixes of this length or shorter are not to be found.
+    pub suppress: Option<u8>,
     /// What then.
     pub action: RuleAction,
 }
@@ -236,8 +240,8 @@ pub struct LeftOut {
 /// Which route or rule is left out.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum What {
-    /// A route: table, destination, metric.
-    Route(u32, IpNet, u32),
+    /// A route: table, destination, TOS, metric.
+    Route(u32, IpNet, u8, u32),
     /// A rule: family, priority.
     Rule(Family, u32),
     /// A nexthop object, with all routes over it.
@@ -253,8 +257,6 @@ pub enum Reason {
     OtherFamily,
     /// A route for packets from certain sources only.
     SourceSpecific,
-    /// A route for packets with a certain TOS only.
-    TypeOfService,
     /// A type of route that only the kernel has.
     RouteType,
     /// A next hop that forwards for a bridge.
@@ -265,7 +267,7 @@ pub enum Reason {
     RuleCondition,
     /// `goto`, `nop`, or realms of a rule.
     RuleAction,
-    /// Suppression of what a rule has found.
+    /// Suppression of what a rule has found, by the group of its device.
     RuleSuppress,
 }
 
@@ -276,13 +278,12 @@ impl Reason {
             Reason::Encapsulation => "routes with an encapsulation (MPLS, SRv6, ...)",
             Reason::OtherFamily => "routes with a gateway of another family",
             Reason::SourceSpecific => "routes for certain sources only",
-            Reason::TypeOfService => "routes for a certain TOS only",
             Reason::RouteType => "routes of a type that only the kernel has",
             Reason::BridgeNexthop => "nexthop objects of bridges",
             Reason::ResilientGroup => "resilient groups of nexthops",
             Reason::RuleCondition => "rules with a condition that Sumun does not know",
             Reason::RuleAction => "rules with an action that Sumun does not know",
-            Reason::RuleSuppress => "rules that suppress what they find",
+            Reason::RuleSuppress => "rules that suppress what they find by the group of its device",
         }
     }
 }

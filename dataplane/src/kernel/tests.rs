@@ -46,7 +46,7 @@ fn hop(gateway: &str, weight: u16) -> Hop {
 }
 
 fn route(prefix: &str, kind: Kind) -> Route {
-    Route { table: 254, prefix: net(prefix), metric: 0, kind, mtu: None, source: None, realm: 0, protocol: 3 }
+    Route { table: 254, prefix: net(prefix), metric: 0, kind, mtu: None, source: None, tos: 0, realm: 0, protocol: 3 }
 }
 
 #[test]
@@ -73,6 +73,8 @@ fn routes_are_read_with_all_that_they_say() {
     let onlink = Hop { onlink: true, ..hop("198.18.0.1", 1) };
     let multipath = Route { table: 300, ..route("203.0.113.0/24", Kind::Via(vec![hop("192.0.2.2", 3), onlink])) };
     assert_eq!(news("ip route replace 203.0.113.0"), [News::Route(How::Alone, multipath)]);
+    let tos = Route { tos: 0x10, ..route("10.1.0.0/16", Kind::Via(vec![hop("192.0.2.2", 1)])) };
+    assert_eq!(news("ip route add 10.1.0.0"), [News::Route(How::Alone, tos)]);
     let refusals = [Kind::Blackhole, Kind::Unreachable, Kind::Prohibit, Kind::Throw];
     let refusals = ["10.2.0.0/16", "10.3.0.0/16", "10.4.0.0/16", "10.5.0.0/16"].iter().zip(refusals);
     let refusals: Vec<News> = refusals.map(|(prefix, kind)| News::Route(How::Alone, route(prefix, kind))).collect();
@@ -118,10 +120,9 @@ fn what_the_dataplane_cannot_do_is_left_out_with_its_reason() {
         [News::LeftOut(LeftOut { reason, .. })] => *reason,
         other => panic!("{other:?}"),
     };
-    assert_eq!(reason("ip route add 10.1.0.0/16 tos"), Reason::TypeOfService);
     assert_eq!(reason("ip -6 route add 2001:db8:1::/48 from"), Reason::SourceSpecific);
     assert_eq!(reason("ip rule add oif"), Reason::RuleCondition);
-    assert_eq!(reason("ip rule add table main suppress"), Reason::RuleSuppress);
+    assert_eq!(reason("ip rule add table main suppress_ifgroup"), Reason::RuleSuppress);
 }
 
 #[test]
@@ -153,7 +154,8 @@ fn rules_are_read() {
         to: None,
         iif: Some("lan0".into()),
         fwmark: Some((0x10, 0xff)),
-        tos: Some(0x10),
+        tos: Some((0x10, 0x1c)),
+        suppress: None,
         action: RuleAction::Lookup(300),
     };
     assert_eq!(news("ip rule add from 192.0.2.0/24"), [News::Rule(rule.clone())]);
@@ -163,6 +165,13 @@ fn rules_are_read() {
         other => panic!("{other:?}"),
     };
     assert_eq!((not.not, not.to, not.action, not.fwmark), (true, Some(net("10.0.0.0/8")), RuleAction::Blackhole, None));
+    let tos_and_suppress = |command: &str| match &news(command)[..] {
+        [News::Rule(rule)] => (rule.tos, rule.suppress),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(tos_and_suppress("ip rule add table main suppress_prefixlength 0"), (None, Some(0)));
+    assert_eq!(tos_and_suppress("ip rule add dscp 4 "), (Some((0x10, 0xfc)), None));
+    assert_eq!(tos_and_suppress("ip rule add dscp 40/0x38"), (Some((0xa0, 0xe0)), None));
 }
 
 #[test]
@@ -203,7 +212,7 @@ impl Host {
 }
 
 fn entry(prefix: &str, kind: fib::Kind) -> Entry {
-    Entry { table: 254, prefix: net(prefix), metric: 0, kind, mtu: None, source: None, realm: 0, protocol: 3 }
+    Entry { table: 254, prefix: net(prefix), metric: 0, kind, mtu: None, source: None, tos: 0, realm: 0, protocol: 3 }
 }
 
 fn via(gateway: &str, weight: u16, onlink: bool) -> fib::Hop {
@@ -328,6 +337,7 @@ fn rules_speak_of_ports_or_are_none_of_ours() {
         iif: Some(iif.into()),
         fwmark: None,
         tos: None,
+        suppress: None,
         action: RuleAction::Lookup(7),
     };
     host.view.take(News::Rule(foreign("docker0")));
@@ -348,6 +358,7 @@ fn what_is_not_from_a_device_that_is_no_port_is_every_packet() {
         iif: Some("docker0".into()),
         fwmark: Some((1, 1)),
         tos: None,
+        suppress: None,
         action: RuleAction::Lookup(7),
     };
     let all = RoutingRule::bare(100, Family::V4, sumun_config::model::RuleAction::Lookup(7));
@@ -389,7 +400,7 @@ fn what_replaces_a_route_that_is_left_out_stands_before_the_others() {
     let mut host = Host::new();
     host.does("ip link set lan0 up");
     let count = host.table.len();
-    let left_out = |reason| LeftOut { what: What::Route(254, net("10.0.0.0/8"), 0), reason };
+    let left_out = |tos| LeftOut { what: What::Route(254, net("10.0.0.0/8"), tos, 0), reason: Reason::Encapsulation };
     let via = |gateway: &str| route("10.0.0.0/8", Kind::Via(vec![hop(gateway, 1)]));
     let mut table_after = |news: News| {
         host.view.take(news);
@@ -397,14 +408,14 @@ fn what_replaces_a_route_that_is_left_out_stands_before_the_others() {
         host.table.apply(changes);
         (host.table.len() - count, host.view.left_out().len())
     };
-    assert_eq!(table_after(News::LeftOut(left_out(Reason::Encapsulation))), (0, 1));
+    assert_eq!(table_after(News::LeftOut(left_out(0))), (0, 1));
     // `ip route append`: the kernel has both.
     assert_eq!(table_after(News::Route(How::Last, via("192.0.2.2"))), (1, 1));
     // `ip route replace`: of both the first one goes.
     assert_eq!(table_after(News::Route(How::Instead, via("192.0.2.3"))), (2, 0));
     assert_eq!(table_after(News::NoRoute(via("192.0.2.3"))), (1, 0));
     // One for another TOS is not replaced.
-    assert_eq!(table_after(News::LeftOut(left_out(Reason::TypeOfService))), (1, 1));
+    assert_eq!(table_after(News::LeftOut(left_out(0x10))), (1, 1));
     assert_eq!(table_after(News::Route(How::Instead, via("192.0.2.4"))), (1, 1));
 }
 
@@ -427,12 +438,13 @@ fn a_route_that_is_left_out_takes_the_place_of_the_one_before() {
     host.table.apply(changes);
     assert_eq!(host.table.len(), count, "the router has no route, as it cannot have the kernel's");
     assert_eq!(host.view.left_out().into_iter().collect::<Vec<_>>(), [(Reason::Encapsulation, 1)]);
-    // With another TOS it would stand beside it.
-    host.view.take(News::LeftOutInstead(LeftOut {
-        what: What::Route(254, net("10.0.0.0/8"), 0),
-        reason: Reason::TypeOfService,
-    }));
-    assert_eq!(host.view.changes(), []);
+    // For another TOS it stands beside it.
+    host.view.take(News::Route(How::Alone, route("10.0.0.0/8", Kind::Via(vec![hop("192.0.2.2", 1)]))));
+    let what = What::Route(254, net("10.0.0.0/8"), 0x10, 0);
+    host.view.take(News::LeftOutInstead(LeftOut { what, reason: Reason::Encapsulation }));
+    let changes = host.view.changes();
+    host.table.apply(changes);
+    assert_eq!(host.table.len(), count + 1);
 }
 
 #[test]

@@ -128,10 +128,12 @@ impl View {
                 }
             }
             News::LeftOutInstead(left_out) => {
-                if let (What::Route(table, prefix, metric), false) = (&left_out.what, stands_beside(left_out.reason)) {
-                    let (table, prefix, metric) = (*table, prefix.trunc(), *metric);
-                    let (mtu, source, realm, protocol) = (None, None, 0, 0);
-                    let gone = Entry { table, prefix, metric, kind: Kind::Blackhole, mtu, source, realm, protocol };
+                if let (What::Route(table, prefix, tos, metric), false) =
+                    (&left_out.what, stands_beside(left_out.reason))
+                {
+                    let (table, prefix, tos, metric) = (*table, prefix.trunc(), *tos, *metric);
+                    let (kind, mtu, source, realm, protocol) = (Kind::Blackhole, None, None, 0, 0);
+                    let gone = Entry { table, prefix, metric, kind, mtu, source, tos, realm, protocol };
                     self.changes.extend([instead(gone.clone()), Change::Remove(gone)]);
                 }
                 self.take(News::LeftOut(left_out));
@@ -340,7 +342,7 @@ impl View {
     }
 
     fn entry(&mut self, route: Route) -> Entry {
-        let Route { table, prefix, metric, kind, mtu, source, realm, protocol } = route;
+        let Route { table, prefix, metric, kind, mtu, source, tos, realm, protocol } = route;
         let kind = match kind {
             news::Kind::Via(hops) => Kind::Via(hops.iter().map(|hop| self.hop(hop)).collect()),
             news::Kind::Object(id) => Kind::Object(id),
@@ -354,11 +356,11 @@ impl View {
         };
         // IPv6 routes that refuse are on `lo` and have no realms.
         let mtu = mtu.map(|mtu| mtu.min(u32::from(u16::MAX)) as u16).filter(|&mtu| mtu != 0);
-        Entry { table, prefix: prefix.trunc(), metric, kind, mtu, source, realm, protocol }
+        Entry { table, prefix: prefix.trunc(), metric, kind, mtu, source, tos, realm, protocol }
     }
 
     fn route(&mut self, how: How, route: Route) {
-        let what = What::Route(route.table, route.prefix, route.metric);
+        let what = What::Route(route.table, route.prefix, route.tos, route.metric);
         let in_its_place = matches!(how, How::Alone | How::Instead);
         let was_left_out = in_its_place && !self.left_out.is_empty() && self.is_replaced(&what);
         let entry = self.entry(route);
@@ -423,6 +425,7 @@ impl View {
             iif,
             fwmark: rule.fwmark,
             tos: rule.tos,
+            suppress: rule.suppress,
             action,
         })
     }
@@ -461,9 +464,9 @@ impl View {
     }
 }
 
-/// Whether such a route stands beside one with the same destination: other values of TOS and other sources are other routes.
+/// Whether such a route stands beside one with the same destination: one for other sources is another route.
 fn stands_beside(reason: Reason) -> bool {
-    matches!(reason, Reason::TypeOfService | Reason::SourceSpecific)
+    reason == Reason::SourceSpecific
 }
 
 /// With NLM_F_REPLACE an IPv4 route takes the place of the first one only (`fib_table_insert`), an IPv6 one of all

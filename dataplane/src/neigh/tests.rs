@@ -20,17 +20,7 @@ pub fn fib() -> Fib {
         rp_filter,
         ..Default::default()
     };
-    let rule = |(family, priority, table)| RoutingRule {
-        priority,
-        family,
-        not: false,
-        from: None,
-        to: None,
-        iif: None,
-        fwmark: None,
-        tos: None,
-        action: RuleAction::Lookup(table),
-    };
+    let rule = |(family, priority, table)| RoutingRule::bare(priority, family, RuleAction::Lookup(table));
     let rules = Family::ALL.into_iter().flat_map(|f| [(f, 0, table::LOCAL), (f, 32766, table::MAIN)]);
     let policy = Policy {
         ports: vec!["lan".into(), "wan".into()],

@@ -43,6 +43,8 @@ pub struct RouteQuestion {
     pub iif: Option<String>,
     /// Its mark.
     pub mark: u32,
+    /// Its TOS byte or traffic class.
+    pub tos: u8,
 }
 
 /// What is answered.
@@ -60,7 +62,7 @@ pub enum RoutesAnswer {
 }
 
 /// A place among the routes.
-pub type RoutePlace = (u8, u32, u128, u8, u32, u32);
+pub type RoutePlace = (u8, u32, u128, u8, u8, u32, u32);
 
 /// A route.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -85,6 +87,8 @@ pub struct RouteRow {
     pub protocol: u8,
     /// MTU of the path.
     pub mtu: Option<u16>,
+    /// The TOS that it is for; 0 for all.
+    pub tos: u8,
     /// Realms.
     pub realm: u32,
     /// No packet takes it, since none of its next hops can be used.

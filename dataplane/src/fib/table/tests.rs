@@ -7,6 +7,9 @@ use proptest::prelude::*;
 use std::net::IpAddr;
 use sumun_config::model::{RuleAction, RuleIif, table as kernel};
 
+/// What the rules let main only say by longer prefixes, before table 100 is asked.
+const SUPPRESS: u8 = 16;
+
 /// Ports: the first asks table 100 first, the last may be in the VRF of table 200.
 const PORTS: u16 = 3;
 
@@ -22,8 +25,8 @@ struct Plain {
 
 impl Plain {
     fn apply(&mut self, change: &Change) {
-        let same =
-            |a: &Entry, b: &Entry| (a.table, a.prefix.trunc(), a.metric) == (b.table, b.prefix.trunc(), b.metric);
+        let place = |e: &Entry| (e.table, e.prefix.trunc(), e.tos, e.metric);
+        let same = |a: &Entry, b: &Entry| place(a) == place(b);
         match change {
             Change::Forget => *self = Plain::default(),
             Change::Append(entry) => self.routes.push(entry.clone()),
@@ -95,33 +98,42 @@ impl Plain {
         Some(hops.iter().filter_map(way).collect::<Vec<_>>()).filter(|ways| !ways.is_empty())
     }
 
-    /// What one table says; none where it has no route.
-    fn table(&self, table: u32, family: Family, dst: IpAddr) -> Option<Vec<Route>> {
-        let covers = |entry: &&Entry| entry.table == table && entry.family() == family && entry.prefix.contains(&dst);
-        let mut best: Option<(u8, u32, Vec<Route>)> = None;
+    /// What one table says (`fib_table_lookup`); none where it has no route, or only one that is suppressed
+    /// (`fib4_rule_suppress`).
+    fn table(&self, (table, suppress): (u32, Option<u8>), family: Family, dst: IpAddr, tos: u8) -> Option<Vec<Route>> {
+        let covers = |entry: &&Entry| {
+            let is_for = entry.tos == 0 || entry.tos == tos & 0x1c;
+            is_for && entry.table == table && entry.family() == family && entry.prefix.contains(&dst)
+        };
+        let mut best: Option<(u8, u8, u32, Vec<Route>)> = None;
         for entry in self.routes.iter().filter(covers) {
             let Some(ways) = self.ways(&entry.kind) else { continue };
-            let (len, metric) = (entry.prefix.prefix_len(), entry.metric);
-            let better = best.as_ref().is_none_or(|(l, m, _)| len > *l || (len == *l && metric < *m));
-            if better {
-                best = Some((len, metric, ways));
+            let (len, tos, metric) = (entry.prefix.prefix_len(), entry.tos, entry.metric);
+            let rank = |len, tos, metric| (len, tos, u32::MAX - metric);
+            if best.as_ref().is_none_or(|&(l, t, m, _)| rank(len, tos, metric) > rank(l, t, m)) {
+                best = Some((len, tos, metric, ways));
             }
         }
-        best.map(|(_, _, ways)| ways).filter(|ways| !ways.is_empty())
+        let (len, _, _, ways) = best?;
+        let refuses = matches!(ways[..], [Route::Blackhole | Route::Unreachable | Route::Prohibit]);
+        let is_suppressed = suppress.is_some_and(|most| len <= most) && !refuses;
+        Some(ways).filter(|ways| !ways.is_empty() && !is_suppressed)
     }
 
-    fn lookup(&self, family: Family, dst: IpAddr, iif: PortId) -> Vec<Route> {
-        let tables = match (iif, self.vrf) {
-            (PortId(2), Some(vrf)) => vec![vrf, kernel::LOCAL, kernel::MAIN],
-            (PortId(0), _) => vec![kernel::LOCAL, 100, kernel::MAIN],
-            _ => vec![kernel::LOCAL, kernel::MAIN],
+    fn lookup(&self, family: Family, dst: IpAddr, iif: PortId, tos: u8) -> Vec<Route> {
+        let main = [(kernel::MAIN, Some(SUPPRESS)), (100, None), (kernel::MAIN, None)];
+        let before = match (iif, self.vrf) {
+            (PortId(2), Some(vrf)) => vec![(vrf, None), (kernel::LOCAL, None)],
+            (PortId(0), _) => vec![(kernel::LOCAL, None), (100, None)],
+            _ => vec![(kernel::LOCAL, None)],
         };
-        tables.into_iter().find_map(|table| self.table(table, family, dst)).unwrap_or_else(|| vec![Route::None])
+        let mut tables = before.into_iter().chain(main);
+        tables.find_map(|table| self.table(table, family, dst, tos)).unwrap_or_else(|| vec![Route::None])
     }
 }
 
 fn entry(table: u32, prefix: IpNet, metric: u32, kind: Kind) -> Entry {
-    Entry { table, prefix, metric, kind, mtu: None, source: None, realm: 0, protocol: 186 }
+    Entry { table, prefix, metric, kind, mtu: None, source: None, tos: 0, realm: 0, protocol: 186 }
 }
 
 fn hops(is_v6: bool) -> impl Strategy<Value = Vec<Hop>> {
@@ -153,8 +165,9 @@ fn entries() -> impl Strategy<Value = Entry> {
             let (addr, len) = if is_v6 { (IpAddr::V6(v6), len * 2) } else { (IpAddr::V4(v4), len) };
             IpNet::new(addr, len).unwrap().trunc()
         });
-        (tables.clone(), net, 0u32..3, kinds(is_v6))
-            .prop_map(|(table, net, metric, kind)| entry(table, net, metric, kind))
+        let tos = if is_v6 { Just(0u8).boxed() } else { prop::sample::select(vec![0, 0, 0, 8, 0x10, 0x20]).boxed() };
+        (tables.clone(), net, tos, 0u32..3, kinds(is_v6))
+            .prop_map(|(table, net, tos, metric, kind)| Entry { tos, ..entry(table, net, metric, kind) })
     })
 }
 
@@ -175,7 +188,7 @@ fn changes() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// What a kernel has whose VRFs come before its local addresses, and a rule of our own.
+/// What a kernel has whose VRFs come before its local addresses, and rules of our own, some of them as wg-quick makes them.
 fn rules() -> Vec<Change> {
     let both = |priority, action: RuleAction| {
         Family::ALL.map(|family| Change::Rule(RoutingRule::bare(priority, family, action))).to_vec()
@@ -185,6 +198,11 @@ fn rules() -> Vec<Change> {
     for family in Family::ALL {
         let iif = Some(RuleIif::Port(PortId(0)));
         rules.push(Change::Rule(RoutingRule { iif, ..RoutingRule::bare(50, family, RuleAction::Lookup(100)) }));
+    }
+    for family in Family::ALL {
+        let main = RoutingRule::bare(60, family, RuleAction::Lookup(kernel::MAIN));
+        rules.push(Change::Rule(RoutingRule { suppress: Some(SUPPRESS), ..main }));
+        rules.push(Change::Rule(RoutingRule::bare(70, family, RuleAction::Lookup(100))));
     }
     rules.extend(both(32766, RuleAction::Lookup(kernel::MAIN)));
     rules
@@ -203,9 +221,11 @@ fn mirrored() -> Table {
 
 fn agree(plain: &Plain, fib: &Fib, dst: IpAddr) {
     let (family, addr) = number(dst);
-    for (iif, hash) in (0..PORTS).flat_map(|port| [0, 1 << 30, 2 << 30, u32::MAX].map(|hash| (PortId(port), hash))) {
-        let key = Key { family, src: 0, dst: addr, iif, mark: 0, tos: 0, hash };
-        let expected = plain.lookup(family, dst, iif);
+    let whole = (0..PORTS).flat_map(|port| [0, 1 << 30, 2 << 30, u32::MAX].map(|hash| (PortId(port), hash, 0)));
+    let marked = [8, 0x10, 0x30, 0x20, 0x14].map(|tos| (PortId(1), 0, tos));
+    for (iif, hash, tos) in whole.chain(marked) {
+        let key = Key { family, src: 0, dst: addr, iif, mark: 0, tos, hash };
+        let expected = plain.lookup(family, dst, iif, tos);
         let found = fib.lookup(&key);
         assert!(expected.contains(&found), "{dst} from {iif:?}: {found:?}, not {expected:?}");
         let on = fib.lookup_on(&Key { iif: PortId::NONE, ..key }, iif);
