@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+mod compare;
 mod frames;
 mod pipeline;
 mod pktgen;
@@ -26,6 +27,8 @@ enum Command {
     Pipeline(pipeline::Options),
     /// Sends frames on a device, counts what arrives at a device, or both: loss, order, latency.
     Pktgen(pktgen::Options),
+    /// The same network, rules and traffic through Sumun and through the kernel, in turns.
+    Compare(compare::Options),
     /// A large ruleset: how long until it is in force, and the memory it takes.
     Ruleset(ruleset::Options),
     /// A large routing table: how long until it is in force, what a change costs, and what a lookup costs.
@@ -38,6 +41,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Pipeline(options) => pipeline::run(&options),
         Command::Pktgen(options) => pktgen::run(&options),
+        Command::Compare(options) => compare::run(&options),
         Command::Ruleset(options) => ruleset::run(&options),
         Command::Routes(options) => routes::run(&options),
         Command::Sets(options) => sets::run(&options),

@@ -126,7 +126,7 @@ pub fn send_by_cpu(host: &Host, device: &str, queues: [&[usize]; 2]) -> Result<(
 }
 
 /// Writes a set of processors into a setting of a device's queue.
-fn steer(host: &Host, device: &str, setting: &str, cpus: &[usize]) -> Result<()> {
+pub fn steer(host: &Host, device: &str, setting: &str, cpus: &[usize]) -> Result<()> {
     let words = cpus.iter().max().map_or(1, |last| last / 32 + 1);
     let word = |n: usize| cpus.iter().filter(|cpu| *cpu / 32 == n).fold(0u32, |bits, cpu| bits | 1 << (cpu % 32));
     let mask: Vec<String> = (0..words).rev().map(|n| format!("{:08x}", word(n))).collect();
