@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use sumun_config::facts::PortId;
 use sumun_dataplane::host::carrier::{Carrier, Switch};
-use sumun_dataplane::host::tap;
+use sumun_dataplane::host::tap::Home;
 use sumun_dataplane::kernel::decode::Message;
 use sumun_dataplane::kernel::news::News;
 use sumun_dataplane::kernel::socket::{Netlink, group};
@@ -27,7 +27,7 @@ fn a_lost_link_is_told_behind_the_tap_at_once() -> Result<()> {
         checksums: sumun_config::model::Checksums::AsTheyAre,
         trunk: None,
     };
-    let (taps, switch) = tap::open(Some(host.name()), &[(PortId(0), &link)], Switch::open)?;
+    let (taps, switch) = Home::of(Some(host.name()))?.open(&[(PortId(0), &link)], Switch::open)?;
     let switch = switch?;
     let device = router.inside(|| Ok(nix::net::if_::if_nametoindex("port0")?))?;
     let mut carrier = router.inside(|| Ok(Carrier::watch(vec![(device, taps[0].index, "port0".into())])?))?;

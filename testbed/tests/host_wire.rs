@@ -11,7 +11,7 @@ use sumun_dataplane::engine::Engine;
 use sumun_dataplane::host::carrier::{Carrier, Switch};
 use sumun_dataplane::host::exchange::Exchange;
 use sumun_dataplane::host::owner::Owners;
-use sumun_dataplane::host::tap::{self, TapError};
+use sumun_dataplane::host::tap::{Home, TapError};
 use sumun_dataplane::host::thread::{self, Counts, HostThread, Plan};
 use sumun_dataplane::port::Link;
 use sumun_dataplane::umem::Pool;
@@ -45,8 +45,9 @@ impl Wire {
     fn new(name: &str) -> Result<Wire> {
         let host = |side: &str| Host::new(&format!("{}-{name}-{side}", std::process::id()));
         let (a, b) = (host("a")?, host("b")?);
-        let (mut taps, switch) = tap::open(Some(a.name()), &[(PortId(0), &link("wire0", 1))], Switch::open)?;
-        let (more, owners) = tap::open(Some(b.name()), &[(PortId(1), &link("wire1", 2))], Owners::open)?;
+        let home = Home::of(Some(a.name()))?;
+        let (mut taps, switch) = home.open(&[(PortId(0), &link("wire0", 1))], Switch::open)?;
+        let (more, owners) = Home::of(Some(b.name()))?.open(&[(PortId(1), &link("wire1", 2))], Owners::open)?;
         taps.extend(more);
         for (host, device, which) in [(&a, "wire0", 1), (&b, "wire1", 2)] {
             host.ip(&format!("addr add 10.9.0.{which}/24 dev {device}"))?;
@@ -57,6 +58,7 @@ impl Wire {
         let frames = 4096;
         let plan = Plan {
             taps,
+            home,
             owners: owners?,
             pool: Pool::fresh(frames as u32, 2048),
             exchange: exchange.clone(),
@@ -162,9 +164,9 @@ fn taps_are_as_the_port_says_and_go_with_the_process() -> Result<()> {
         ensure!(features.contains(feature), "{feature}: {features}");
     }
     // The name is taken now, and a namespace that is not there cannot be entered.
-    let again = tap::open(Some(wire.a.name()), &[(PortId(0), &link("wire0", 1))], || ()).err();
+    let again = Home::of(Some(wire.a.name()))?.open(&[(PortId(0), &link("wire0", 1))], || ()).err();
     ensure!(matches!(again, Some(TapError::Taken { .. })), "{again:?}");
-    let lost = tap::open(Some("sumun-no-such-namespace"), &[(PortId(0), &link("wire0", 1))], || ()).err();
+    let lost = Home::of(Some("sumun-no-such-namespace")).err();
     ensure!(matches!(lost, Some(TapError::Namespace { .. })), "{lost:?}");
     // While the TAP is down nothing is lost silently, and it works again afterwards.
     wire.b.ip("link set wire1 down")?;

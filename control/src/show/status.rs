@@ -63,7 +63,7 @@ fn print_dataplane(out: &mut impl Write, status: &protocol::Status) -> anyhow::R
     Ok(())
 }
 
-/// What the kernel lost ahead of the router, where it lost anything.
+/// What the kernel lost ahead of the router or did not send for it, where it did.
 fn print_losses(out: &mut impl Write, ports: &[protocol::PortStatus]) -> anyhow::Result<()> {
     let all = ports.iter().flat_map(|port| port.losses.iter().map(|losses| (&port.name, losses)));
     let mut rows = all.filter(|(_, losses)| losses.is_any()).peekable();
@@ -75,7 +75,7 @@ fn print_losses(out: &mut impl Write, ports: &[protocol::PortStatus]) -> anyhow:
     writeln!(
         out,
         "\n{:<12} {:>5} {dropped:>14} {ring_full:>14} {fill_empty:>14} {rx_invalid:>12} {tx_invalid:>12}",
-        "LOST BEFORE", "QUEUE"
+        "LOST AT PORT", "QUEUE"
     )?;
     for (name, losses) in rows {
         let [dropped, ring_full, fill_empty, rx_invalid, tx_invalid] = losses.each();
@@ -161,13 +161,27 @@ fn print_taps(out: &mut impl Write, ports: &[protocol::PortStatus]) -> anyhow::R
         "{:<12} {:<17} {:>20} {:>16} {:>14} {:>16} {:>8} {:>8}",
         "TAP", "NAMESPACE", "FROM HOST PACKETS", "BYTES", "TO HOST", "BYTES", "REFUSED", "LOST"
     )?;
-    for (name, tap) in taps {
-        let protocol::TapStatus { namespace, from_packets, from_bytes, to_packets, to_bytes, refused, failed } = tap;
+    for (name, tap) in &taps {
+        let protocol::TapStatus { namespace, from_packets, from_bytes, to_packets, to_bytes, refused, failed, .. } =
+            tap;
         let namespace = namespace.as_deref().unwrap_or("-");
         writeln!(
             out,
             "{name:<12} {namespace:<17} {from_packets:>20} {from_bytes:>16} {to_packets:>14} {to_bytes:>16} {refused:>8} {failed:>8}"
         )?;
+    }
+    for (name, tap) in &taps {
+        if !tap.is_there {
+            writeln!(out, "the TAP {name} was deleted and is not there; see the log of sumun-dataplane")?;
+        }
+        if tap.made_again > 0 {
+            let times = if tap.made_again == 1 { "once".to_string() } else { format!("{} times", tap.made_again) };
+            writeln!(out, "the TAP {name} was deleted and made again, {times}")?;
+        }
+    }
+    let unnamed = taps.iter().find(|(_, tap)| tap.is_unnamed).and_then(|(_, tap)| tap.namespace.as_ref());
+    if let Some(name) = unnamed {
+        writeln!(out, "{name} is no longer the name of the namespace of the TAPs: start sumun-dataplane again")?;
     }
     Ok(())
 }
@@ -192,6 +206,9 @@ fn port_as_json(port: &protocol::PortStatus) -> serde_json::Value {
             "to_bytes": tap.to_bytes,
             "refused": tap.refused,
             "failed": tap.failed,
+            "there": tap.is_there,
+            "made_again": tap.made_again,
+            "unnamed": tap.is_unnamed,
         })),
     })
 }
@@ -252,6 +269,26 @@ mod tests {
     }
 
     #[test]
+    fn a_tap_that_was_deleted_and_a_namespace_without_its_name_are_told() {
+        let mut status = status();
+        let Ok(dataplane) = &mut status.dataplane else { panic!("it runs") };
+        let namespace = Some("host".to_string());
+        let tap = protocol::TapStatus { namespace, is_there: true, ..Default::default() };
+        dataplane.ports[0].tap = Some(tap.clone());
+        assert!(!printed(&status, false).contains("the TAP"));
+        let Ok(dataplane) = &mut status.dataplane else { panic!("it runs") };
+        dataplane.ports[0].tap = Some(protocol::TapStatus { is_there: false, made_again: 2, is_unnamed: true, ..tap });
+        let text = printed(&status, false);
+        for line in [
+            "the TAP lan0 was deleted and is not there; see the log of sumun-dataplane\n",
+            "the TAP lan0 was deleted and made again, 2 times\n",
+            "host is no longer the name of the namespace of the TAPs: start sumun-dataplane again\n",
+        ] {
+            assert!(text.contains(line), "{line:?} is not in\n{text}");
+        }
+    }
+
+    #[test]
     fn people_see_both_processes_and_the_ports() {
         let text = printed(&status(), false);
         for part in [
@@ -261,7 +298,7 @@ mod tests {
             "  workers   2 on cores 0, 1",
             "  flows     2 of 1000 in 1 MB, 3 taken over at the start",
             "  routes    500000 of IPv4, 20 of IPv6, as in the kernel; read 0 times",
-            "LOST BEFORE  QUEUE        DROPPED      RING FULL     FILL EMPTY   RX INVALID   TX INVALID\n\
+            "LOST AT PORT QUEUE        DROPPED      RING FULL     FILL EMPTY   RX INVALID   TX INVALID\n\
              lan0             1              3          70000              0            0            0\n",
             "native, copy, device veth1",
         ] {
@@ -274,7 +311,7 @@ mod tests {
             dataplane.mirror = None;
         }
         let text = printed(&whole, false);
-        assert!(!text.contains("LOST BEFORE") && text.contains("  routes    500000 of IPv4, 20 of IPv6\n"), "{text}");
+        assert!(!text.contains("LOST AT PORT") && text.contains("  routes    500000 of IPv4, 20 of IPv6\n"), "{text}");
     }
 
     #[test]

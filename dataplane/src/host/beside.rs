@@ -6,7 +6,7 @@
 use super::carrier::{Carrier, Switch};
 use super::exchange::Exchange;
 use super::owner::Owners;
-use super::tap::{self, Tap};
+use super::tap::{Home, Tap};
 use super::thread::{self, HostThread, Plan};
 use crate::port::Link;
 use crate::protocol::TapStatus;
@@ -27,7 +27,7 @@ pub struct Beside {
     taps: Vec<Tap>,
     owners: Owners,
     switch: Switch,
-    namespace: Option<String>,
+    home: Home,
 }
 
 /// The host at work.
@@ -49,23 +49,24 @@ impl Beside {
         if wanted.is_empty() {
             return Ok(None);
         }
-        let namespace = host.namespace.clone();
-        let (taps, sockets) =
-            tap::open(namespace.as_deref(), &wanted, || std::io::Result::Ok((Owners::open()?, Switch::open()?)))?;
+        let home = Home::of(host.namespace.as_deref())?;
+        let (taps, sockets) = home.open(&wanted, || std::io::Result::Ok((Owners::open()?, Switch::open()?)))?;
         let (owners, switch) = sockets.context("opening netlink sockets in the TAPs' network namespace")?;
         let exchange = Arc::new(Exchange::new(appliance.cores.len()).context("making an eventfd")?);
-        Ok(Some(Beside { exchange, taps, owners, switch, namespace }))
+        Ok(Some(Beside { exchange, taps, owners, switch, home }))
     }
 
     /// Starts the thread. `pool` are its frames, `workers` those that it wakes.
     pub fn start(self, appliance: &Appliance, pool: Pool, workers: Control) -> anyhow::Result<Running> {
-        let Beside { exchange, taps, owners, switch, namespace } = self;
+        let Beside { exchange, taps, owners, switch, home } = self;
+        let namespace = home.name().map(String::from);
         let pairs = taps.iter().filter_map(|tap| {
             let device = device(appliance, appliance.interfaces.get(tap.port.index()?)?)?;
-            Some((if_nametoindex(device).ok()?, tap.index, tap.name.clone()))
+            Some((if_nametoindex(device).ok()?, tap.index, tap.link.name.clone()))
         });
         let carrier = Carrier::watch(pairs.collect()).context("listening to the state of links")?;
-        let plan = Plan { taps, owners, pool, exchange: exchange.clone(), workers, carrier: (carrier, switch) };
+        let carrier = (carrier, switch);
+        let plan = Plan { taps, home, owners, pool, exchange: exchange.clone(), workers, carrier };
         let thread = thread::start(plan).context("starting the host thread")?;
         Ok(Running { exchange, thread, namespace })
     }
@@ -88,6 +89,9 @@ impl Running {
             to_bytes: counts.to_bytes.load(Ordering::Relaxed),
             refused: counts.refused.load(Ordering::Relaxed),
             failed: counts.failed.load(Ordering::Relaxed),
+            is_there: counts.is_there.load(Ordering::Relaxed),
+            made_again: counts.made_again.load(Ordering::Relaxed),
+            is_unnamed: self.thread.is_unnamed.load(Ordering::Relaxed),
         })
     }
 

@@ -110,6 +110,18 @@ impl Carrier {
         }
     }
 
+    /// The TAP of a number was made again, with another one. It has a carrier.
+    pub fn renew(&mut self, old: u32, new: u32, switch: &Switch) {
+        for pair in self.pairs.iter_mut().filter(|pair| pair.tap == old) {
+            pair.tap = new;
+            if pair.is_up == Some(false)
+                && let Err(error) = switch.set(new, Carried::Off)
+            {
+                tracing::error!("{}: switching the carrier of the TAP: {error}", pair.name);
+            }
+        }
+    }
+
     fn take(&mut self, device: u32, flags: u32, switch: &Switch) {
         let is_up = flags & UP == UP;
         for pair in self.pairs.iter_mut().filter(|pair| pair.device == device && pair.is_up != Some(is_up)) {

@@ -1,7 +1,8 @@
 //! TAPs: how the host's own stack has a device for each port.
 //!
 //! A TAP has the port's name, MAC and MTU, and is made in the namespace that the configuration names. It is there as long as
-//! the [`Tap`] is: when the process ends, however it ends, it is gone, and with it its addresses and routes.
+//! the [`Tap`] is: when the process ends, however it ends, it is gone, and with it its addresses and routes. Who may, can delete it
+//! before: then it can be made again ([`Home::make`]).
 //!
 //! The kernel gives it all offloads that [`segment`](super::segment) can do and takes what [`join`](super::join) makes.
 
@@ -16,6 +17,7 @@ use nix::unistd::read;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use sumun_config::facts::PortId;
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
@@ -33,14 +35,12 @@ pub const LONGEST: usize = vnet::LEN + 14 + 8 + 65_535;
 pub struct Tap {
     /// The port.
     pub port: PortId,
-    /// Its name: the port's.
-    pub name: String,
+    /// What it was made like: the port.
+    pub link: Link,
     /// Its number in its namespace.
     pub index: u32,
     /// What it takes as super-frames.
     pub kinds: Kinds,
-    /// Its MTU when it was made: the port's.
-    pub mtu: u16,
     device: SyncDevice,
 }
 
@@ -85,35 +85,69 @@ pub enum TapError {
     },
 }
 
-/// Makes a TAP for each of these ports, in the namespace of this name or in the process's own, and runs `then` there: sockets that it
-/// opens are of that namespace.
-pub fn open<T: Send>(
-    namespace: Option<&str>,
-    links: &[(PortId, &Link)],
-    then: impl FnOnce() -> T + Send,
-) -> Result<(Vec<Tap>, T), TapError> {
-    if !Path::new(DOOR).exists() {
-        return Err(TapError::NoDoor);
-    }
-    inside(namespace, || {
-        let taps = links.iter().map(|(port, link)| make(*port, link, namespace)).collect::<Result<Vec<_>, _>>()?;
-        Ok((taps, then()))
-    })
+/// The namespace that TAPs are in. It outlives its name.
+pub struct Home {
+    /// Its name, and the namespace; none: that of the process.
+    named: Option<(String, File)>,
 }
 
-/// Runs code on a thread of a namespace. A thread that has been there is never used for anything else.
-fn inside<T: Send>(namespace: Option<&str>, code: impl FnOnce() -> Result<T, TapError> + Send) -> Result<T, TapError> {
-    let Some(name) = namespace else { return code() };
-    let lost = |source: io::Error| TapError::Namespace { name: name.to_string(), source };
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("namespace".into()).spawn_scoped(scope, || {
-            let file = File::open(PathBuf::from(NAMESPACES).join(name)).map_err(lost)?;
-            setns(file, CloneFlags::CLONE_NEWNET).map_err(|errno| lost(errno.into()))?;
-            code()
-        });
-        let ended = thread.map_err(lost)?.join();
-        ended.unwrap_or_else(|_| Err(lost(io::Error::other("the thread that went there panicked"))))
-    })
+impl Home {
+    /// The namespace of this name, or the process's own.
+    pub fn of(namespace: Option<&str>) -> Result<Home, TapError> {
+        let open = |name: &str| match File::open(PathBuf::from(NAMESPACES).join(name)) {
+            Ok(file) => Ok((name.to_string(), file)),
+            Err(source) => Err(TapError::Namespace { name: name.to_string(), source }),
+        };
+        Ok(Home { named: namespace.map(open).transpose()? })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> Option<&str> {
+        self.named.as_ref().map(|(name, _)| name.as_str())
+    }
+
+    /// Makes a TAP for each of these ports and runs `then` there: sockets that it opens are of that namespace.
+    pub fn open<T: Send>(
+        &self,
+        links: &[(PortId, &Link)],
+        then: impl FnOnce() -> T + Send,
+    ) -> Result<(Vec<Tap>, T), TapError> {
+        if !Path::new(DOOR).exists() {
+            return Err(TapError::NoDoor);
+        }
+        self.inside(|| {
+            let taps =
+                links.iter().map(|(port, link)| make(*port, link, self.name())).collect::<Result<Vec<_>, _>>()?;
+            Ok((taps, then()))
+        })
+    }
+
+    /// Makes a TAP like this one.
+    pub fn make(&self, like: &Tap) -> Result<Tap, TapError> {
+        self.inside(|| make(like.port, &like.link, self.name()))
+    }
+
+    /// Whether programs that ask for the namespace by its name come to another one, or to none.
+    pub fn has_lost_its_name(&self) -> bool {
+        let Some((name, file)) = &self.named else { return false };
+        let known = file.metadata().map(|known| (known.dev(), known.ino()));
+        let named = std::fs::metadata(PathBuf::from(NAMESPACES).join(name)).map(|named| (named.dev(), named.ino()));
+        known.ok() != named.ok()
+    }
+
+    /// Runs code on a thread of the namespace. A thread that has been there is never used for anything else.
+    fn inside<T: Send>(&self, code: impl FnOnce() -> Result<T, TapError> + Send) -> Result<T, TapError> {
+        let Some((name, file)) = &self.named else { return code() };
+        let lost = |source: io::Error| TapError::Namespace { name: name.to_string(), source };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("namespace".into()).spawn_scoped(scope, || {
+                setns(file, CloneFlags::CLONE_NEWNET).map_err(|errno| lost(errno.into()))?;
+                code()
+            });
+            let ended = thread.map_err(lost)?.join();
+            ended.unwrap_or_else(|_| Err(lost(io::Error::other("the thread that went there panicked"))))
+        })
+    }
 }
 
 fn make(port: PortId, link: &Link, namespace: Option<&str>) -> Result<Tap, TapError> {
@@ -137,7 +171,7 @@ fn make(port: PortId, link: &Link, namespace: Option<&str>) -> Result<Tap, TapEr
         tracing::warn!("{name}: REDIRECT in OUTPUT will not reach programs on 127.0.0.1: route_localnet: {error}");
     }
     let kinds = if device.udp_gso() { Kinds::TcpAndUdp } else { Kinds::Tcp };
-    Ok(Tap { port, name, index, kinds, mtu: link.mtu, device })
+    Ok(Tap { port, link: link.clone(), index, kinds, device })
 }
 
 impl Tap {

@@ -9,14 +9,14 @@
 //! what comes: otherwise frames wait where they are, and at last in the socket of the program that sends them. All frames of a flow go to
 //! one worker, in order.
 //!
-//! What the kernel does not take (the TAP is down) is gone, and counted.
+//! What the kernel does not take (the TAP is down) is gone, and counted. A TAP that somebody deletes is made again.
 
 use super::carrier::{Carrier, Switch};
 use super::exchange::{Exchange, Sent};
 use super::join::{Join, Run};
 use super::owner::{Owner, Owners};
 use super::segment::{Cut, Refused, network};
-use super::tap::{LONGEST, Tap};
+use super::tap::{Home, LONGEST, Tap};
 use super::vnet::{self, Offload};
 use crate::packet::parse;
 use crate::packet::view::Ethernet;
@@ -28,7 +28,7 @@ use nix::sys::time::TimeSpec;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -43,8 +43,11 @@ const WRITES: usize = 1024;
 /// Turns without a sleep until the state of links is looked at.
 const LOOK_EVERY: u32 = 1024;
 
-/// Longest sleep: a bound on what a lost wake-up could do.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// Longest sleep: a bound on what a lost wake-up could do, and between two looks after TAPs.
+const LONGEST_SLEEP: Duration = Duration::from_millis(500);
+
+/// Nanoseconds between two looks at whether all TAPs are there.
+const LOOK_AFTER: u64 = 500_000_000;
 
 /// Sleep while frames wait for packet memory or a ring: nobody tells when there is some again.
 const BLOCKED_SLEEP: Duration = Duration::from_micros(100);
@@ -71,12 +74,18 @@ pub struct Counts {
     pub writes: AtomicU64,
     /// Frames to the host that its kernel did not take: the TAP is down, or gone.
     pub failed: AtomicU64,
+    /// The TAP is there.
+    pub is_there: AtomicBool,
+    /// How often it was made again.
+    pub made_again: AtomicU64,
 }
 
 /// What the thread works with.
 pub struct Plan {
     /// The TAPs.
     pub taps: Vec<Tap>,
+    /// Where they are.
+    pub home: Home,
     /// Who asks for owners of sockets in the TAPs' namespace.
     pub owners: Owners,
     /// Its frames.
@@ -94,6 +103,8 @@ pub struct HostThread {
     exchange: Arc<Exchange>,
     /// By TAP: its port and what it counted.
     pub counts: Vec<(PortId, Arc<Counts>)>,
+    /// The namespace of the TAPs has lost its name.
+    pub is_unnamed: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<Pool>>>,
 }
 
@@ -102,11 +113,12 @@ pub fn start(plan: Plan) -> io::Result<HostThread> {
     let exchange = plan.exchange.clone();
     let mut host = Host::new(plan);
     let counts = host.lanes.iter().map(|lane| (lane.tap.port, lane.counts.clone())).collect();
+    let is_unnamed = host.is_unnamed.clone();
     let thread = std::thread::Builder::new().name("host".into()).spawn(move || {
         host.run();
         host.end()
     })?;
-    Ok(HostThread { exchange, counts, thread: Mutex::new(Some(thread)) })
+    Ok(HostThread { exchange, counts, is_unnamed, thread: Mutex::new(Some(thread)) })
 }
 
 impl HostThread {
@@ -122,6 +134,8 @@ struct Host {
     lanes: Vec<Lane>,
     /// By port: its lane.
     lane_of: Vec<Option<usize>>,
+    home: Home,
+    is_unnamed: Arc<AtomicBool>,
     owners: Owners,
     pool: Pool,
     exchange: Arc<Exchange>,
@@ -140,8 +154,10 @@ struct Lane {
     /// What was read and is not cut to the end.
     waiting: Option<Waiting>,
     counts: Arc<Counts>,
-    /// It will never give or take a frame again.
+    /// Somebody has deleted the TAP: it will never give or take a frame again.
     is_gone: bool,
+    /// Why it could not be made again, as it was last said.
+    said: Option<String>,
 }
 
 struct Waiting {
@@ -163,7 +179,7 @@ enum Ended {
 
 impl Host {
     fn new(plan: Plan) -> Host {
-        let Plan { taps, owners, mut pool, exchange, workers, carrier } = plan;
+        let Plan { taps, home, owners, mut pool, exchange, workers, carrier } = plan;
         let ports = taps.iter().filter_map(|tap| tap.port.index()).max().map_or(0, |last| last + 1);
         let mut lane_of = vec![None; ports];
         for (number, tap) in taps.iter().enumerate() {
@@ -177,13 +193,18 @@ impl Host {
             pool.give(frame);
         }
         let lanes = taps.into_iter().map(|tap| Lane::new(tap, usual)).collect();
-        Host { lanes, lane_of, owners, pool, exchange, workers, carrier, hasher: RandomState::new() }
+        let (is_unnamed, hasher) = (Arc::default(), RandomState::new());
+        Host { lanes, lane_of, home, is_unnamed, owners, pool, exchange, workers, carrier, hasher }
     }
 
     fn run(&mut self) {
-        let mut turns = 0u32;
+        let (mut turns, mut due) = (0u32, 0);
         while !self.exchange.is_stopping() {
             let now = now();
+            if now >= due {
+                due = now + LOOK_AFTER;
+                self.look_after_taps();
+            }
             turns = turns.wrapping_add(1);
             if turns.is_multiple_of(LOOK_EVERY) {
                 self.carrier.0.follow(&self.carrier.1);
@@ -197,6 +218,40 @@ impl Host {
             }
             if !busy {
                 self.sleep(if blocked { BLOCKED_SLEEP } else { LONGEST_SLEEP });
+            }
+        }
+    }
+
+    /// Makes TAPs again that somebody has deleted, and tells whether their namespace can still be found.
+    fn look_after_taps(&mut self) {
+        let is_unnamed = self.home.has_lost_its_name();
+        if self.is_unnamed.swap(is_unnamed, Ordering::Relaxed) != is_unnamed {
+            let name = self.home.name().unwrap_or_default();
+            match is_unnamed {
+                true => tracing::error!(
+                    "the name {name} is no longer that of the namespace of the TAPs: they and the programs there stay, and so do \
+                     its routes; who comes by the name does not reach them until sumun-dataplane is started again"
+                ),
+                false => tracing::info!("the name {name} is that of the namespace of the TAPs again"),
+            }
+        }
+        for lane in self.lanes.iter_mut().filter(|lane| lane.is_gone) {
+            let name = &lane.tap.link.name;
+            match self.home.make(&lane.tap) {
+                Ok(tap) => {
+                    tracing::warn!("the TAP {name} is made again");
+                    self.carrier.0.renew(lane.tap.index, tap.index, &self.carrier.1);
+                    (lane.tap, lane.is_gone, lane.said) = (tap, false, None);
+                    lane.counts.is_there.store(true, Ordering::Relaxed);
+                    lane.counts.made_again.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    if lane.said.as_ref() != Some(&why) {
+                        tracing::error!("the TAP {name} cannot be made again, which is tried further: {why}");
+                        lane.said = Some(why);
+                    }
+                }
             }
         }
     }
@@ -247,7 +302,8 @@ impl Host {
                 Ok(None) => return Ended::Empty,
                 Err(error) => {
                     lane.is_gone = true;
-                    tracing::error!("the TAP {} is gone: {error}", lane.tap.name);
+                    lane.counts.is_there.store(false, Ordering::Relaxed);
+                    tracing::error!("the TAP {} is gone: {error}", lane.tap.link.name);
                     return Ended::Empty;
                 }
             };
@@ -263,7 +319,7 @@ impl Host {
                 Ok(cut) => lane.waiting = Some(Waiting { cut, len, worker, owner }),
                 Err(why) => {
                     lane.counts.refused.fetch_add(1, Ordering::Relaxed);
-                    tracing::debug!("a frame of {len} bytes from the TAP {} is refused: {why}", lane.tap.name);
+                    tracing::debug!("a frame of {len} bytes from the TAP {} is refused: {why}", lane.tap.link.name);
                 }
             }
         }
@@ -347,12 +403,13 @@ impl Lane {
     fn new(tap: Tap, usual: usize) -> Lane {
         Lane {
             join: Join::new(tap.kinds),
-            room: usual.max(usize::from(tap.mtu) + TAGGED),
+            room: usual.max(usize::from(tap.link.mtu) + TAGGED),
             tap,
             buffer: vec![0; LONGEST].into(),
             waiting: None,
-            counts: Arc::default(),
+            counts: Arc::new(Counts { is_there: AtomicBool::new(true), ..Counts::default() }),
             is_gone: false,
+            said: None,
         }
     }
 }

@@ -129,6 +129,17 @@ impl Page<'_, '_> {
             "Frames that the kernel lost or refused between device and router, by queue; fill-empty counts times, of frames that are dropped too",
             rows,
         )?;
+        let taps = || now.ports.iter().filter_map(|port| Some(([("port", port.name.as_str())], port.tap.as_ref()?)));
+        let there = taps().map(|(port, tap)| (port, u64::from(tap.is_there)));
+        self.gauges("tap_there", "Whether the TAP of a port is there: nobody has deleted it", there)?;
+        let made = taps().map(|(port, tap)| (port, tap.made_again));
+        self.counters("taps_made_again", "How often a TAP was made again that somebody had deleted", made)?;
+        let named = taps().map(|(port, tap)| (port, u64::from(!tap.is_unnamed)));
+        self.gauges(
+            "tap_namespace_named",
+            "Whether the namespace of a TAP has the name that the configuration says",
+            named,
+        )?;
         let rows = now
             .neighbours
             .iter()
@@ -201,6 +212,9 @@ mod tests {
             "sumun_port_troubles_total{port=\"lan0\",kind=\"refused\"} 9",
             "sumun_port_losses_total{port=\"wan0\",queue=\"1\",kind=\"ring-full\"} 17",
             "sumun_port_losses_total{port=\"lan0\",queue=\"0\",kind=\"dropped\"} 0",
+            "sumun_tap_there{port=\"lan0\"} 1",
+            "sumun_tap_namespace_named{port=\"lan0\"} 1",
+            "sumun_taps_made_again_total{port=\"lan0\"} 2",
             "sumun_routes{family=\"ipv6\"} 6",
             "sumun_neighbours{port=\"lan0\",state=\"REACHABLE\"} 5",
             "sumun_worker_packets_total{worker=\"0\",what=\"delivered\"} 2",

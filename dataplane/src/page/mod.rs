@@ -108,7 +108,7 @@ impl Press {
 #[cfg(test)]
 pub(crate) mod sample {
     use super::*;
-    use crate::protocol::{InvalidCount, QueueLosses};
+    use crate::protocol::{InvalidCount, QueueLosses, TapStatus};
 
     /// A router with a port of each kind, at second 100, or a second later with more traffic.
     pub fn snapshot(second: u64) -> Snapshot {
@@ -122,7 +122,7 @@ pub(crate) mod sample {
             rx_bytes: 100 * scale * second,
             tx_packets: 2 * scale * second,
             tx_bytes: 1_000_000 * scale * second,
-            tap: None,
+            tap: (name == "lan0").then(|| TapStatus { is_there: true, made_again: 2, ..TapStatus::default() }),
             losses: vec![
                 QueueLosses::default(),
                 QueueLosses { queue: 1, ring_full: if scale == 10 { 17 } else { 0 }, ..QueueLosses::default() },

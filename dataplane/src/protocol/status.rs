@@ -150,4 +150,10 @@ pub struct TapStatus {
     pub refused: u64,
     /// Frames that the host's kernel did not take: the TAP is down.
     pub failed: u64,
+    /// It is there: nobody has deleted it, or it was made again.
+    pub is_there: bool,
+    /// How often it was made again.
+    pub made_again: u64,
+    /// The namespace that the TAP is in has lost its name, or another one has it now.
+    pub is_unnamed: bool,
 }
