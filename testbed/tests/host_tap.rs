@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{self, MsgFlags};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use sumun_testbed::craft::packet_socket;
 use sumun_testbed::router::{INTERFACES, wait};
@@ -35,6 +36,23 @@ fn counted(router: &Router, words: &str) -> Result<u64> {
     line.trim_start_matches('[').split(':').next().and_then(|n| n.parse().ok()).context("a counter")
 }
 
+/// A directory that sshd wants. Where it was not there, it goes with this.
+struct Empty<'a>(Option<&'a Path>);
+
+impl Empty<'_> {
+    fn new(path: &Path) -> Result<Empty<'_>> {
+        let is_new = !path.exists();
+        std::fs::create_dir_all(path)?;
+        Ok(Empty(is_new.then_some(path)))
+    }
+}
+
+impl Drop for Empty<'_> {
+    fn drop(&mut self) {
+        self.0.map(std::fs::remove_dir);
+    }
+}
+
 #[test]
 fn ssh_into_the_router_and_fetching_from_it_pass_its_rules() -> Result<()> {
     let lab = Lab::new(1)?;
@@ -46,7 +64,7 @@ fn ssh_into_the_router_and_fetching_from_it_pass_its_rules() -> Result<()> {
     for key in ["host_key", "user_key"] {
         host.run(&["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", &path(key)])?;
     }
-    std::fs::create_dir_all("/run/sshd")?;
+    let _empty = Empty::new(Path::new("/run/sshd"))?;
     let sshd = format!(
         "HostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\nPermitRootLogin prohibit-password\n",
         path("host_key"),
