@@ -1,67 +1,116 @@
-//! Tracking a packet ahead of its turn: for whoever knows already what rules will say of it.
-//!
-//! [`Tracker::peek`] changes nothing. [`Tracker::track_ahead`] does all that [`Tracker::track`] would, and what it found out is kept
-//! for the case that rules are asked after all: then [`Tracker::track`] takes it as its own.
+//! Work ahead of a packet's turn: memory is loaded, and who knows already what rules will say has it tracked.
 
 use super::entry::millis;
-use super::tell::Joined;
-use super::tracker::{Placed, is_sum_right};
-use super::{Ct, Flow, Life, Tracker, Tuple, Word};
-use sumun_config::facts::{Dir, Facts};
+use super::protocol::Part;
+use super::tell::{Joined, state_of};
+use super::tracker::Placed;
+use super::{Flow, Tracker, Tuple};
+use crate::sync::atomic::Ordering;
+use crate::umem::prefetch::prefetch;
+use sumun_config::facts::{Facts, proto};
 use sumun_config::model::Sysctl;
 
+/// A flow as somebody remembers it.
+#[derive(Clone, Copy)]
+pub(crate) struct Known {
+    pub flow: Flow,
+    /// [`Tracker::standing`] at that time.
+    pub standing: u32,
+    /// Its mark.
+    pub mark: u32,
+}
+
+impl Known {
+    /// Whether it is as a packet with these facts has been told, direction and state included.
+    pub fn is_as(&self, facts: &Facts) -> bool {
+        let status = self.standing & 0xffff;
+        status == facts.ct_status && self.mark == facts.ct_mark && facts.ct_state == state_of(self.flow.dir, status)
+    }
+}
+
+/// What became of a packet of a flow that is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Told {
+    /// It is tracked, and all is as it is known.
+    AsKnown,
+    /// It is tracked, and something has changed by it: [`Tracker::track`] takes it for placed.
+    Changed,
+    /// The flow is another one, or over, or stands otherwise: nothing was done.
+    Unknown,
+    /// It is not part of the flow any more, and nothing was done for it.
+    Apart,
+}
+
 impl Tracker {
-    /// The live flow of a packet of TCP or UDP, and its word. `hash` is that of its tuple, `likely` what it may be.
-    #[inline]
-    pub(crate) fn peek(&self, hash: u64, likely: Option<(u32, Dir)>, facts: &Facts, now: u64) -> Option<(Flow, Word)> {
-        let words = Tuple::of(facts).words();
-        let at_once = likely.and_then(|(id, dir)| {
-            let entry = self.shared.entry(id);
-            let word = entry.word();
-            (word.life() == Life::Live && entry.is(dir, &words)).then_some((id, dir, word))
-        });
-        let (id, dir, word) = match at_once {
-            Some(found) => found,
-            None => self.shared.find(hash, &words)?,
-        };
-        let is_over = self.shared.entry(id).is_over(word, millis(now));
-        (!is_over).then_some((Flow { id, dir, related: false }, word))
-    }
-
-    /// Tells the protocol's tracker of a packet of a flow that was found by [`Tracker::peek`]; its flow, with the `ct_*` of the
-    /// facts set, if it is part of that. Else, and where its checksum is wrong, it has to go the long way.
-    #[inline]
-    pub(crate) fn track_ahead(
-        &mut self,
-        (flow, word): (Flow, Word),
-        facts: &mut Facts,
-        l3: &[u8],
-        now: u64,
-        s: &Sysctl,
-    ) -> Option<Ct> {
-        self.now = millis(now);
-        if s.nf_conntrack_checksum && !is_sum_right(facts, l3) {
-            return None;
+    /// Asks for what a packet of this flow will need.
+    #[inline(always)]
+    pub(crate) fn prefetch_flow(&self, id: u32, protocol: u8) {
+        if (id as usize) < self.shared.entries() {
+            self.shared.entry(id).prefetch();
+            if protocol == proto::TCP {
+                prefetch(self.shared.private(id));
+            }
         }
-        let Joined::Placed(placed) = self.join(flow, word, facts, l3, s) else { return None };
-        self.ahead = Some(placed);
-        let Placed::Flow(flow, state) = placed else { return None };
-        self.describe(flow, state, facts);
-        Some(Ct::Flow(flow))
     }
 
-    /// What a packet of a flow becomes by its mapping: the inverse of what is expected the other way.
-    #[inline]
-    pub(crate) fn becomes(&self, flow: Flow) -> Option<Tuple> {
-        self.shared.entry(flow.id).tuple(flow.dir.other()).inverted()
+    /// The hash of a tuple, for what asks ahead; never zero.
+    #[inline(always)]
+    pub(crate) fn hash_of(&self, tuple: &Tuple) -> u64 {
+        self.shared.hash(tuple).max(1)
     }
 
-    /// Which use of its entry a flow is.
-    pub(crate) fn generation(&self, flow: Flow) -> u32 {
-        self.shared.entry(flow.id).word().generation()
+    /// Asks for the place where a flow is to be found by this hash.
+    #[inline(always)]
+    pub(crate) fn prefetch_index(&self, hash: u64) {
+        self.shared.index.prefetch(hash);
     }
 
-    /// Forgets what the last [`Tracker::track_ahead`] found out: its packet needs no rules.
+    /// Asks for the flow that may be found by this hash, once its place is there.
+    #[inline(always)]
+    pub(crate) fn prefetch_found(&self, hash: u64) {
+        if let Some((id, _)) = self.shared.index.candidate(hash) {
+            self.prefetch_flow(id, proto::TCP);
+            self.shared.entry(id).prefetch_ends();
+        }
+    }
+
+    /// How a flow stands: which use of its entry it is, its life and its status. Rules see nothing else of it but its mark and
+    /// what only some flows have.
+    pub(crate) fn known(&self, flow: Flow) -> Known {
+        let entry = self.shared.entry(flow.id);
+        Known { flow, standing: entry.word().0 as u32, mark: entry.mark.load(Ordering::Relaxed) }
+    }
+
+    /// Tracks a packet of TCP or UDP whose flow is known, as [`Tracker::track`] would. Its checksum is right.
+    #[inline(always)]
+    pub(crate) fn track_known(&mut self, known: &Known, part: &Part, now: u64, s: &Sysctl) -> Told {
+        let flow = known.flow;
+        self.now = millis(now);
+        let entry = self.shared.entry(flow.id);
+        let word = entry.word();
+        let is_known = word.0 as u32 == known.standing && entry.mark.load(Ordering::Relaxed) == known.mark;
+        if !is_known || entry.is_over(word, self.now) {
+            return Told::Unknown;
+        }
+        let joined = match part.proto {
+            // Known to the compiler, it is half of the work.
+            proto::UDP => self.join_inlined(flow, word, &Part { proto: proto::UDP, ..*part }, s),
+            _ => self.join(flow, word, part, s),
+        };
+        let Joined::Placed(placed) = joined else { return Told::Apart };
+        match placed {
+            Placed::Flow(..) if self.shared.entry(flow.id).word().0 as u32 == known.standing => {
+                self.tell_any(flow.id);
+                Told::AsKnown
+            }
+            placed => {
+                self.ahead = Some(placed);
+                Told::Changed
+            }
+        }
+    }
+
+    /// Forgets what [`Tracker::track_known`] found out last: its packet has come to its end.
     #[inline]
     pub(crate) fn is_through(&mut self) {
         self.ahead = None;

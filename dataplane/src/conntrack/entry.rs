@@ -14,6 +14,7 @@
 use super::seqadj::Shift;
 use super::tuple::{Tuple, WORDS};
 use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+use crate::umem::prefetch::prefetch;
 use sumun_config::facts::{Dir, status};
 use sumun_config::helper::Helper;
 
@@ -104,22 +105,22 @@ impl Word {
     }
 }
 
-/// The hot part of a flow. The first line is what packets of the original direction compare, the second what replies do.
+/// The hot part of a flow. What every packet changes is in the first line; most of what a lookup compares is in the second.
 #[derive(Default)]
 #[cfg_attr(not(feature = "model"), derive(zerocopy::FromBytes))]
 #[repr(C, align(128))]
 pub(crate) struct Entry {
-    original: [AtomicU64; WORDS],
     word: AtomicU64,
     /// Millisecond at which the flow expires; while unconfirmed, milliseconds that it will have.
     pub deadline: AtomicU32,
     /// The flow's mark.
     pub mark: AtomicU32,
     original_packets: AtomicU64,
-    reply: [AtomicU64; WORDS],
     original_bytes: AtomicU64,
     reply_packets: AtomicU64,
     reply_bytes: AtomicU64,
+    original: [AtomicU64; WORDS],
+    reply: [AtomicU64; WORDS],
 }
 
 /// The part of a flow that few packets touch.
@@ -236,6 +237,18 @@ impl Cold {
 }
 
 impl Entry {
+    /// Asks for the line that every packet changes.
+    #[inline(always)]
+    pub fn prefetch(&self) {
+        prefetch(&self.word);
+    }
+
+    /// Asks for the line that a lookup compares.
+    #[inline(always)]
+    pub fn prefetch_ends(&self) {
+        prefetch(&self.reply);
+    }
+
     /// The state word.
     #[inline]
     pub fn word(&self) -> Word {

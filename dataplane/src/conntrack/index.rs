@@ -10,6 +10,8 @@
 //! slot whose entry is just being confirmed or removed; the entry's life tells.
 
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::umem::huge::filled;
+use crate::umem::prefetch::prefetch;
 use sumun_config::facts::Dir;
 
 const SLOTS: usize = 7;
@@ -95,7 +97,7 @@ impl Index {
     pub fn new(flows: usize) -> Index {
         let (buckets, shards) = Index::size(flows);
         Index {
-            buckets: (0..buckets).map(|_| Bucket::default()).collect(),
+            buckets: filled(buckets, Bucket::default),
             shards: (0..shards).map(|_| Flag::default()).collect(),
             shift: 64 - buckets.trailing_zeros(),
             within: buckets / shards - 1,
@@ -232,6 +234,12 @@ impl Index {
         let at = (self.home(hash) + n) & (self.buckets.len() - 1);
         let entry = |i: usize| (self.buckets[at].slots[i].load(Ordering::Acquire) as u32).checked_sub(1);
         (n < PROBES).then(|| std::array::from_fn(entry))
+    }
+
+    /// Asks for the home bucket of a hash.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: u64) {
+        prefetch(&self.buckets[self.home(hash)]);
     }
 
     /// Loads the home bucket of a hash and returns the first tuple there that may be it: the first touch of a burst.

@@ -66,8 +66,10 @@ pub use tuple::Tuple;
 
 #[cfg(not(feature = "model"))]
 pub(crate) use adopt::Remains;
+pub(crate) use ahead::{Known, Told};
 pub(crate) use entry::{Entry, Life, Word, left, millis};
 pub(crate) use index::Flag;
+pub(crate) use protocol::Part;
 pub(crate) use reclaim::NONE;
 
 use crate::nat::Sources;
@@ -84,7 +86,7 @@ use index::Index;
 use private::Private;
 use reclaim::Depot;
 use std::sync::OnceLock;
-use sumun_config::facts::{Dir, Facts, PortId, status};
+use sumun_config::facts::{Dir, PortId, status};
 use sumun_config::helper::Helper;
 use tuple::{Hasher, WORDS};
 
@@ -387,12 +389,6 @@ impl Conntrack {
     /// packets that were dropped because their flow was just being removed.
     pub fn invalid(&self) -> impl Iterator<Item = (Invalid, u64)> {
         Invalid::ALL.iter().map(|why| (*why, self.invalid.iter().map(|c| c.0[*why as usize].get()).sum()))
-    }
-
-    /// The hash of the flow that a packet with these facts would be looked up as. For [`Tracker::warm`].
-    #[inline]
-    pub fn hash_of(&self, facts: &Facts) -> u64 {
-        self.hash(&Tuple::of(facts))
     }
 
     /// The keyed hash of a tuple.

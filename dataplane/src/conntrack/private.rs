@@ -61,12 +61,6 @@ impl Private {
         self.flag.hold()
     }
 
-    /// Loads the line ahead of its use; the value means nothing.
-    #[inline]
-    pub fn warm(&self) -> u64 {
-        self.words[0].load(Ordering::Relaxed)
-    }
-
     /// The words. To be held, unless there is only one worker.
     #[inline]
     pub fn words(&self) -> [u64; PRIVATE] {

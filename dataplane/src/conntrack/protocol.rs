@@ -20,6 +20,27 @@ pub(super) enum Verdict {
     Reopen,
 }
 
+/// What a protocol's tracker reads of a packet of its flow.
+pub(crate) struct Part<'a> {
+    pub family: Family,
+    pub proto: u8,
+    /// Type and code of ICMP and ICMPv6.
+    pub icmp: Option<(u8, u8)>,
+    /// Bytes of the IP packet.
+    pub len: u16,
+    /// The upper layer; empty where the packet ends before it.
+    pub l4: &'a [u8],
+}
+
+impl<'a> Part<'a> {
+    /// That of a packet with these facts.
+    #[inline]
+    pub fn of(facts: &Facts, l3: &'a [u8]) -> Part<'a> {
+        let l4 = l3.get(usize::from(facts.l4_off)..usize::from(facts.len)).unwrap_or_default();
+        Part { family: facts.family, proto: facts.proto, icmp: facts.icmp(), len: facts.len, l4 }
+    }
+}
+
 /// What an ICMP or ICMPv6 message is to conntrack.
 pub(super) enum Icmp {
     /// To be looked up as any packet.
@@ -103,11 +124,11 @@ fn keyed(tuple: Tuple, l4: &[u8]) -> Result<Tuple, Invalid> {
 ///
 /// # Errors
 /// Why the packet is not part of it.
-#[inline]
-pub(super) fn judge(entry: &Entry, word: Word, facts: &Facts, l3: &[u8], now: u32, s: &Sysctl) -> Result<u64, Invalid> {
-    match facts.proto {
-        proto::UDP | proto::UDPLITE => udp(entry, word, facts, l3, now, s),
-        proto::ICMP | proto::ICMPV6 if facts.icmp().is_some() => query(word, facts, s),
+#[inline(always)]
+pub(super) fn judge(entry: &Entry, word: Word, part: &Part, now: u32, s: &Sysctl) -> Result<u64, Invalid> {
+    match part.proto {
+        proto::UDP | proto::UDPLITE => udp(entry, word, part, now, s),
+        proto::ICMP | proto::ICMPV6 if part.icmp.is_some() => query(word, part, s),
         proto::GRE => Ok(if word.status() & status::SEEN_REPLY != 0 {
             entry.set_status(status::ASSURED);
             s.nf_conntrack_gre_timeout_stream
@@ -122,12 +143,12 @@ pub(super) fn judge(entry: &Entry, word: Word, facts: &Facts, l3: &[u8], now: u3
 const STREAM_AFTER: u32 = 2000;
 
 /// UDP and UDP-Lite. The protocol word is the millisecond from which on the flow is a stream, if it is answered.
-#[inline]
-fn udp(entry: &Entry, mut word: Word, facts: &Facts, l3: &[u8], now: u32, s: &Sysctl) -> Result<u64, Invalid> {
-    let l4 = l3.get(usize::from(facts.l4_off)..usize::from(facts.len)).ok_or(Invalid::Truncated)?;
+#[inline(always)]
+fn udp(entry: &Entry, mut word: Word, part: &Part, now: u32, s: &Sysctl) -> Result<u64, Invalid> {
+    let l4 = part.l4;
     let header = Udp::new(l4).ok_or(Invalid::Truncated)?;
     let length = usize::from(header.length());
-    let is_lite = facts.proto == proto::UDPLITE;
+    let is_lite = part.proto == proto::UDPLITE;
     let malformed = if is_lite {
         // RFC 3828: the length is the checksum's coverage, zero is all, and there is no packet without a checksum.
         (length != 0 && length < Udp::LEN) || length > l4.len() || header.checksum() == 0
@@ -156,9 +177,9 @@ fn udp(entry: &Entry, mut word: Word, facts: &Facts, l3: &[u8], now: u32, s: &Sy
 }
 
 /// ICMP and ICMPv6 queries and their answers; only a query may begin a flow.
-fn query(word: Word, facts: &Facts, s: &Sysctl) -> Result<u64, Invalid> {
-    let (kind, _) = facts.icmp().ok_or(Invalid::Truncated)?;
-    let begins = match facts.family {
+fn query(word: Word, part: &Part, s: &Sysctl) -> Result<u64, Invalid> {
+    let (kind, _) = part.icmp.ok_or(Invalid::Truncated)?;
+    let begins = match part.family {
         // Echo, timestamp, information, address mask.
         Family::V4 => matches!(kind, 8 | 13 | 15 | 17),
         // Echo, node information.
@@ -167,7 +188,7 @@ fn query(word: Word, facts: &Facts, s: &Sysctl) -> Result<u64, Invalid> {
     if word.life() == Life::Unconfirmed && !begins {
         return Err(Invalid::NoQuery);
     }
-    Ok(match facts.family {
+    Ok(match part.family {
         Family::V4 => s.nf_conntrack_icmp_timeout,
         Family::V6 => s.nf_conntrack_icmpv6_timeout,
     })

@@ -2,11 +2,11 @@
 //! the flow live from here on?
 
 use super::entry::{clamp, left};
-use super::protocol::{self, Verdict};
+use super::protocol::{self, Part, Verdict};
 use super::tracker::Placed;
 use super::{Ct, Entry, Flow, Life, Step, Tracker, Word, change, sctp, tcp};
 use crate::sync::atomic::Ordering;
-use sumun_config::facts::{CtState, Dir, Facts, proto, status};
+use sumun_config::facts::{CtState, Dir, proto, status};
 use sumun_config::model::Sysctl;
 
 /// Milliseconds that are too long for a connection that both sides have tried to end (`nf_tcp_handle_invalid`).
@@ -16,6 +16,15 @@ const LONG: i32 = 120_000;
 enum Heard<'a> {
     Tcp(tcp::Segment<'a>),
     Sctp(sctp::Packet<'a>),
+}
+
+/// The state of a packet of this direction of a flow with this status.
+#[inline]
+pub(super) fn state_of(dir: Dir, bits: u32) -> CtState {
+    match dir {
+        Dir::Original if bits & status::SEEN_REPLY == 0 => super::help::unanswered(bits),
+        _ => CtState::Established,
+    }
 }
 
 /// What became of a packet whose flow was found.
@@ -39,13 +48,16 @@ impl Tracker {
 
     /// Tells the protocol's tracker of a packet of a flow, and what that makes of it.
     #[inline]
-    pub(super) fn join(&mut self, flow: Flow, word: Word, facts: &Facts, l3: &[u8], s: &Sysctl) -> Joined {
-        let state = match flow.dir {
-            Dir::Original if word.status() & status::SEEN_REPLY == 0 => super::help::unanswered(word.status()),
-            _ => CtState::Established,
-        };
+    pub(super) fn join(&mut self, flow: Flow, word: Word, part: &Part, s: &Sysctl) -> Joined {
+        self.join_inlined(flow, word, part, s)
+    }
+
+    /// The same where it is called.
+    #[inline(always)]
+    pub(super) fn join_inlined(&mut self, flow: Flow, word: Word, part: &Part, s: &Sysctl) -> Joined {
+        let state = state_of(flow.dir, word.status());
         let held = word.life() == Life::Unconfirmed;
-        match self.tell(flow, word, facts, l3, s) {
+        match self.tell(flow, word, part, s) {
             Verdict::Accept => {
                 if flow.dir == Dir::Reply && word.status() & status::SEEN_REPLY == 0 {
                     self.shared.entry(flow.id).set_status(status::SEEN_REPLY);
@@ -76,17 +88,17 @@ impl Tracker {
     }
 
     /// Tells the protocol's tracker of a packet, and carries out what it says of state and time.
-    #[inline]
-    fn tell(&self, flow: Flow, word: Word, facts: &Facts, l3: &[u8], s: &Sysctl) -> Verdict {
+    #[inline(always)]
+    fn tell(&self, flow: Flow, word: Word, part: &Part, s: &Sysctl) -> Verdict {
         let entry = self.shared.entry(flow.id);
         let s = if word.status() & status::EXTRA == 0 { s } else { self.settings(flow.id, s) };
-        let timeout = if matches!(facts.proto, proto::TCP | proto::SCTP) {
-            match self.tell_privately(flow, word, facts, l3, s) {
+        let timeout = if matches!(part.proto, proto::TCP | proto::SCTP) {
+            match self.tell_privately(flow, word, part, s) {
                 Ok(timeout) => timeout,
                 Err(verdict) => return verdict,
             }
         } else {
-            match protocol::judge(entry, word, facts, l3, self.now, s) {
+            match protocol::judge(entry, word, part, self.now, s) {
                 Ok(timeout) => {
                     let assured = status::ASSURED;
                     if word.status() & assured == 0 && entry.word().status() & assured != 0 {
@@ -103,26 +115,18 @@ impl Tracker {
             if word.status() & status::FIXED_TIMEOUT == 0 {
                 entry.set_deadline(if live { self.now.wrapping_add(timeout) } else { timeout });
             }
-            self.account(entry, flow.dir, facts, s);
+            self.account(entry, flow.dir, part, s);
         }
         Verdict::Accept
     }
 
     /// The same for protocols with private words: milliseconds that the flow has from now, or none for as it was.
     #[inline]
-    fn tell_privately(
-        &self,
-        flow: Flow,
-        mut word: Word,
-        facts: &Facts,
-        l3: &[u8],
-        s: &Sysctl,
-    ) -> Result<Option<u64>, Verdict> {
+    fn tell_privately(&self, flow: Flow, mut word: Word, part: &Part, s: &Sysctl) -> Result<Option<u64>, Verdict> {
         let (entry, private) = (self.shared.entry(flow.id), self.shared.private(flow.id));
-        let l4 = l3.get(usize::from(facts.l4_off)..usize::from(facts.len)).unwrap_or_default();
-        let heard = match facts.proto {
-            proto::TCP => tcp::Segment::of(l4).map(Heard::Tcp),
-            _ => sctp::Packet::of(l4).map(Heard::Sctp),
+        let heard = match part.proto {
+            proto::TCP => tcp::Segment::of(part.l4).map(Heard::Tcp),
+            _ => sctp::Packet::of(part.l4).map(Heard::Sctp),
         };
         let heard = heard.map_err(Verdict::Invalid)?;
         let _held = (!self.alone).then(|| private.hold());
@@ -175,18 +179,18 @@ impl Tracker {
             }
             Step::Reopen => Err(Verdict::Reopen),
             Step::Refused => {
-                self.account(entry, flow.dir, facts, s);
+                self.account(entry, flow.dir, part, s);
                 Err(Verdict::Refused)
             }
         }
     }
 
     #[inline]
-    fn account(&self, entry: &Entry, dir: Dir, facts: &Facts, s: &Sysctl) {
+    fn account(&self, entry: &Entry, dir: Dir, part: &Part, s: &Sysctl) {
         match (s.nf_conntrack_acct, self.alone) {
             (false, _) => {}
-            (true, true) => entry.count_alone(dir, u64::from(facts.len)),
-            (true, false) => entry.count_shared(dir, 1, u64::from(facts.len)),
+            (true, true) => entry.count_alone(dir, u64::from(part.len)),
+            (true, false) => entry.count_shared(dir, 1, u64::from(part.len)),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::packet::sample;
 use crate::reason::DropReason;
 use std::collections::HashMap;
 use std::sync::Arc;
-use sumun_config::facts::{CtState, Family, PortId, proto, status};
+use sumun_config::facts::{CtState, Facts, Family, PortId, proto, status};
 use sumun_config::model::Sysctl;
 
 const S: u64 = 1_000_000_000;
@@ -543,21 +543,19 @@ fn first_packets_that_race_are_one_flow_for_udp_and_a_clash_for_tcp() {
 }
 
 #[test]
-fn warming_changes_nothing() {
+fn prefetching_changes_nothing() {
     let (shared, mut t) = table(100);
-    let hashes: Vec<u64> = (0..150).map(|port| shared.hash_of(&udp(A, port, B, 53).facts)).collect();
-    let mut found = Vec::new();
-    t.warm(&hashes, &mut found);
-    assert_eq!(found, vec![None; 150]);
+    let hash = |port| shared.hash(&Tuple::of(&udp(A, port, B, 53).facts));
     for port in 0..100 {
         pass(&mut t, &mut udp(A, port, B, 53), 0).unwrap();
     }
-    t.warm(&hashes, &mut found);
-    let flows = found.iter().zip(0..).filter(|(flow, port)| {
-        let known = shared.flow_of(&udp(A, *port, B, 53).facts, 0);
-        flow.map(|(_, dir)| dir) == known.map(|(_, dir)| dir)
-    });
-    assert_eq!((flows.count(), shared.count()), (150, 100));
+    for port in 0..150 {
+        t.prefetch_index(hash(port));
+        t.prefetch_found(hash(port));
+        t.prefetch_flow(port.into(), 6);
+    }
+    t.prefetch_flow(u32::MAX, 6);
+    assert_eq!((shared.count(), shared.stats().insert), (100, 100));
 }
 
 #[test]

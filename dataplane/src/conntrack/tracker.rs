@@ -5,7 +5,7 @@
 //! the same flow share its unconfirmed entry.
 
 use super::entry::millis;
-use super::protocol;
+use super::protocol::{self, Part};
 use super::reclaim::Store;
 use super::tell::Joined;
 use super::tuple::{Tuple, WORDS};
@@ -14,7 +14,6 @@ use crate::packet::parse;
 use crate::reason::DropReason;
 use crate::sync::atomic::Ordering;
 use std::cell::Cell;
-use std::hint::black_box;
 use std::sync::Arc;
 use sumun_config::facts::{CtState, Dir, Facts, PortId, status};
 use sumun_config::model::Sysctl;
@@ -102,19 +101,6 @@ impl Tracker {
     #[inline]
     pub(crate) fn counts(&self) -> &Counts {
         &self.shared.counts[self.worker]
-    }
-
-    /// Loads what the packets of a burst will need (buckets, then entries), so that their cache misses overlap. `hashes`
-    /// come from [`Conntrack::hash_of`]; `found` becomes what they may be, in order.
-    pub fn warm(&self, hashes: &[u64], found: &mut Vec<Option<(u32, Dir)>>) {
-        found.clear();
-        found.extend(hashes.iter().map(|hash| self.shared.index.candidate(*hash)));
-        let mut sum = 0u64;
-        for (id, _) in found.iter().flatten() {
-            let entry = self.shared.entry(*id);
-            sum ^= entry.word().0 ^ entry.counters(Dir::Reply).1 ^ self.shared.private(*id).warm();
-        }
-        black_box(sum);
     }
 
     /// Places a packet (`nf_conntrack_in`): finds its flow or begins one, and tells the protocol's tracker. Sets all `ct_*`
@@ -236,7 +222,7 @@ impl Tracker {
                     }
                 }
             };
-            match self.join(flow, word, facts, l3, s) {
+            match self.join(flow, word, &Part::of(facts, l3), s) {
                 Joined::Placed(placed) => return Ok(placed),
                 Joined::Anew => {}
                 Joined::Lost => break,

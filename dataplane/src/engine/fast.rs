@@ -3,11 +3,13 @@
 //! Every packet of a flow is judged, as in the kernel. But most rules ask only what the packets of one direction of a flow have
 //! in common ([`Asks`]), and then the answer is known: the same rules count, the same mapping is written, the same way is
 //! taken. While such a packet goes the long way, it is noted what rules it asks of and which of them count; when it has found
-//! its way out, that is remembered under the flow's number. A later packet that fits is tracked, mapped and sent at once.
+//! its way out, that is remembered under what it looked like when it came in. A later packet that looks the same is tracked,
+//! rewritten and sent at once ([`express`](super::express)). Where nothing is tracked, or raw has let it pass untracked, there is
+//! no flow, and only looks count.
 //!
 //! ```text
-//! flow ─▶ memo: what must be the same ─▶ path: counters to raise
-//!                                     └▶ way: port and next hop
+//! glance ─▶ memo: what must be the same, the flow, the change ─▶ path: counters to raise
+//!                                                             └▶ way: port and next hop
 //! ```
 //!
 //! Exact: the replay does what the walk would do, to the last counter, or is not taken. It is taken only by whole packets of TCP
@@ -16,23 +18,26 @@
 //! rules or routes forgets everything at once. Counters are raised once a burst for all packets of one path.
 
 use super::Engine;
-use super::fate::Fate;
+use super::express::Sight;
+use super::fate::ETHERNET;
+use super::memory::Memory;
 use super::packet::{Hop, Packet};
 use super::running::Running;
 use super::stats::{Bank, WorkerStats};
-use crate::conntrack::Ct;
-use crate::packet::edit;
-use crate::reason::DropReason;
+use crate::conntrack::{Ct, Flow, Known};
+use crate::packet::glance::{Change, Glance, V4, V6};
 use arrayvec::ArrayVec;
 use hashbrown::HashTable;
 use std::hash::{BuildHasher, RandomState};
-use sumun_config::facts::{Dir, Family, PacketType, proto, status};
+use sumun_config::facts::{Dir, Facts, Family, status};
 use sumun_config::rule::Target;
 use sumun_config::rule::matches::Asks;
-use zerocopy::{FromBytes, FromZeros};
+use zerocopy::FromBytes;
 
 /// Most counters of a path.
 const COUNTERS: usize = 28;
+/// Places for memos of each flow: one for each direction, and as many so that few sets are full.
+const ROOM: usize = 4;
 /// Most paths that a worker knows.
 const PATHS: usize = 4096;
 /// Most ways that a worker knows.
@@ -44,28 +49,39 @@ const HELPED: u32 = status::HELPER | status::SEQ_ADJUST | status::PROXIED;
 /// Flows with any of these have a mapping.
 const MAPPED: u32 = status::SRC_NAT | status::DST_NAT;
 
-/// What is remembered of one direction of a flow. All zero is nothing.
+/// What is remembered of packets that look alike. All zero is nothing. One cache line for IPv4, two for IPv6.
 #[derive(Clone, Copy, FromBytes)]
-#[repr(C, align(32))]
-struct Memo {
+#[repr(C, align(64))]
+pub(super) struct Memo<const N: usize> {
+    /// What they look like.
+    pub addresses: [u64; N],
+    pub rest: u64,
+    /// What becomes of them.
+    pub change: Change<N>,
     /// When it was noted ([`FastPath::epoch`]).
-    epoch: u32,
-    /// The flow's mark.
-    mark: u32,
-    /// Which use of the flow's entry.
-    generation: u32,
-    /// `IPS_*` of the flow.
-    status: u16,
-    /// `ct_state`.
-    state: u16,
-    iif: u16,
-    path: u16,
-    way: u16,
-    tos: u8,
-    tcp_flags: u8,
-    /// The flags count: some rule asks for them.
-    has_flags: u8,
-    unused: [u8; 7],
+    pub epoch: u32,
+    /// The flow, how it stood ([`Known`]), and its mark. No flow is [`NO_FLOW`].
+    pub flow: u32,
+    pub standing: u32,
+    pub mark: u32,
+    pub path: u16,
+    pub way: u16,
+    /// Bit 0: the answers' direction.
+    pub dir: u8,
+    /// Not zero: some rule asks for the flags.
+    pub has_flags: u8,
+    pub tcp_flags: u8,
+    unused: u8,
+}
+
+/// What is remembered of packets without a flow.
+pub(super) const NO_FLOW: u32 = u32::MAX;
+
+/// What a packet looks like, and where that is to be remembered.
+#[derive(Clone, Copy)]
+pub(super) enum Look {
+    V4(Glance<V4>, u32),
+    V6(Glance<V6>, u32),
 }
 
 /// The counters that a packet raises on its way.
@@ -77,37 +93,43 @@ struct Path {
     bytes: u64,
 }
 
-/// A port and a next hop, and its MAC at a moment ([`FastPath::moment`]).
+/// A port and a next hop, and the link's header at a moment ([`FastPath::moment`]).
 #[derive(Clone, Copy)]
-struct Way {
-    hop: Hop,
-    moment: u64,
-    mac: [u8; 6],
+pub(super) struct Way {
+    pub hop: Hop,
+    pub moment: u64,
+    pub header: [u8; ETHERNET],
 }
 
 /// What a packet on the long way meets.
 #[derive(Default)]
 pub(super) struct Notes {
     is_on: bool,
+    look: Option<Look>,
     asks: Asks,
     slots: ArrayVec<u32, COUNTERS>,
 }
 
 /// One worker's memory of flows.
 pub(super) struct FastPath {
-    is_on: bool,
+    pub is_on: bool,
     /// Raised with every new generation of rules or routes: memos of an earlier one are worth nothing.
-    epoch: u32,
+    pub epoch: u32,
     /// When it began, in nanoseconds.
     since: u64,
     /// Some flow found no room: there are too many paths or ways.
     is_full: bool,
     /// Raised whenever neighbours may have changed: with each burst, and with each packet that goes the long way.
-    moment: u64,
-    memos: Vec<Memo>,
+    pub moment: u64,
+    pub v4: Memory<Memo<V4>>,
+    pub v6: Memory<Memo<V6>>,
+    /// Of the hashes of looks.
+    pub keys: [u64; 2],
+    /// What the frames of the burst look like.
+    pub sights: Vec<Sight>,
     paths: Vec<Path>,
     path_index: HashTable<u16>,
-    ways: Vec<Way>,
+    pub ways: Vec<Way>,
     way_index: HashTable<u16>,
     /// Paths with packets in this burst.
     busy: Vec<u16>,
@@ -143,8 +165,9 @@ impl Notes {
         self.is_on
     }
 
-    fn start(&mut self) {
-        (self.is_on, self.asks) = (true, Asks::Flow);
+    /// From now on what a packet of this look meets is noted.
+    pub fn start(&mut self, look: Look) {
+        (self.is_on, self.asks, self.look) = (true, Asks::Flow, Some(look));
         self.slots.clear();
     }
 
@@ -157,24 +180,28 @@ impl Notes {
 }
 
 impl FastPath {
-    /// The memory for a table of so many flows. Pages that no flow has used cost nothing.
+    /// The memory for so many flows, of both families.
     ///
     /// # Panics
     /// There is no memory for it.
     pub fn new(flows: usize) -> FastPath {
+        let hasher = RandomState::new();
         FastPath {
             is_on: true,
             epoch: 1,
             since: 0,
             is_full: false,
             moment: 0,
-            memos: Memo::new_vec_zeroed(2 * flows).expect("memory for the fast path"),
+            v4: Memory::new(ROOM * flows),
+            v6: Memory::new(ROOM * flows),
+            keys: [hasher.hash_one(0), hasher.hash_one(1)],
+            sights: Vec::with_capacity(super::BURST),
             paths: Vec::with_capacity(PATHS),
             path_index: HashTable::with_capacity(PATHS),
             ways: Vec::with_capacity(WAYS),
             way_index: HashTable::with_capacity(WAYS),
             busy: Vec::with_capacity(super::BURST),
-            hasher: RandomState::new(),
+            hasher,
             notes: Notes::default(),
         }
     }
@@ -186,7 +213,8 @@ impl FastPath {
         self.epoch = self.epoch.wrapping_add(1);
         if self.epoch == 0 {
             // Memos of four thousand million generations ago are gone.
-            self.memos.fill(Memo::new_zeroed());
+            self.v4.clear();
+            self.v6.clear();
             self.epoch = 1;
         }
         self.paths.clear();
@@ -224,8 +252,9 @@ impl FastPath {
         }
     }
 
-    #[inline]
-    fn count(&mut self, path: u16, bytes: u16) {
+    /// A packet goes this path.
+    #[inline(always)]
+    pub fn count(&mut self, path: u16, bytes: u16) {
         let known = &mut self.paths[path as usize];
         if known.packets == 0 {
             self.busy.push(path);
@@ -257,139 +286,105 @@ impl FastPath {
         }
         let at = u16::try_from(ways.len()).ok().filter(|at| usize::from(*at) < WAYS)?;
         self.way_index.insert_unique(hash, at, |at| hasher.hash_one(ways[*at as usize].hop));
-        self.ways.push(Way { hop, moment: u64::MAX, mac: [0; 6] });
+        self.ways.push(Way { hop, moment: u64::MAX, header: [0; ETHERNET] });
         Some(at)
     }
 }
 
-/// Where the memo of a direction of a flow is.
-#[inline]
-fn place(flow: u32, dir: Dir) -> usize {
-    flow as usize * 2 + dir as usize
-}
-
-/// Whether a packet is of the kind whose way a flow can fix: whole and ordinary, and sent to this router to be forwarded.
-#[inline]
-fn is_ordinary(p: &Packet) -> bool {
-    let f = &p.facts;
-    matches!(f.proto, proto::TCP | proto::UDP)
-        && f.has_l4
-        && f.ttl > 1
-        && f.pkt_type == PacketType::Host
-        && !(f.is_fragment() || f.has_options || p.frame.is_large())
-}
-
 impl Engine {
-    /// Loads what packets will need that may be of these flows, so that their cache misses overlap.
-    #[inline]
-    pub(super) fn warm_memos(&self) {
-        let memos = self.found.iter().flatten().filter_map(|(id, dir)| self.fast.memos.get(place(*id, *dir)));
-        std::hint::black_box(memos.fold(0, |all, memo| all ^ memo.epoch));
-    }
-
-    /// The end of a packet whose flow tells it; none where it has to go the long way, which is noted then. `at` is its place
-    /// in the burst.
-    #[inline]
-    pub(super) fn replay(&mut self, g: &Running, p: &mut Packet, at: usize) -> Option<Result<Fate, DropReason>> {
-        self.fast.notes.stop();
-        self.tracker.is_through();
-        if !self.fast.is_on || !is_ordinary(p) {
-            return None;
-        }
-        let (hash, likely) = (*self.hashes.get(at)?, *self.found.get(at)?);
-        let (flow, word) = self.tracker.peek(hash, likely, &p.facts, self.now)?;
-        let memo = *self.fast.memos.get(place(flow.id, flow.dir))?;
-        let f = &p.facts;
-        let fits = memo.epoch == self.fast.epoch
-            && memo.generation == word.generation()
-            && (memo.iif, memo.tos) == (f.iif.0, f.tos)
-            && (memo.has_flags == 0 || memo.tcp_flags == f.tcp_flags);
-        if !fits || self.trace.is_some() {
-            self.fast.notes.start();
-            return None;
-        }
-        let way = self.fast.ways[memo.way as usize];
-        if f.len > way.hop.mtu {
-            return None;
-        }
-        let start = usize::from(p.l3);
-        let l3 = start..start + usize::from(f.len);
-        let packet = p.frame.bytes().get(l3.clone()).unwrap_or_default();
-        let ct = self.tracker.track_ahead((flow, word), &mut p.facts, packet, self.now, &g.policy.sysctl)?;
-        let f = &p.facts;
-        if (u32::from(memo.status), memo.state, memo.mark) != (f.ct_status, f.ct_state as u16, f.ct_mark) {
-            self.fast.notes.start();
-            // To rules of raw it is not tracked yet.
-            p.facts.forget_flow();
-            return None;
-        }
-        let to = match f.ct_status & MAPPED {
-            0 => None,
-            _ => Some(self.tracker.becomes(flow)?),
-        };
-        self.tracker.is_through();
-        (p.ct, p.hop, p.facts.oif) = (ct, way.hop, way.hop.port);
-        self.fast.count(memo.path, p.facts.len);
-        let packet = p.frame.bytes_mut().get_mut(l3).unwrap_or_default();
-        match to {
-            None => edit::decrement_ttl(packet, &mut p.facts),
-            Some(to) => edit::forward_as(packet, &mut p.facts, &to),
-        }
-        if let Err(reason) = self.tracker.confirm(ct, &mut p.facts, self.now) {
-            return Some(Err(reason));
-        }
-        Some(self.leave_by(g, p, memo.way))
-    }
-
-    /// To the next hop of a way, whose MAC is asked for once a moment.
-    #[inline]
-    fn leave_by(&mut self, g: &Running, p: &mut Packet, way: u16) -> Result<Fate, DropReason> {
-        let Way { moment, mac, .. } = self.fast.ways[way as usize];
-        if moment == self.fast.moment {
-            return Ok(Fate::Send { mac });
-        }
-        let end = self.neighbour(g, p);
-        if let Ok(Fate::Send { mac }) = end {
-            let way = &mut self.fast.ways[way as usize];
-            (way.moment, way.mac) = (self.fast.moment, mac);
-        }
-        end
-    }
-
     /// Remembers what was noted of a packet that is to be sent.
     #[cold]
     #[inline(never)]
     pub(super) fn remember(&mut self, g: &Running, p: &Packet) {
-        let Ct::Flow(flow) = p.ct else { return };
         let f = &p.facts;
-        let is_fixed = f.ct_status & status::CONFIRMED != 0 && f.ct_status & HELPED == 0 && !flow.related;
-        if !is_fixed || p.largest.is_some() || p.is_traced || p.priority != 0 || p.secmark != 0 {
+        let known = match p.ct {
+            Ct::Flow(flow) => {
+                let known = self.tracker.known(flow);
+                let is_fixed = f.ct_status & status::CONFIRMED != 0 && f.ct_status & HELPED == 0 && !flow.related;
+                // Another worker may have moved it on meanwhile.
+                if !is_fixed || !known.is_as(f) {
+                    return;
+                }
+                Some(known)
+            }
+            Ct::Untracked => None,
+            Ct::None if !g.needs[f.family.index()].tracking => None,
+            _ => return,
+        };
+        if p.largest.is_some() || p.is_traced || p.priority != 0 || p.secmark != 0 {
             return;
         }
         if f.family == Family::V6 && g.fib.is_multipath() && g.policy.sysctl.fib_multipath_hash_policy == 0 {
             // The way depends on the flow label, which is the packet's own.
             return;
         }
+        let Some(look) = self.fast.notes.look.filter(|_| self.router.links.get(p.hop.port.0 as usize).is_some()) else {
+            return;
+        };
         let (Some(path), Some(way)) = (self.fast.path(), self.fast.way(p.hop)) else {
             self.fast.is_full = true;
             return;
         };
-        let memo = Memo {
-            epoch: self.fast.epoch,
-            mark: f.ct_mark,
-            generation: self.tracker.generation(flow),
-            status: f.ct_status as u16,
-            state: f.ct_state as u16,
-            iif: f.iif.0,
-            path,
-            way,
-            tos: f.tos,
-            tcp_flags: f.tcp_flags,
-            has_flags: u8::from(self.fast.notes.asks == Asks::TcpFlags),
-            unused: [0; 7],
-        };
-        if let Some(place) = self.fast.memos.get_mut(place(flow.id, flow.dir)) {
-            *place = memo;
+        let has_flags = self.fast.notes.asks == Asks::TcpFlags;
+        let memo = Noted { known, epoch: self.fast.epoch, path, way, has_flags };
+        match look {
+            Look::V4(glance, place) => self.fast.v4.set_at(place, memo.of(&glance, f)),
+            Look::V6(glance, place) => self.fast.v6.set_at(place, memo.of(&glance, f)),
         }
+    }
+}
+
+/// A memo but for what depends on the family.
+struct Noted {
+    known: Option<Known>,
+    epoch: u32,
+    path: u16,
+    way: u16,
+    has_flags: bool,
+}
+
+impl Noted {
+    /// The memo of packets that look so and leave with these facts.
+    fn of<const N: usize>(&self, glance: &Glance<N>, left: &Facts) -> Memo<N> {
+        let change = match left.ct_status & MAPPED {
+            0 => Change::NONE,
+            _ => Change::of(glance, left),
+        };
+        let (flow, dir) = self.known.map_or((NO_FLOW, Dir::Original), |known| (known.flow.id, known.flow.dir));
+        Memo {
+            addresses: glance.addresses,
+            rest: glance.rest,
+            change,
+            epoch: self.epoch,
+            flow,
+            standing: self.known.map_or(0, |known| known.standing),
+            mark: self.known.map_or(0, |known| known.mark),
+            path: self.path,
+            way: self.way,
+            dir: dir as u8,
+            has_flags: self.has_flags.into(),
+            tcp_flags: left.tcp_flags,
+            unused: 0,
+        }
+    }
+}
+
+impl<const N: usize> Memo<N> {
+    /// The flow as it was then; none where there was none.
+    #[inline(always)]
+    pub fn known(&self) -> Option<Known> {
+        let dir = if self.dir == 0 { Dir::Original } else { Dir::Reply };
+        let flow = Flow { id: self.flow, dir, related: false };
+        (self.flow != NO_FLOW).then_some(Known { flow, standing: self.standing, mark: self.mark })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memo_is_one_cache_line_for_ipv4_and_two_for_ipv6() {
+        assert_eq!((size_of::<Memo<V4>>(), size_of::<Memo<V6>>()), (64, 128));
     }
 }

@@ -1,8 +1,8 @@
 //! How a packet ends, and what is done with its frame then: the one place where frames leave the engine.
 
 use super::Engine;
-use super::burst::Burst;
 use super::packet::{Hop, Packet};
+use super::place::Place;
 use super::running::Running;
 use super::trace::End;
 use crate::conntrack::Ct;
@@ -34,6 +34,20 @@ pub(super) enum Fate {
 /// Bytes of an Ethernet header.
 pub(super) const ETHERNET: usize = 14;
 
+/// An Ethernet header without tags.
+#[inline(always)]
+pub(super) fn link_header(family: Family, to: [u8; 6], from: [u8; 6]) -> [u8; ETHERNET] {
+    let kind = match family {
+        Family::V4 => [0x08, 0x00],
+        Family::V6 => [0x86, 0xdd],
+    };
+    let mut header = [0; ETHERNET];
+    header[..6].copy_from_slice(&to);
+    header[6..12].copy_from_slice(&from);
+    header[12..].copy_from_slice(&kind);
+    header
+}
+
 impl Engine {
     /// The next hop's MAC, or a wait for it.
     pub(super) fn neighbour(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
@@ -53,19 +67,19 @@ impl Engine {
         }
     }
 
-    /// Ends a packet of the burst. The common end takes its frame out of where it stands.
+    /// Ends the packet that stands there. The common end takes its frame out.
     #[inline(always)]
-    pub(super) fn finish_place(&mut self, g: &Running, burst: &mut Burst, at: usize, end: Result<Fate, DropReason>) {
-        let Some(p) = burst.packet(at) else { return };
+    pub(super) fn finish_place(&mut self, g: &Running, stand: &mut Place, end: Result<Fate, DropReason>) {
+        let p = stand.packet();
         match end {
             Ok(Fate::Send { mac }) if self.trace.is_none() && p.cut_to().is_none() => {
                 let (span, port, family) = ((p.l3, p.facts.len), p.hop.port, p.facts.family);
-                if let Some(frame) = burst.take_frame(at) {
+                if let Some(frame) = stand.take_frame() {
                     self.send_whole(frame, span, port, family, mac);
                 }
             }
             end => {
-                if let Some(p) = burst.take(at) {
+                if let Some(p) = stand.take() {
                     self.finish_otherwise(g, p, end);
                 }
             }
@@ -190,18 +204,14 @@ impl Engine {
         if !frame.push_front(ETHERNET) {
             return self.discard(DropReason::NoFrame, frame);
         }
-        let header = &mut frame.bytes_mut()[..ETHERNET];
-        header[..6].copy_from_slice(&mac);
-        header[6..12].copy_from_slice(&self.router.links[i].mac);
-        header[12..].copy_from_slice(&match family {
-            Family::V4 => [0x08, 0x00],
-            Family::V6 => [0x86, 0xdd],
-        });
+        if let Some(header) = frame.bytes_mut().first_chunk_mut() {
+            *header = link_header(family, mac, self.router.links[i].mac);
+        }
         self.queue(i, frame);
     }
 
     /// A whole Ethernet frame, without tags, in line for a port.
-    #[inline]
+    #[inline(always)]
     pub(super) fn queue(&mut self, port: usize, frame: Frame) {
         self.stats.tx[port].count(frame.len());
         match self.router.links[port].trunk {

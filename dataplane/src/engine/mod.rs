@@ -10,7 +10,8 @@
 //! | `own` | what the router says and hears itself |
 //! | `host` | what the host's own stack sends and gets |
 //! | `gather` | fragments on their way to a packet |
-//! | `fast` | what a flow's packets have in common, replayed |
+//! | `fast`, `memory` | what packets of a flow have in common is remembered |
+//! | `express` | and replayed: the short way |
 //! | `fate` | how packets end and frames leave |
 //! | [`router`], [`generation`], [`running`] | what workers share; publishing without stopping |
 //! | [`objects`] | the state that rules share by name |
@@ -32,34 +33,36 @@ use crate::set::View;
 use crate::umem::{Frame, Pool};
 use crate::worker::Forwarder;
 use around::Rng;
-use burst::Burst;
 use fast::FastPath;
 use fate::Fate;
 use packet::Packet;
+use place::Place;
 use running::Running;
 use stats::WorkerStats;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use sumun_config::facts::{Dir, PortId};
+use sumun_config::facts::PortId;
 use sumun_config::model::Checksums;
 
 mod around;
-mod burst;
 mod classify;
 #[cfg(test)]
 mod classify_tests;
 pub mod contexts;
+mod express;
 mod fast;
 mod fate;
 mod gather;
 pub mod generation;
 mod host;
 mod judge;
+mod memory;
 pub mod objects;
 pub mod order;
 mod own;
 pub mod packet;
 mod pipeline;
+mod place;
 pub mod program;
 mod proxy;
 pub mod router;
@@ -100,12 +103,8 @@ pub struct Engine {
     rng: Rng,
     now: u64,
     wall_offset: u64,
-    /// Parsed packets of the burst.
-    burst: Burst,
-    /// Hashes of the burst's tuples.
-    hashes: Vec<u64>,
-    /// The flows that they may be of.
-    found: Vec<Option<(u32, Dir)>>,
+    /// Where packets on the long way stand; not here while a burst is worked on.
+    stand: Option<Box<Place>>,
     /// Chains to come back to.
     returns: Vec<judge::Return>,
     /// Packets of the router's own, waiting for output.
@@ -142,7 +141,7 @@ impl Router {
             pool,
             tx: self.links.iter().map(line).collect(),
             tracker: Tracker::new(self.conntrack.clone(), worker),
-            fast: FastPath::new(self.conntrack.entries()),
+            fast: FastPath::new(self.conntrack.entries().div_ceil(self.stats.len())),
             resolver: Resolver::new(self.neighbours.clone(), worker),
             defrag,
             local: Local::new(seed, self.board.clone(), worker),
@@ -151,9 +150,7 @@ impl Router {
             rng: Rng::new(seed),
             now: 0,
             wall_offset: 0,
-            burst: Burst::new(BURST),
-            hashes: Vec::with_capacity(BURST),
-            found: Vec::with_capacity(BURST),
+            stand: Some(Box::new(Place::new())),
             returns: Vec::new(),
             own: VecDeque::with_capacity(BURST),
             messages: VecDeque::with_capacity(BURST),
@@ -179,98 +176,47 @@ impl Engine {
         self.now = now;
         self.adopt();
         let g = self.running.clone();
-        let mut burst = std::mem::take(&mut self.burst);
+        let mut stand = self.stand.take().unwrap_or_else(|| Box::new(Place::new()));
         while !rx.is_empty() {
             let n = rx.len().min(BURST);
-            for frame in rx.drain(..n) {
-                self.parse(&g, port, frame, &mut burst);
+            self.meet(&g, port, &mut rx[..n]);
+            let sights = std::mem::take(&mut self.fast.sights);
+            for (sight, frame) in sights.iter().zip(rx.drain(..n)) {
+                self.pass(&g, sight, frame, &mut stand);
             }
-            self.hashes.clear();
-            if g.needs.iter().any(|needs| needs.tracking) {
-                self.hashes.extend(burst.packets().iter().map(|p| self.router.conntrack.hash_of(&p.facts)));
-                self.tracker.warm(&self.hashes, &mut self.found);
-                self.warm_memos();
-            }
-            for at in 0..burst.len() {
-                let Some(p) = burst.packet(at) else { continue };
-                let end = self.judged(&g, p, at);
-                self.finish_place(&g, &mut burst, at, end);
-                self.settle(&g);
-            }
-            burst.clear();
+            self.fast.sights = sights;
             self.fast.settle(&g.banks[self.worker], &self.stats, now);
         }
-        self.burst = burst;
+        self.stand = Some(stand);
         self.poll_local(&g);
         self.tracker.quiescent(now);
     }
 
-    /// The way of a packet of the burst: the short one where its flow has been this way, or else the long one.
+    /// Ethernet and IP headers to facts. Whether there is a packet now; ARP and what is malformed ends here.
     #[inline(always)]
-    fn judged(&mut self, g: &Running, p: &mut Packet, at: usize) -> Result<Fate, DropReason> {
-        if let Some(end) = self.replay(g, p, at) {
-            return end;
-        }
-        self.fast.move_on();
-        let end = self.ingress(g, p);
-        self.tracker.is_through();
-        if self.fast.notes.is_on() && matches!(end, Ok(Fate::Send { .. })) {
-            self.remember(g, p);
-        }
-        self.fast.notes.stop();
-        end
-    }
-
-    /// The first stage: Ethernet and IP headers to facts. ARP and what is malformed ends here.
-    #[inline]
-    fn parse(&mut self, g: &Running, port: PortId, frame: Frame, burst: &mut Burst) {
-        self.stats.rx[port.0 as usize].count(frame.len());
-        self.parse_untagged(g, port, frame, burst);
-    }
-
-    /// The same behind the counter, and behind the tags where there are any.
-    #[inline(always)]
-    fn parse_untagged(&mut self, g: &Running, port: PortId, frame: Frame, burst: &mut Burst) {
-        let i = port.0 as usize;
-        let Packet { frame, facts, l3, .. } = match burst.add(frame) {
-            Ok(place) => place,
-            Err(frame) => return self.refuse_frame(DropReason::NoFrame, frame),
-        };
-        let link = &self.router.links[i];
+    fn parse(&mut self, g: &Running, port: PortId, frame: Frame, stand: &mut Place) -> bool {
+        let Packet { frame, facts, l3, .. } = stand.put(frame);
+        let link = &self.router.links[port.0 as usize];
         let other = match parse::frame_into(frame.bytes(), port, link.mac, facts) {
             Ok(at) if !is_on_no_link(facts.family, facts.src, facts.dst) => {
                 *l3 = at;
                 if link.checksums == Checksums::Finish {
                     partial::finish(&mut frame.bytes_mut()[at as usize..], facts);
                 }
-                return;
+                return true;
             }
             Ok(_) => NotIp::Drop(DropReason::Martian),
             Err(other) => other,
         };
-        if let Some(frame) = burst.take_back() {
+        if let Some(frame) = stand.take_frame() {
             match other {
                 NotIp::Arp { l3 } => self.arp(g, port, l3 as usize, frame),
-                NotIp::Tagged => self.parse_tagged(g, port, frame, burst),
+                NotIp::Tagged => self.refuse_frame(DropReason::UnknownVlan, frame),
                 NotIp::Drop(DropReason::EtherType) => self.other(port, frame),
                 NotIp::Drop(reason) => self.refuse_frame(reason, frame),
             }
         }
-    }
-
-    /// A frame with tags: goes on without them, on the port that they lead to.
-    #[inline(never)]
-    fn parse_tagged(&mut self, g: &Running, port: PortId, mut frame: Frame, burst: &mut Burst) {
-        match self.router.vlans.untag(port, &mut frame) {
-            Ok(owner) => {
-                if owner != port {
-                    self.stats.rx[owner.0 as usize].count(frame.len());
-                }
-                // Comes back here never: there is no tag left.
-                self.parse_untagged(g, owner, frame, burst);
-            }
-            Err(reason) => self.refuse_frame(reason, frame),
-        }
+        false
     }
 
     /// A frame that never becomes a packet.

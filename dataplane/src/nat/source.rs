@@ -7,6 +7,7 @@
 
 use crate::conntrack::{Conntrack, Flag, Life, NONE, Tuple};
 use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::umem::huge::filled;
 use sumun_config::facts::Dir;
 
 const FLAGS: usize = 256;
@@ -24,7 +25,7 @@ impl Sources {
     /// Lists for this many flows.
     pub fn new(flows: usize) -> Sources {
         Sources {
-            heads: (0..Sources::size(flows)).map(|_| AtomicU32::new(NONE)).collect(),
+            heads: filled(Sources::size(flows), || AtomicU32::new(NONE)),
             flags: (0..FLAGS).map(|_| Flag::default()).collect(),
         }
     }

@@ -16,17 +16,25 @@ impl Sum {
     /// Adds bytes; an odd last byte is padded with zero (RFC 1071 section 4.1).
     #[inline]
     pub fn bytes(self, bytes: &[u8]) -> Sum {
+        // A sum of swapped words is the swapped sum (RFC 1071 section 2).
+        Sum(self.0 + u64::from(u16::from_be(Sum::new().native(bytes).fold())))
+    }
+
+    /// Adds bytes as words of the processor's own order. A sum of such words can be folded, compared with other such sums, and
+    /// tells whether it is valid, as any other.
+    #[inline]
+    pub fn native(self, bytes: &[u8]) -> Sum {
         // 32-bit words are as good as 16-bit ones modulo 0xffff, and 2^32 of them fit before the sum could overflow.
         let (words, rest) = bytes.as_chunks::<4>();
         let mut sum = self.0;
         for word in words {
-            sum += u64::from(u32::from_be_bytes(*word));
+            sum += u64::from(u32::from_ne_bytes(*word));
         }
         sum += match *rest {
             [] => 0,
-            [a] => u64::from(a) << 8,
-            [a, b] => u64::from(u16::from_be_bytes([a, b])),
-            [a, b, c, ..] => u64::from(u32::from_be_bytes([a, b, c, 0])),
+            [a] => u64::from(u16::from_ne_bytes([a, 0])),
+            [a, b] => u64::from(u16::from_ne_bytes([a, b])),
+            [a, b, c, ..] => u64::from(u32::from_ne_bytes([a, b, c, 0])),
         };
         Sum(sum)
     }
@@ -52,15 +60,12 @@ impl Sum {
         Sum(self.wide(src).wide(dst).0 + proto as u64 + len as u64)
     }
 
-    /// The sum as one 16-bit word.
+    /// The sum as one 16-bit word. Zero only for nothing but zeros.
     #[inline]
     pub const fn fold(self) -> u16 {
-        let mut sum = self.0;
-        sum = (sum >> 32) + (sum & 0xffff_ffff);
-        sum = (sum >> 16) + (sum & 0xffff);
-        sum = (sum >> 16) + (sum & 0xffff);
-        sum = (sum >> 16) + (sum & 0xffff);
-        sum as u16
+        // The upper half of a number and its halves swapped is their sum, with the carry that comes round.
+        let sum = (self.0.wrapping_add(self.0.rotate_left(32)) >> 32) as u32;
+        (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
     }
 
     /// The checksum: what a checksum field holds.

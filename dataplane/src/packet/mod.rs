@@ -8,6 +8,7 @@ pub mod crc32c;
 pub mod edit;
 pub mod extension;
 pub mod fragment;
+pub mod glance;
 pub mod mangle;
 pub mod mss;
 pub mod options;

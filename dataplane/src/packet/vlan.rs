@@ -55,6 +55,15 @@ impl Vlans {
     }
 }
 
+/// Whether a frame has a tag.
+#[inline(always)]
+pub fn is_tagged(bytes: &[u8]) -> bool {
+    matches!(
+        bytes,
+        [_, _, _, _, _, _, _, _, _, _, _, _, 0x81, 0x00, ..] | [_, _, _, _, _, _, _, _, _, _, _, _, 0x88, 0xa8, ..]
+    )
+}
+
 /// The tags of a whole frame that have a number, and the length of all.
 fn read(bytes: &[u8]) -> Result<(Option<Tags>, usize), DropReason> {
     let mut tags: Option<Tags> = None;

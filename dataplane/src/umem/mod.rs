@@ -16,6 +16,8 @@
 
 #![allow(unsafe_code, reason = "frames are parts of one shared region; exclusive access follows from the unique token")]
 
+pub mod huge;
+pub mod prefetch;
 pub mod shared;
 
 use crossbeam_queue::ArrayQueue;

@@ -112,7 +112,7 @@ unsafe impl<T: Sync> Sync for Slab<T> {}
 impl<T: Default> Slab<T> {
     /// `count` cells on the heap.
     pub fn heap(count: usize) -> Slab<T> {
-        let cells: Box<[T]> = (0..count).map(|_| T::default()).collect();
+        let cells = super::huge::filled(count, T::default);
         Slab { cells: NonNull::from(Box::leak(cells)), memory: Memory::Heap }
     }
 }
