@@ -44,7 +44,7 @@ impl<M: FromBytes> Memory<M> {
 
     #[inline(always)]
     fn set(&self, hash: u64) -> usize {
-        ((hash >> 32) * self.tags.len() as u64 >> 32) as usize
+        (((hash >> 32) * self.tags.len() as u64) >> 32) as usize
     }
 
     #[inline(always)]
@@ -116,20 +116,20 @@ mod tests {
     fn what_was_marked_is_found_and_keeps_its_memo() {
         let mut memory: Memory<u64> = Memory::new(64);
         for n in 0..8u64 {
-            let hash = n << 40 | 2 * n + 1;
+            let hash = (n << 40) + 2 * n + 1;
             assert_eq!(memory.find(hash).map(|at| *memory.at(at)), None);
             memory.mark(hash);
             let at = memory.find(hash).expect("marked");
             memory.set_at(at, n + 1);
         }
         memory.clear();
-        assert_eq!((0..8u64).find_map(|n| memory.find(n << 40 | 2 * n + 1)), None);
+        assert_eq!((0..8u64).find_map(|n| memory.find((n << 40) + 2 * n + 1)), None);
     }
 
     #[test]
     fn a_full_set_makes_room_for_what_comes_later_and_no_more() {
         let mut memory: Memory<u64> = Memory::new(1);
-        let hash = |n: u64| n << 16 | 2 * n + 1;
+        let hash = |n: u64| (n << 16) + 2 * n + 1;
         for n in 0..9 {
             memory.mark(hash(n));
         }

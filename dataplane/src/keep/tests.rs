@@ -265,7 +265,7 @@ fn a_file_that_cannot_be_used_is_told_of_once_and_replaced() {
         (Vec::new(), "its head cannot be read"),
         (good[..HEAD - 1].to_vec(), "its head cannot be read"),
         (vec![0; good.len()], "it is not a file of flows"),
-        (with(8, 2), "it has version 3 and this program writes version 1"),
+        (with(8, 1), "it has version 3 and this program writes version 2"),
         (with(12, 1), "its head is damaged"),
         (with(15, 0xff), "its head is damaged"),
         (with(PREFIX, 1), "its head is damaged"),
@@ -307,7 +307,7 @@ fn what_no_process_can_have_written_is_not_taken_over() {
     drop(life);
     let good = fs::read(&path).unwrap();
     let [entry, private, cold] = places();
-    let word = entry + 40;
+    let (word, original, reply) = (entry, entry + 48, entry + 88);
     for (what, at, flip) in [
         ("a bit of status that no flow has", word, status::DYING | 1 << 11),
         ("not confirmed", word, status::CONFIRMED),
@@ -315,11 +315,11 @@ fn what_no_process_can_have_written_is_not_taken_over() {
         ("differing tuples without a mapping", word, status::SRC_NAT),
         ("a state that TCP has not", word + 4, 0x10),
         ("no state", word + 4, 2),
-        ("an address longer than its family's", entry + 8, 1),
-        ("a family that is none", entry + 32 + 4, 0x8000),
-        ("another protocol in the reply", entry + 64 + 32 + 4, 1),
-        ("another destination in the reply", entry + 64, 1),
-        ("another port in the reply", entry + 64 + 32, 1),
+        ("an address longer than its family's", original + 8, 1),
+        ("a family that is none", original + 32 + 4, 0x8000),
+        ("another protocol in the reply", reply + 32 + 4, 1),
+        ("another destination in the reply", reply, 1),
+        ("another port in the reply", reply + 32, 1),
         ("a window scale that is none", private + 48, 0x10),
         ("a kind of segment that is none", private + 52, 0x0800),
         ("a byte of the windows that means nothing", private + 52, 1 << 24),
