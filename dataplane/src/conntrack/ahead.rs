@@ -1,13 +1,13 @@
 //! Work ahead of a packet's turn: memory is loaded, and who knows already what rules will say has it tracked.
 
-use super::entry::millis;
-use super::protocol::Part;
+use super::entry::{clamp, millis};
+use super::protocol::{self, Part};
 use super::tell::{Joined, state_of};
 use super::tracker::Placed;
-use super::{Flow, Tracker, Tuple};
+use super::{Entry, Flow, Tracker, Tuple, Word};
 use crate::sync::atomic::Ordering;
 use crate::umem::prefetch::prefetch;
-use sumun_config::facts::{Facts, proto};
+use sumun_config::facts::{Dir, Facts, proto, status};
 use sumun_config::model::Sysctl;
 
 /// A flow as somebody remembers it.
@@ -92,12 +92,10 @@ impl Tracker {
         if !is_known || entry.is_over(word, self.now) {
             return Told::Unknown;
         }
-        let joined = match part.proto {
-            // Known to the compiler, it is half of the work.
-            proto::UDP => self.join_inlined(flow, word, &Part { proto: proto::UDP, ..*part }, s),
-            _ => self.join(flow, word, part, s),
-        };
-        let Joined::Placed(placed) = joined else { return Told::Apart };
+        if part.proto == proto::UDP && self.tell_known(entry, flow.dir, word, part, s) {
+            return Told::AsKnown;
+        }
+        let Joined::Placed(placed) = self.join(flow, word, part, s) else { return Told::Apart };
         match placed {
             Placed::Flow(..) if self.shared.entry(flow.id).word().0 as u32 == known.standing => {
                 self.tell_any(flow.id);
@@ -108,6 +106,23 @@ impl Tracker {
                 Told::Changed
             }
         }
+    }
+
+    /// A datagram that changes nothing of its flow but for how long it lives, and what it counts; false and nothing done for others.
+    /// The same as [`Tracker::join`] would do.
+    #[inline(always)]
+    fn tell_known(&self, entry: &Entry, dir: Dir, word: Word, part: &Part, s: &Sysctl) -> bool {
+        let (timeout, is_assured) = protocol::life_of_datagrams(word, false, self.now, s);
+        let bits = word.status();
+        let is_first_answer = dir == Dir::Reply && bits & status::SEEN_REPLY == 0;
+        let becomes_assured = is_assured && bits & status::ASSURED == 0;
+        let has_more = bits & (status::EXTRA | status::FIXED_TIMEOUT) != 0;
+        if is_first_answer || becomes_assured || has_more || protocol::check_datagram(part).is_err() {
+            return false;
+        }
+        entry.set_deadline(self.now.wrapping_add(clamp(timeout)));
+        self.account(entry, dir, part, s);
+        true
     }
 
     /// Forgets what [`Tracker::track_known`] found out last: its packet has come to its end.

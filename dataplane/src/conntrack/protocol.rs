@@ -124,7 +124,7 @@ fn keyed(tuple: Tuple, l4: &[u8]) -> Result<Tuple, Invalid> {
 ///
 /// # Errors
 /// Why the packet is not part of it.
-#[inline(always)]
+#[inline]
 pub(super) fn judge(entry: &Entry, word: Word, part: &Part, now: u32, s: &Sysctl) -> Result<u64, Invalid> {
     match part.proto {
         proto::UDP | proto::UDPLITE => udp(entry, word, part, now, s),
@@ -142,38 +142,52 @@ pub(super) fn judge(entry: &Entry, word: Word, part: &Part, now: u32, s: &Sysctl
 /// Milliseconds after which an answered exchange of datagrams counts as a stream.
 const STREAM_AFTER: u32 = 2000;
 
-/// UDP and UDP-Lite. The protocol word is the millisecond from which on the flow is a stream, if it is answered.
+/// Whether a datagram of UDP or UDP-Lite is well formed.
+///
+/// # Errors
+/// Why it is not.
 #[inline(always)]
-fn udp(entry: &Entry, mut word: Word, part: &Part, now: u32, s: &Sysctl) -> Result<u64, Invalid> {
-    let l4 = part.l4;
-    let header = Udp::new(l4).ok_or(Invalid::Truncated)?;
+pub(super) fn check_datagram(part: &Part) -> Result<(), Invalid> {
+    let header = Udp::new(part.l4).ok_or(Invalid::Truncated)?;
     let length = usize::from(header.length());
-    let is_lite = part.proto == proto::UDPLITE;
-    let malformed = if is_lite {
+    let malformed = if part.proto == proto::UDPLITE {
         // RFC 3828: the length is the checksum's coverage, zero is all, and there is no packet without a checksum.
-        (length != 0 && length < Udp::LEN) || length > l4.len() || header.checksum() == 0
+        (length != 0 && length < Udp::LEN) || length > part.l4.len() || header.checksum() == 0
     } else {
-        length < Udp::LEN || length > l4.len()
+        length < Udp::LEN || length > part.l4.len()
     };
-    if malformed {
-        return Err(Invalid::UdpLength);
+    if malformed { Err(Invalid::UdpLength) } else { Ok(()) }
+}
+
+/// What a flow of datagrams becomes with one more: milliseconds that it lives from now on, and whether it is ASSURED.
+#[inline(always)]
+pub(super) fn life_of_datagrams(word: Word, is_lite: bool, now: u32, s: &Sysctl) -> (u64, bool) {
+    if word.status() & status::SEEN_REPLY == 0 {
+        return (s.nf_conntrack_udp_timeout, false);
     }
+    // UDP-Lite is for media: whatever is answered is a stream.
+    let is_whole = word.status() & status::NAT_CLASH == 0;
+    match is_whole && (is_lite || left(word.protocol(), now) < 0) {
+        true => (s.nf_conntrack_udp_timeout_stream, true),
+        false => (s.nf_conntrack_udp_timeout, false),
+    }
+}
+
+/// UDP and UDP-Lite. The protocol word is the millisecond from which on the flow is a stream, if it is answered.
+#[inline]
+fn udp(entry: &Entry, mut word: Word, part: &Part, now: u32, s: &Sysctl) -> Result<u64, Invalid> {
+    check_datagram(part)?;
     if word.life() == Life::Unconfirmed {
         let stream = now.wrapping_add(STREAM_AFTER);
         while let Err(changed) = entry.swap(word, word.with_protocol(stream)) {
             word = changed;
         }
     }
-    if word.status() & status::SEEN_REPLY == 0 {
-        return Ok(s.nf_conntrack_udp_timeout);
-    }
-    // UDP-Lite is for media: whatever is answered is a stream.
-    let is_whole = word.status() & status::NAT_CLASH == 0;
-    if is_whole && (is_lite || left(word.protocol(), now) < 0) {
+    let (timeout, is_assured) = life_of_datagrams(word, part.proto == proto::UDPLITE, now, s);
+    if is_assured {
         entry.set_status(status::ASSURED);
-        return Ok(s.nf_conntrack_udp_timeout_stream);
     }
-    Ok(s.nf_conntrack_udp_timeout)
+    Ok(timeout)
 }
 
 /// ICMP and ICMPv6 queries and their answers; only a query may begin a flow.

@@ -49,12 +49,6 @@ impl Tracker {
     /// Tells the protocol's tracker of a packet of a flow, and what that makes of it.
     #[inline]
     pub(super) fn join(&mut self, flow: Flow, word: Word, part: &Part, s: &Sysctl) -> Joined {
-        self.join_inlined(flow, word, part, s)
-    }
-
-    /// The same where it is called.
-    #[inline(always)]
-    pub(super) fn join_inlined(&mut self, flow: Flow, word: Word, part: &Part, s: &Sysctl) -> Joined {
         let state = state_of(flow.dir, word.status());
         let held = word.life() == Life::Unconfirmed;
         match self.tell(flow, word, part, s) {
@@ -88,7 +82,7 @@ impl Tracker {
     }
 
     /// Tells the protocol's tracker of a packet, and carries out what it says of state and time.
-    #[inline(always)]
+    #[inline]
     fn tell(&self, flow: Flow, word: Word, part: &Part, s: &Sysctl) -> Verdict {
         let entry = self.shared.entry(flow.id);
         let s = if word.status() & status::EXTRA == 0 { s } else { self.settings(flow.id, s) };
@@ -185,8 +179,8 @@ impl Tracker {
         }
     }
 
-    #[inline]
-    fn account(&self, entry: &Entry, dir: Dir, part: &Part, s: &Sysctl) {
+    #[inline(always)]
+    pub(super) fn account(&self, entry: &Entry, dir: Dir, part: &Part, s: &Sysctl) {
         match (s.nf_conntrack_acct, self.alone) {
             (false, _) => {}
             (true, true) => entry.count_alone(dir, u64::from(part.len)),

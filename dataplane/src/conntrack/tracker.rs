@@ -50,7 +50,7 @@ pub struct Tracker {
     pub(super) alone: bool,
     /// Why the last packet is INVALID.
     why: Option<Invalid>,
-    /// Where the packet at work was placed ahead of its turn ([`Tracker::track_ahead`]).
+    /// Where the packet at work was placed ahead of its turn ([`Tracker::track_known`]).
     pub(super) ahead: Option<Placed>,
     pub(super) timeouts: Timeouts,
     /// Something changed in this burst that is to be told.

@@ -122,18 +122,19 @@ impl Engine {
         let tracked = [g.needs[0].tracking, g.needs[1].tracking];
         let mut sights = std::mem::take(&mut self.fast.sights);
         sights.clear();
-        let mut bytes = 0;
-        for at in 0..rx.len() {
-            if let Some(frame) = rx.get(at + AHEAD) {
-                prefetch(frame.bytes());
+        let (mut bytes, mut are_tagged) = (0, false);
+        let eyes = Eyes { fast: &self.fast, tracker: &self.tracker };
+        sights.extend(rx.iter().enumerate().map(|(at, frame)| {
+            if let Some(ahead) = rx.get(at + AHEAD) {
+                prefetch(ahead.bytes());
             }
-            let frame = &mut rx[at];
             bytes += frame.len() as u64;
-            let eyes = Eyes { fast: &self.fast, tracker: &self.tracker };
-            sights.push(match vlan::is_tagged(frame.bytes()) {
-                false => eyes.see(frame.bytes(), port, own),
-                true => self.see_tagged(port, frame),
-            });
+            let sight = eyes.see(frame.bytes(), port, own);
+            are_tagged |= sight.kind == Kind::Other && vlan::is_tagged(frame.bytes());
+            sight
+        }));
+        if are_tagged {
+            self.untag(port, rx, &mut sights);
         }
         self.stats.rx[port.0 as usize].add(rx.len() as u64, bytes);
         let eyes = Eyes { fast: &self.fast, tracker: &self.tracker };
@@ -160,23 +161,25 @@ impl Engine {
         self.fast.sights = sights;
     }
 
-    /// A frame with tags: goes on without them, on the port that they lead to.
+    /// Frames with tags: go on without them, on the ports that they lead to.
     #[inline(never)]
-    fn see_tagged(&self, port: PortId, frame: &mut Frame) -> Sight {
-        match self.router.vlans.untag(port, frame) {
-            Ok(owner) => {
-                let link = owner.0 as usize;
-                if owner != port {
-                    self.stats.rx[link].count(frame.len());
+    fn untag(&self, port: PortId, rx: &mut [Frame], sights: &mut [Sight]) {
+        let eyes = Eyes { fast: &self.fast, tracker: &self.tracker };
+        for (frame, sight) in rx.iter_mut().zip(sights).filter(|(frame, _)| vlan::is_tagged(frame.bytes())) {
+            match self.router.vlans.untag(port, frame) {
+                Ok(owner) => {
+                    let link = owner.0 as usize;
+                    if owner != port {
+                        self.stats.rx[link].count(frame.len());
+                    }
+                    *sight = eyes.see(frame.bytes(), owner, glance::mac(self.router.links[link].mac));
                 }
-                let eyes = Eyes { fast: &self.fast, tracker: &self.tracker };
-                eyes.see(frame.bytes(), owner, glance::mac(self.router.links[link].mac))
+                Err(reason) => sight.kind = Kind::Refused(reason),
             }
-            Err(reason) => Sight { port, kind: Kind::Refused(reason), place: None, hash: 0, flow_hash: 0 },
         }
     }
 
-    /// The third stage: a frame goes its way.
+    /// The last stage: a frame goes its way.
     #[inline(always)]
     pub(super) fn pass(&mut self, g: &Running, sight: &Sight, mut frame: Frame, stand: &mut Place) {
         self.fast.notes.stop();
@@ -236,15 +239,14 @@ impl Engine {
         if !fits || self.trace.is_some() {
             return Err(Off::New);
         }
-        let way = self.fast.ways[memo.way as usize];
+        let way = &self.fast.ways[memo.way as usize];
         if len > way.hop.mtu || frame.is_large() {
             return Err(Off::Apart);
         }
         let family = Glance::<N>::FAMILY;
-        let header = match way.moment == self.fast.moment {
-            true => way.header,
-            false => self.ask_way(g, memo.way, family).ok_or(Off::Apart)?,
-        };
+        if way.moment != self.fast.moment && !self.ask_way(g, memo.way, family) {
+            return Err(Off::Apart);
+        }
         let s = &g.policy.sysctl;
         let is_summed = memo.flow != NO_FLOW && s.nf_conntrack_checksum;
         let must_be_right = is_summed || self.router.links[port.0 as usize].checksums == Checksums::Finish;
@@ -263,23 +265,24 @@ impl Engine {
         // What the link padded stays behind.
         let whole = frame.resize(ETHERNET + usize::from(len));
         debug_assert!(whole, "it was there");
+        let way = &self.fast.ways[memo.way as usize];
         let bytes = frame.bytes_mut();
         if let Some(link) = bytes.first_chunk_mut() {
-            *link = header;
+            *link = way.header;
         }
         memo.change.apply(bytes);
         Ok(way.hop.port.0 as usize)
     }
 
-    /// The link's header of a way, whose MAC is asked for once a moment; none where it is not known.
-    fn ask_way(&mut self, g: &Running, way: u16, family: Family) -> Option<[u8; ETHERNET]> {
+    /// Writes the link's header of a way, whose MAC is asked for once a moment; false where it is not known.
+    fn ask_way(&mut self, g: &Running, way: u16, family: Family) -> bool {
         let Way { hop, .. } = self.fast.ways[way as usize];
         let next = self.resolver.lookup(hop.port, family, hop.address, self.now, &g.policy.sysctl);
-        let Next::Mac(mac) = next else { return None };
+        let Next::Mac(mac) = next else { return false };
         let way = &mut self.fast.ways[way as usize];
         way.moment = self.fast.moment;
         way.header = link_header(family, mac, self.router.links[hop.port.0 as usize].mac);
-        Some(way.header)
+        true
     }
 
     /// The long way.
