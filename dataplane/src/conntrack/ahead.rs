@@ -14,7 +14,7 @@ use sumun_config::model::Sysctl;
 #[derive(Clone, Copy)]
 pub(crate) struct Known {
     pub flow: Flow,
-    /// [`Tracker::standing`] at that time.
+    /// How it stood then ([`Tracker::known`]).
     pub standing: u32,
     /// Its mark.
     pub mark: u32,
