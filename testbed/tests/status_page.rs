@@ -156,7 +156,7 @@ fn what_the_kernel_loses_ahead_of_the_router_is_shown() -> Result<()> {
     };
     // So small a ring may have overrun while the router began, on a busy machine. Nothing is told that was not lost.
     let before = lost("dropped")? + lost("ring-full")?;
-    let is_told = router.ask(&["status"])?.contains("LOST BEFORE");
+    let is_told = router.ask(&["status"])?.contains("LOST AT PORT");
     ensure!(!is_told || lost("dropped")? + lost("ring-full")? > 0);
 
     // A flood while the router does nothing at all.
@@ -174,7 +174,7 @@ fn what_the_kernel_loses_ahead_of_the_router_is_shown() -> Result<()> {
     // Some hundred find room in the ring and in the queue of the veth.
     wait("the losses to be shown", || Ok(lost("dropped")? + lost("ring-full")? >= before + 300))?;
     let text = router.ask(&["status"])?;
-    let row = text.lines().skip_while(|line| !line.starts_with("LOST BEFORE")).nth(1).context(text.clone())?;
+    let row = text.lines().skip_while(|line| !line.starts_with("LOST AT PORT")).nth(1).context(text.clone())?;
     ensure!(row.starts_with("lan0 "), "{text}");
     let status = router.status()?;
     let losses = &status["ports"][0]["losses"][0];
