@@ -1,22 +1,21 @@
 //! The machine of the real process: ports over AF_XDP, a worker for each core, and what control may ask of them.
 
-use crate::conntrack::{ExpectationView, FlowEvent, FlowView, Happened, Side, Stats, Tuple};
-use crate::engine::contexts::Contexts;
+mod snapshot;
+mod telling;
+
+use crate::conntrack::{ExpectationView, FlowView, Stats, Tuple};
 use crate::engine::objects::timer::Timer;
-use crate::engine::stats::{Count, Traffic, WorkerStats};
 use crate::engine::{Engine, Router};
 use crate::host::{self, beside::Beside};
 use crate::keep::{self, Heart, Opened};
 use crate::kernel::{self, Mirror, Place};
+use crate::log::LogRing;
 use crate::log::writer::Writer;
-use crate::log::{self, LogRing, PacketEvent};
-use crate::page::{Press, Snapshot, Work};
+use crate::page::Press;
 use crate::port::af_xdp::{self, Gauge, Mode, Plan, Sending};
 use crate::process::Machine;
 use crate::protocol::AccountRow;
-use crate::protocol::{
-    ConntrackStats, Counter, Counters, EventKind, EventRow, FlowFilter, FlowKey, FlowRow, FlowTuple,
-};
+use crate::protocol::{ConntrackStats, Counters, EventRow, FlowFilter, FlowKey, FlowRow, FlowTuple};
 use crate::protocol::{
     ExpectationRow, InvalidCount, MirrorStatus, NeighbourRow, ObjectRequest, PacketRow, PortStatus, RouteCounts,
     RoutesAnswer, RoutesRequest, SetAnswer, SetRequest, TimerRow,
@@ -26,14 +25,11 @@ use crate::server::Service;
 use crate::server::events::{Hub, Subscription, WAITING, WAITING_PACKETS};
 use crate::worker::{self, Control, Member, Workers};
 use anyhow::Context;
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use sumun_config::facts::{Dir, Family, PortId};
 use sumun_config::model::{Appliance, Interface, Kind, Policy, Vlan};
+use telling::{Clock, Handing, Telling, engine_address, row};
 
 /// Opens the ports of an appliance and starts its workers.
 pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
@@ -451,207 +447,10 @@ impl Service for Answers {
     }
 }
 
-impl Answers {
-    /// All that the router shows of itself now.
-    fn snapshot(&self, lost_lines: u64) -> Snapshot {
-        let at = worker::now();
-        let router = &self.router;
-        let work = |(stats, core): (&Arc<WorkerStats>, &usize)| {
-            let packets = |traffic: &[Traffic]| traffic.iter().map(|traffic| traffic.packets.get()).sum();
-            Work {
-                core: *core,
-                received: packets(&stats.rx),
-                replayed: stats.replayed.get(),
-                sent: packets(&stats.tx),
-                delivered: stats.delivered.get(),
-                consumed: stats.consumed.get(),
-                originated: stats.originated.get() + stats.pieces.get(),
-                dropped: stats.drops.iter().map(Count::get).sum(),
-            }
-        };
-        let mut neighbours = BTreeMap::new();
-        for row in self.neighbours() {
-            *neighbours.entry((row.port, row.state)).or_insert(0) += 1;
-        }
-        let generation = router.current();
-        Snapshot {
-            at,
-            uptime_ms: at.saturating_sub(self.started) / 1_000_000,
-            generation: generation.number,
-            settled: router.is_settled(),
-            rules: crate::server::count_rules(&generation.policy),
-            routes: self.route_counts(),
-            ports: self.ports(),
-            port_counts: self.control.port_counts(),
-            workers: router.stats.iter().zip(&router.cores).map(work).collect(),
-            drops: router.drops(),
-            flows: router.conntrack.count(),
-            max_flows: router.conntrack.max_flows(),
-            conntrack: self.conntrack_stats(),
-            neighbours,
-            lost_lines,
-            answers: std::array::from_fn(|status| router.board.answers[status].get()),
-            turned_away: router.board.turned_away.get(),
-        }
-    }
-
-    /// Says which timers of IDLETIMER have run out.
-    fn tell_timers(&self) {
-        let (generation, now) = (self.router.current(), worker::now());
-        for (label, _) in generation.objects.timers().filter(|(_, timer)| timer.runs_out(now)) {
-            tracing::info!(label, "an idle timer has run out");
-        }
-    }
-}
-
-/// One moment on two clocks.
-struct Clock {
-    /// Nanoseconds of the workers' clock.
-    mono: u64,
-    /// Nanoseconds since 1970.
-    wall: u64,
-}
-
-impl Clock {
-    fn now() -> Clock {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Clock { mono: worker::now(), wall: wall.as_nanos() as u64 }
-    }
-
-    /// When something was, since 1970.
-    fn wall(&self, mono: u64) -> u64 {
-        self.wall.saturating_sub(self.mono.saturating_sub(mono))
-    }
-}
-
-/// What happened to flows, on its way from the workers to who listens.
-struct Telling {
-    hub: Arc<Hub<EventRow>>,
-    taken: Vec<FlowEvent>,
-    lost: u64,
-}
-
-impl Telling {
-    /// Hands on what happened since the last time.
-    fn tell(&mut self, router: &Router) {
-        let conntrack = &router.conntrack;
-        let kinds = match router.current().policy.sysctl.nf_conntrack_events {
-            0 => 0,
-            _ => self.hub.kinds(),
-        };
-        if !conntrack.listen(kinds) {
-            return;
-        }
-        conntrack.take_events(&mut self.taken);
-        let lost = conntrack.lost_events();
-        if self.taken.is_empty() && lost == self.lost {
-            return;
-        }
-        let clock = Clock::now();
-        let events: Vec<EventRow> =
-            self.taken.drain(..).map(|event| event_row(&event, &router.contexts, &clock)).collect();
-        self.hub.publish(&events, lost - self.lost);
-        self.lost = lost;
-    }
-}
-
-/// Packets of NFLOG, on their way from the workers to who listens.
-struct Handing {
-    hub: Arc<Hub<PacketRow>>,
-    lost: u64,
-}
-
-impl Handing {
-    /// Hands on what came since the last time.
-    fn hand_on(&mut self, router: &Router, names: &[String]) {
-        let ring = &router.packets;
-        ring.listen(self.hub.kinds() != 0);
-        let lost = ring.lost();
-        if !ring.is_wanted() && lost == self.lost {
-            return;
-        }
-        let packets: Vec<PacketRow> = ring.take().map(|event| packet_row(&event, &router.contexts, names)).collect();
-        if !packets.is_empty() || lost != self.lost {
-            self.hub.publish(&packets, lost - self.lost);
-            self.lost = lost;
-        }
-    }
-}
-
-fn packet_row(event: &PacketEvent, contexts: &Contexts, names: &[String]) -> PacketRow {
-    let prefix = event.line.prefix_text();
-    let mut line = log::line(&event.line, names)[prefix.len()..].to_string();
-    // Writing to a String cannot fail.
-    if event.priority != 0 {
-        let _ = write!(line, "PRIO={:x}:{:x} ", event.priority >> 16, event.priority & 0xffff);
-    }
-    if let Some(context) = contexts.name(event.context) {
-        let _ = write!(line, "SECCTX={context} ");
-    }
-    PacketRow {
-        at: event.line.wall,
-        group: event.group,
-        hook: event.hook.name().to_string(),
-        prefix,
-        line: line.trim_end().to_string(),
-        len: event.line.packet_len(),
-        bytes: event.bytes().to_vec(),
-    }
-}
-
-fn event_row(event: &FlowEvent, contexts: &Contexts, clock: &Clock) -> EventRow {
-    let mut flow = row(&event.flow, contexts, clock);
-    let what = match event.what {
-        Happened::New => EventKind::New,
-        Happened::Update => EventKind::Update,
-        Happened::Destroy => {
-            flow.stop = flow.start.map(|_| clock.wall);
-            EventKind::Destroy
-        }
-    };
-    EventRow { what, changes: event.changes, at: clock.wall, flow }
-}
-
 fn describe(mode: &Mode, sending: &Sending) -> String {
     let attach = if mode.native { "native" } else { "generic" };
     let copy = if mode.zero_copy { "zero-copy" } else { "copy" };
     let queues = if mode.queues == 1 { "queue" } else { "queues" };
     let jumbo = if mode.jumbo { ", jumbo" } else { "" };
     format!("{attach}, {copy}{jumbo}, {} {queues}, tx {sending}", mode.queues)
-}
-
-/// An address as the engine has it.
-fn engine_address(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => address.to_bits().into(),
-        IpAddr::V6(address) => address.to_bits(),
-    }
-}
-
-fn row(flow: &FlowView, contexts: &Contexts, clock: &Clock) -> FlowRow {
-    let counted = flow.original.packets | flow.reply.packets != 0;
-    let tuple = |side: &Side| FlowTuple {
-        source: side.tuple.family.address(side.tuple.src),
-        destination: side.tuple.family.address(side.tuple.dst),
-        sport: side.tuple.sport,
-        dport: side.tuple.dport,
-        zone: side.tuple.zone,
-        counter: counted.then_some(Counter { packets: side.packets, bytes: side.bytes }),
-    };
-    FlowRow {
-        id: flow.id,
-        family: flow.original.tuple.family,
-        proto: flow.original.tuple.proto,
-        timeout: u64::from(flow.seconds_left()),
-        state: flow.state.map(Cow::Borrowed),
-        original: tuple(&flow.original),
-        reply: tuple(&flow.reply),
-        status: flow.status,
-        mark: flow.mark,
-        secctx: contexts.name(flow.secmark).map(|context| context.to_string()),
-        labels: u128::from(flow.labels[0]) | u128::from(flow.labels[1]) << 64,
-        helper: flow.helper.map(|helper| Cow::Borrowed(helper.name())),
-        start: (flow.start != 0).then(|| clock.wall(flow.start)),
-        stop: None,
-    }
 }

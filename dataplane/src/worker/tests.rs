@@ -1,6 +1,7 @@
 //! The loop over ports in memory.
 
 use super::*;
+use crate::port::Port;
 use crate::umem::Region;
 use crossbeam_queue::ArrayQueue;
 use std::os::fd::BorrowedFd;
