@@ -1,6 +1,7 @@
 //! Who takes part, how each is set up on its site, and how the kernel may be arranged over the cores.
 
 use super::outcome::LeftOut;
+use super::priority::prefer;
 use super::rules::{self, Work};
 use super::topology::{LAN, LAN_ADDRESS, Site, TARGET, TARGET_MAC, WAN, WAN_ADDRESS};
 use anyhow::{Context, Result, ensure};
@@ -106,6 +107,7 @@ fn pin_threads(core: usize) -> Result<()> {
         let name = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
         if name.starts_with(&format!("napi/{LAN}")) {
             sched_setaffinity(Pid::from_raw(pid), &cpus).with_context(|| format!("pinning {}", name.trim()))?;
+            prefer(pid);
             found = true;
         }
     }

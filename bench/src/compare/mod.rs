@@ -5,6 +5,7 @@
 //! | [`topology`] | where a contestant is measured |
 //! | [`rules`] | what it has to do, in its language |
 //! | [`contestants`] | who takes part, and how the kernel is spread over the cores |
+//! | [`priority`] | what else runs, and how little it shall take |
 //! | [`measure`] | one measurement |
 //! | [`turns`] | all measurements of a point, in turns |
 //! | [`outcome`], [`plot`] | table, JSON, pictures |
@@ -14,6 +15,7 @@ use clap::Args;
 use contestants::{Contestant, Cores};
 use nix::unistd::Uid;
 use outcome::{LeftOut, Machine, Outcome, Settings};
+use priority::Priority;
 use rules::Work;
 use std::path::PathBuf;
 use turns::Point;
@@ -22,6 +24,7 @@ pub mod contestants;
 pub mod measure;
 pub mod outcome;
 pub mod plot;
+pub mod priority;
 pub mod rules;
 pub mod topology;
 pub mod turns;
@@ -99,6 +102,14 @@ pub fn run(options: &Options) -> Result<()> {
     if cfg!(debug_assertions) {
         eprintln!("note: this is a development build, and so is the Sumun beside it: its figures say nothing");
     }
+    let machine = Machine::this();
+    if machine.load > machine.processors as f64 / 4.0 {
+        eprintln!(
+            "note: other programs are at work here (load {}): figures are lower for it, and latencies higher",
+            machine.load
+        );
+    }
+    let _priority = Priority::raise();
     let stop = crate::pktgen::pace::stop_on_signals()?;
     sumun_testbed::sweep()?;
     let (here, left_out) = contestants::roll_call()?;
@@ -106,7 +117,7 @@ pub fn run(options: &Options) -> Result<()> {
         ensure!(*contestant != Contestant::Sumun, "{why}");
         eprintln!("note: {contestant} is left out: {why}");
     }
-    let mut outcome = Outcome { machine: Machine::this(), settings, left_out, ..Outcome::default() };
+    let mut outcome = Outcome { machine, settings, left_out, ..Outcome::default() };
     let mut latencies = Vec::new();
     for point in options.points() {
         eprintln!("{point} ...");

@@ -29,7 +29,10 @@ pub struct Outcome {
 pub struct Machine {
     kernel: String,
     processor: String,
-    processors: usize,
+    /// How many.
+    pub processors: usize,
+    /// Of the minute before, by everything else.
+    pub load: f64,
 }
 
 impl Machine {
@@ -41,6 +44,7 @@ impl Machine {
         Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_string(),
             processor: model.unwrap_or(std::env::consts::ARCH).to_string(),
+            load: read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
             processors: std::thread::available_parallelism().map_or(0, usize::from),
         }
     }
@@ -148,7 +152,7 @@ fn how(arrangement: Option<Arrangement>) -> String {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Machine { kernel, processor, processors } = &self.machine;
+        let Machine { kernel, processor, processors, load } = &self.machine;
         let Settings { rounds, seconds, cores } = self.settings;
         writeln!(f, "Linux {kernel}, {processor}, {processors} processors. Generator on core {},", cores.generator)?;
         writeln!(
@@ -156,7 +160,10 @@ impl fmt::Display for Outcome {
             "router on core {}; the kernel also on both, where that is its best. 64-byte UDP over veths,",
             cores.router
         )?;
-        writeln!(f, "sink: native XDP, drop. Medians of {rounds} rounds of {seconds} s, in turns.\n")?;
+        writeln!(
+            f,
+            "sink: native XDP, drop. Medians of {rounds} rounds of {seconds} s, in turns; load before: {load}.\n"
+        )?;
         writeln!(f, "| throughput | flows | by | Mpps | rounds | the kernel's best | Sumun |")?;
         writeln!(f, "|---|---|---|---|---|---|---|")?;
         for row in &self.throughput {

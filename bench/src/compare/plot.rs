@@ -152,14 +152,17 @@ fn bars_on<B: DrawingBackend>(root: &DrawingArea<B, Shift>, bars: &[Bar]) -> Dra
     let failed = |error: DrawingAreaErrorKind<B::ErrorType>| error.to_string();
     root.fill(&WHITE).map_err(failed)?;
     let text = |size: u32| ("sans-serif", size).into_font().color(&BLACK);
-    root.draw(&Text::new("Latency at half load, 99th percentile, µs", (16, 16), text(24))).map_err(failed)?;
-    let highest = bars.iter().map(|bar| bar.2).fold(1e-3, f64::max);
+    root.draw(&Text::new("Latency at half load, 99th percentile, µs (logarithmic)", (16, 16), text(24)))
+        .map_err(failed)?;
+    // A bar of one microsecond has no length.
+    let digits = |figure: f64| figure.max(1.0).log10();
+    let highest = bars.iter().map(|bar| digits(bar.2)).fold(1.0, f64::max);
     let (width, height) = (SIZE.0 as i32, SIZE.1 as i32);
     let (left, top) = (330, 64);
     let step = ((height - top - 16) / bars.len().max(1) as i32).clamp(12, 44);
     for (number, (name, contestant, figure)) in bars.iter().enumerate() {
         let y = top + number as i32 * step;
-        let right = left + ((f64::from(width - left - 180)) * figure / highest) as i32;
+        let right = left + (f64::from(width - left - 180) * digits(*figure) / highest) as i32;
         let middle = y + step / 2 - 8;
         root.draw(&Text::new(name.clone(), (16, middle), text(15))).map_err(failed)?;
         root.draw(&Rectangle::new([(left, y + 2), (right.max(left + 1), y + step - 2)], colour(*contestant).filled()))
