@@ -112,7 +112,10 @@ fn a_tap_that_is_deleted_ends_alone() -> Result<()> {
     let appliance = Appliance::start(&lab, &format!("{INTERFACES}{OPEN}"))?;
     let Appliance { router, host } = &appliance;
     ensure!(lab.client1.pings("192.168.1.1", 1));
-    host.ip("link del lan0")?;
+    // While another device has its name it cannot be made again.
+    let batch = lab.path("batch");
+    std::fs::write(&batch, "link del lan0\nlink add lan0 type veth peer name other\nlink set lan0 up\n")?;
+    host.run(&["ip", "-batch", &batch.display().to_string()])?;
     wait("the word of it", || Ok(router.log("dataplane.log").contains("the TAP lan0 is gone")))?;
     // Nobody answers there any more, and nobody else suffers.
     ensure!(!lab.client1.pings_once("192.168.1.1")?);
