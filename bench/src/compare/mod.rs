@@ -92,6 +92,17 @@ impl Options {
     }
 }
 
+/// Whether latencies are measured there, too: at one point of each kind of work.
+fn has_latency(point: Point, points: &[Point]) -> bool {
+    let alike = |other: &&Point| std::mem::discriminant(&other.work) == std::mem::discriminant(&point.work);
+    // The usual number of flows, or of rules, or what is nearest to it.
+    let distance = |other: &Point| match other.work {
+        Work::Rules(count) => count.abs_diff(1000),
+        Work::Forward | Work::Masquerade => other.flows.abs_diff(FLOWS),
+    };
+    points.iter().filter(alike).min_by_key(|other| distance(other)) == Some(&point)
+}
+
 /// Measures, prints, writes and draws.
 pub fn run(options: &Options) -> Result<()> {
     let settings = options.settings()?;
@@ -118,17 +129,11 @@ pub fn run(options: &Options) -> Result<()> {
         eprintln!("note: {contestant} is left out: {why}");
     }
     let mut outcome = Outcome { machine, settings, left_out, ..Outcome::default() };
-    let mut latencies = Vec::new();
-    for point in options.points() {
+    let points = options.points();
+    for point in &points {
         eprintln!("{point} ...");
-        // Once for each kind of work.
-        let is_new = !latencies.contains(&std::mem::discriminant(&point.work));
-        let with_latency = is_new && matches!(point, Point { work: Work::Forward, .. } | Point { flows: FLOWS, .. });
-        let with_latency = with_latency && !matches!(point.work, Work::Rules(count) if count < 100);
-        if with_latency {
-            latencies.push(std::mem::discriminant(&point.work));
-        }
-        turns::measure(point, &here, settings, with_latency, &stop, &mut outcome)?;
+        let with_latency = has_latency(*point, &points);
+        turns::measure(*point, &here, settings, with_latency, &stop, &mut outcome)?;
     }
     if let Some(file) = &options.json {
         std::fs::write(file, serde_json::to_string_pretty(&outcome)?)
@@ -139,4 +144,18 @@ pub fn run(options: &Options) -> Result<()> {
     }
     print!("{outcome}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latency_is_measured_once_for_each_kind_of_work() {
+        let rules = [10, 100, 2000, 10_000].map(|rules| Point { work: Work::Rules(rules), flows: FLOWS });
+        let flows = [1, 900, 100_000].map(|flows| Point { work: Work::Masquerade, flows });
+        let points = [&[Point { work: Work::Forward, flows: FLOWS }][..], &flows, &rules].concat();
+        let chosen: Vec<bool> = points.iter().map(|point| has_latency(*point, &points)).collect();
+        assert_eq!(chosen, [true, false, true, false, false, true, false, false]);
+    }
 }
