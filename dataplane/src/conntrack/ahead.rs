@@ -65,6 +65,17 @@ impl Tracker {
         self.shared.index.prefetch(hash);
     }
 
+    /// Asks for what a flow will need that begins with this tuple and gets a mapping: the list of its source, and where its
+    /// answers are to be found if it is mapped to the address that the last one was.
+    #[inline]
+    pub(crate) fn prefetch_mapping(&self, tuple: &Tuple) {
+        self.shared.sources.prefetch(&self.shared, tuple);
+        if let Some(mut reply) = tuple.inverted() {
+            reply.dst = self.mapped_to[tuple.family.index()].unwrap_or(reply.dst);
+            self.shared.index.prefetch(self.shared.hash(&reply));
+        }
+    }
+
     /// Asks for the flow that may be found by this hash, once its place is there.
     #[inline(always)]
     pub(crate) fn prefetch_found(&self, hash: u64) {

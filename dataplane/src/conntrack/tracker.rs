@@ -53,6 +53,8 @@ pub struct Tracker {
     /// Where the packet at work was placed ahead of its turn ([`Tracker::track_known`]).
     pub(super) ahead: Option<Placed>,
     pub(super) timeouts: Timeouts,
+    /// The address that the last source was mapped to, by family: where the next one is likely to go.
+    pub(crate) mapped_to: [Option<u128>; 2],
     /// Something changed in this burst that is to be told.
     pub(super) eventful: Cell<bool>,
     /// Flows that begin keep when they did.
@@ -85,6 +87,7 @@ impl Tracker {
             eventful: Cell::new(false),
             stamps: false,
             timeouts: Timeouts::default(),
+            mapped_to: [None; 2],
         }
     }
 

@@ -15,6 +15,7 @@ use super::Engine;
 use super::fast::{FastPath, Look, Memo, NO_FLOW, Way};
 use super::fate::{ETHERNET, Fate, link_header};
 use super::memory::Memory;
+use super::order::Needs;
 use super::place::Place;
 use super::running::Running;
 use crate::conntrack::{Part, Told, Tracker};
@@ -85,31 +86,35 @@ impl Eyes<'_> {
 
     /// Asks for the memo of what was seen; where there is none, for where its flow is to be found.
     #[inline(always)]
-    fn recall<const N: usize>(&self, sight: &mut Sight, memory: &Memory<Memo<N>>, bytes: &[u8], is_tracked: bool) {
+    fn recall<const N: usize>(&self, sight: &mut Sight, memory: &Memory<Memo<N>>, bytes: &[u8], needs: &Needs) {
         sight.place = if self.fast.is_on { memory.find(sight.hash) } else { None };
         match sight.place {
             Some(place) => memory.prefetch(place),
-            None if is_tracked => self.seek(sight, &Glance::<N>::again(bytes, sight.port)),
+            None if needs.tracking => self.seek(sight, &Glance::<N>::again(bytes, sight.port), needs),
             None => {}
         }
     }
 
     /// Nothing is remembered of it: asks where its flow is to be found.
     #[inline(always)]
-    fn seek<const N: usize>(&self, sight: &mut Sight, seen: &Glance<N>) {
-        sight.flow_hash = self.tracker.hash_of(&seen.tuple());
+    fn seek<const N: usize>(&self, sight: &mut Sight, seen: &Glance<N>, needs: &Needs) {
+        let tuple = seen.tuple();
+        sight.flow_hash = self.tracker.hash_of(&tuple);
         self.tracker.prefetch_index(sight.flow_hash);
+        if needs.nat {
+            self.tracker.prefetch_mapping(&tuple);
+        }
     }
 
     /// Asks for the flow that a memo tells of; where it is of earlier rules, for where that is to be found.
     #[inline(always)]
-    fn meet<const N: usize>(&self, sight: &mut Sight, memory: &Memory<Memo<N>>, bytes: &[u8], is_tracked: bool) {
+    fn meet<const N: usize>(&self, sight: &mut Sight, memory: &Memory<Memo<N>>, bytes: &[u8], needs: &Needs) {
         let Some(place) = sight.place else { return };
         let memo = memory.at(place);
         if memo.epoch == self.fast.epoch {
             self.tracker.prefetch_flow(memo.flow, (memo.rest >> 32) as u8);
-        } else if is_tracked {
-            self.seek(sight, &Glance::<N>::again(bytes, sight.port));
+        } else if needs.tracking {
+            self.seek(sight, &Glance::<N>::again(bytes, sight.port), needs);
         }
     }
 }
@@ -119,7 +124,6 @@ impl Engine {
     #[inline]
     pub(super) fn meet(&mut self, g: &Running, port: PortId, rx: &mut [Frame]) {
         let own = glance::mac(self.router.links[port.0 as usize].mac);
-        let tracked = [g.needs[0].tracking, g.needs[1].tracking];
         let mut sights = std::mem::take(&mut self.fast.sights);
         sights.clear();
         let (mut bytes, mut are_tagged) = (0, false);
@@ -140,16 +144,16 @@ impl Engine {
         let eyes = Eyes { fast: &self.fast, tracker: &self.tracker };
         for (sight, frame) in sights.iter_mut().zip(rx.iter()) {
             match sight.kind {
-                Kind::V4 => eyes.recall(sight, &self.fast.v4, frame.bytes(), tracked[0]),
-                Kind::V6 => eyes.recall(sight, &self.fast.v6, frame.bytes(), tracked[1]),
+                Kind::V4 => eyes.recall(sight, &self.fast.v4, frame.bytes(), &g.needs[0]),
+                Kind::V6 => eyes.recall(sight, &self.fast.v6, frame.bytes(), &g.needs[1]),
                 Kind::Other | Kind::Refused(_) => {}
             }
         }
         let mut are_sought = false;
         for (sight, frame) in sights.iter_mut().zip(rx.iter()) {
             match sight.kind {
-                Kind::V4 => eyes.meet(sight, &self.fast.v4, frame.bytes(), tracked[0]),
-                Kind::V6 => eyes.meet(sight, &self.fast.v6, frame.bytes(), tracked[1]),
+                Kind::V4 => eyes.meet(sight, &self.fast.v4, frame.bytes(), &g.needs[0]),
+                Kind::V6 => eyes.meet(sight, &self.fast.v6, frame.bytes(), &g.needs[1]),
                 Kind::Other | Kind::Refused(_) => {}
             }
             are_sought |= sight.flow_hash != 0;

@@ -132,7 +132,7 @@ impl Generation {
             let needed = before.map_or_else(Needs::default, |g| g.needs[family.index()]);
             Needs::of(policy.ruleset.of(family), needed)
         });
-        let orders = needs.map(Order::of);
+        let orders = Family::ALL.map(|family| Order::of(needs[family.index()]).for_rules(&programs[family.index()]));
         let banks = (0..workers).map(|_| Bank::new(carry.len())).collect();
         let declared = &policy.ruleset.objects;
         let objects = before.map_or_else(|| Objects::none(0).next(declared), |g| g.objects.next(declared));

@@ -49,6 +49,27 @@ impl Engine {
         }
     }
 
+    /// Past chains that only count.
+    #[inline(always)]
+    pub(super) fn pass_idle(
+        &mut self,
+        g: &Running,
+        hook: Hook,
+        chains: &[(Table, u32)],
+        p: &mut Packet,
+    ) -> Result<(), DropReason> {
+        if p.is_traced || self.trace.is_some() {
+            // Somebody wants to hear of each.
+            return chains.iter().try_for_each(|(table, _)| self.judge(g, hook, *table, p).map(|_| ()));
+        }
+        let bank = &g.banks[self.worker];
+        for (_, slot) in chains {
+            bank.slot(*slot).count(p.facts.len as usize);
+            self.fast.notes.count(*slot);
+        }
+        Ok(())
+    }
+
     /// From the first rule of a built-in chain to the verdict.
     #[inline(never)]
     fn walk<'g>(

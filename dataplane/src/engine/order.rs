@@ -3,6 +3,7 @@
 //! Priorities are netfilter's: defragmentation -400, raw -300, conntrack -200, mangle -150, dstnat -100, filter 0, security 50, srcnat 100,
 //! helpers and confirm last (`enum nf_ip_hook_priorities`).
 
+use super::program::Program;
 use crate::nat::Manip;
 use sumun_config::rule::{Hook, Match, Policy, Table, Target};
 use sumun_config::ruleset::Tables;
@@ -12,6 +13,13 @@ use sumun_config::ruleset::Tables;
 pub enum Stage {
     /// The table's chain for this hook judges it.
     Chain(Table),
+    /// Chains without a rule that let everything pass, one after the other: they count, and that is all ([`Order::idle`]).
+    Idle {
+        /// Number of the first one.
+        from: u16,
+        /// Number behind the last one.
+        to: u16,
+    },
     /// Fragments wait until their packet is whole (`nf_defrag_ipv4`, `nf_defrag_ipv6`).
     Defrag,
     /// Conntrack places it (`nf_conntrack_in`).
@@ -100,7 +108,10 @@ fn asks_for_flows(test: &Match) -> bool {
 
 /// The stages of a family in one generation.
 #[derive(Debug)]
-pub struct Order([Vec<Stage>; 5]);
+pub struct Order {
+    stages: [Vec<Stage>; 5],
+    idle: Vec<(Table, u32)>,
+}
 
 impl Order {
     /// [`stages`] without those that nobody needs.
@@ -109,15 +120,47 @@ impl Order {
             Stage::Defrag => needs.defrag,
             Stage::Track | Stage::Help | Stage::Confirm => needs.tracking,
             Stage::Nat(_) => needs.nat,
-            Stage::Chain(_) | Stage::Reroute => true,
+            Stage::Chain(_) | Stage::Idle { .. } | Stage::Reroute => true,
         };
-        Order(Hook::ALL.map(|hook| stages(hook).iter().copied().filter(is_needed).collect()))
+        let stages = Hook::ALL.map(|hook| stages(hook).iter().copied().filter(is_needed).collect());
+        Order { stages, idle: Vec::new() }
+    }
+
+    /// The same for these rules: their idle chains are taken together where they follow each other.
+    pub fn for_rules(mut self, program: &Program) -> Order {
+        for hook in Hook::ALL {
+            let mut merged: Vec<Stage> = Vec::new();
+            for stage in std::mem::take(&mut self.stages[hook as usize]) {
+                let idle = match stage {
+                    Stage::Chain(table) => program.idle(table, hook).map(|slot| (table, slot)),
+                    _ => None,
+                };
+                let Some(idle) = idle else {
+                    merged.push(stage);
+                    continue;
+                };
+                let number = self.idle.len() as u16;
+                self.idle.push(idle);
+                match merged.last_mut() {
+                    Some(Stage::Idle { to, .. }) => *to = number + 1,
+                    _ => merged.push(Stage::Idle { from: number, to: number + 1 }),
+                }
+            }
+            self.stages[hook as usize] = merged;
+        }
+        self
+    }
+
+    /// Tables and policies' counters of idle chains.
+    #[inline]
+    pub fn idle(&self, from: u16, to: u16) -> &[(Table, u32)] {
+        self.idle.get(usize::from(from)..usize::from(to)).unwrap_or_default()
     }
 
     /// What happens at a hook, in order.
     #[inline]
     pub fn at(&self, hook: Hook) -> &[Stage] {
-        &self.0[hook as usize]
+        &self.stages[hook as usize]
     }
 }
 
@@ -145,6 +188,33 @@ mod tests {
         for hook in Hook::ALL {
             assert_eq!(Order::of(all).at(hook), stages(hook));
         }
+    }
+
+    #[test]
+    fn chains_that_only_count_are_taken_together_and_others_stand_alone() {
+        let mut ruleset = Ruleset::empty(Policy::Drop);
+        let order = |ruleset: &Ruleset| {
+            let mut slots = 0..;
+            let program = Program::build(Family::V4, ruleset.of(Family::V4), || slots.next().expect("slots"));
+            Order::of(Needs { tracking: true, defrag: true, cluster: false, nat: true }).for_rules(&program)
+        };
+        let before = order(&ruleset);
+        // Policies of filter drop: they are no idle chains.
+        let security = |order: &Order| match *order.at(Hook::Forward) {
+            [Stage::Idle { from, to }, Stage::Chain(Table::Filter), Stage::Idle { from: next, to: last }] => {
+                assert_eq!((to - from, next, last), (1, to, to + 1));
+                order.idle(next, last).to_vec()
+            }
+            ref other => panic!("{other:?}"),
+        };
+        assert_eq!(security(&before).iter().map(|(table, _)| *table).collect::<Vec<_>>(), [Table::Security]);
+        ruleset = Ruleset::empty(Policy::Accept);
+        let all = order(&ruleset);
+        let [Stage::Idle { from, to }] = *all.at(Hook::Forward) else { panic!("{:?}", all.at(Hook::Forward)) };
+        assert_eq!(
+            all.idle(from, to).iter().map(|(table, _)| *table).collect::<Vec<_>>(),
+            [Table::Mangle, Table::Filter, Table::Security]
+        );
     }
 
     #[test]

@@ -214,6 +214,7 @@ impl Engine {
                 Stage::Chain(table) => {
                     self.judge(g, hook, table, p)?;
                 }
+                Stage::Idle { from, to } => self.pass_idle(g, hook, g.order(p.facts.family).idle(from, to), p)?,
                 Stage::Defrag => {
                     let user = if hook == Hook::Output { User::Output } else { User::Prerouting };
                     if let Some(waits) = self.gather(g, user, p)? {

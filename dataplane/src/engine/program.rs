@@ -136,6 +136,12 @@ impl Program {
         self.entries[table as usize][hook as usize]
     }
 
+    /// The policy's counter of a table's chain at a hook, where that has no rule and lets everything pass.
+    pub fn idle(&self, table: Table, hook: Hook) -> Option<u32> {
+        let chain = self.chain(self.entry(table, hook)?);
+        (chain.rules.is_empty() && chain.policy == Policy::Accept).then_some(chain.slot)
+    }
+
     /// The chains of a table, built-in ones first.
     pub fn chains_of(&self, table: Table) -> &[Chain] {
         let from = self.bases[table as usize] as usize;

@@ -65,6 +65,9 @@ impl Tracker {
         {
             self.alter_reply(flow.id, &reply);
             bits |= manip.bit();
+            if manip == Manip::Src {
+                self.mapped_to[reply.family.index()] = Some(reply.dst);
+            }
         }
         self.shared.entry(flow.id).set_status(bits);
         Ok(())

@@ -8,6 +8,7 @@
 use crate::conntrack::{Conntrack, Flag, Life, NONE, Tuple};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::umem::huge::filled;
+use crate::umem::prefetch::prefetch;
 use sumun_config::facts::Dir;
 
 const FLAGS: usize = 256;
@@ -42,6 +43,12 @@ impl Sources {
     fn place(&self, table: &Conntrack, tuple: &Tuple) -> (&AtomicU32, &Flag) {
         let hash = table.hasher.hash_source(tuple) as usize;
         (&self.heads[hash & (self.heads.len() - 1)], &self.flags[hash % FLAGS])
+    }
+
+    /// Asks for the head of the list of a source.
+    #[inline]
+    pub fn prefetch(&self, table: &Conntrack, tuple: &Tuple) {
+        prefetch(self.place(table, tuple).0);
     }
 
     /// Adds a flow that is about to be live, unless the list is full.
