@@ -184,6 +184,36 @@ fn a_packet_behind_an_advertisement_in_its_burst_goes_to_the_new_mac() {
 }
 
 #[test]
+fn one_gateway_of_ipv6_is_two_ways_where_both_families_go_by_it() {
+    let mut rig = Rig::new(
+        "[[routes]]\nto = \"198.51.100.0/24\"\nvia = \"2001:db8:2::9\"\n[[routes]]\nto = \"2001:db8:9::/48\"\nvia = \"2001:db8:2::9\"\n",
+    );
+    let far = |family| match family {
+        Family::V4 => 0xc633_6407,
+        Family::V6 => 0x2001_0db8_0009 << 80 | 7,
+    };
+    for _ in 0..4 {
+        for (family, kind) in [(Family::V4, [8, 0]), (Family::V6, [0x86, 0xdd])] {
+            let out = rig.send(LAN, &udp(family, ends(family).0, far(family), (1000, 53), b"?"));
+            assert_eq!(out.len(), 1, "nobody is asked for");
+            let (port, frame) = &out[0];
+            assert_eq!((*port, &frame[..6], &frame[12..14]), (WAN, &[2, 0, 0, 0, 0, 2][..], &kind[..]));
+        }
+    }
+    assert_eq!(rig.engine.replayed(), 4);
+}
+
+#[test]
+fn packets_that_are_not_tracked_go_the_short_way_too() {
+    for (rules, tracked) in [("", 0), ("[filter.FORWARD]\nrules = [\"-m conntrack --ctstate UNTRACKED\"]\n", 1)] {
+        let mut rig = Rig::new(rules);
+        assert_eq!(replayed(&mut rig, &question(Family::V4), 5), 3, "{rules}");
+        assert_eq!((rig.packets(Family::V4, "mangle.FORWARD"), rig.router.conntrack.count()), (vec![5], tracked));
+        rig.assert_census();
+    }
+}
+
+#[test]
 fn more_ways_than_are_remembered_at_a_time_do_not_end_it() {
     // Each source ends in a chain of its own: as many paths as there are sources.
     const SOURCES: u128 = 5000;

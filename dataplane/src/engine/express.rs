@@ -25,7 +25,7 @@ use crate::packet::vlan;
 use crate::reason::DropReason;
 use crate::umem::Frame;
 use crate::umem::prefetch::prefetch;
-use sumun_config::facts::{Family, PortId};
+use sumun_config::facts::PortId;
 use sumun_config::model::Checksums;
 
 /// How many frames ahead headers are asked for.
@@ -248,7 +248,7 @@ impl Engine {
             return Err(Off::Apart);
         }
         let family = Glance::<N>::FAMILY;
-        if way.moment != self.fast.moment && !self.ask_way(g, memo.way, family) {
+        if way.moment != self.fast.moment && !self.ask_way(g, memo.way) {
             return Err(Off::Apart);
         }
         let s = &g.policy.sysctl;
@@ -279,9 +279,9 @@ impl Engine {
     }
 
     /// Writes the link's header of a way, whose MAC is asked for once a moment; false where it is not known.
-    fn ask_way(&mut self, g: &Running, way: u16, family: Family) -> bool {
-        let Way { hop, .. } = self.fast.ways[way as usize];
-        let next = self.resolver.lookup(hop.port, family, hop.address, self.now, &g.policy.sysctl);
+    fn ask_way(&mut self, g: &Running, way: u16) -> bool {
+        let Way { hop, family, .. } = self.fast.ways[way as usize];
+        let next = self.resolver.lookup(hop.port, hop.family(family), hop.address, self.now, &g.policy.sysctl);
         let Next::Mac(mac) = next else { return false };
         let way = &mut self.fast.ways[way as usize];
         way.moment = self.fast.moment;

@@ -93,10 +93,12 @@ struct Path {
     bytes: u64,
 }
 
-/// A port and a next hop, and the link's header at a moment ([`FastPath::moment`]).
+/// A port and a next hop for packets of a family, and the link's header at a moment ([`FastPath::moment`]).
 #[derive(Clone, Copy)]
 pub(super) struct Way {
     pub hop: Hop,
+    /// That of the packets; the next hop may be of another.
+    pub family: Family,
     pub moment: u64,
     pub header: [u8; ETHERNET],
 }
@@ -278,15 +280,19 @@ impl FastPath {
     }
 
     /// The number of a way; none where there are too many.
-    fn way(&mut self, hop: Hop) -> Option<u16> {
+    fn way(&mut self, hop: Hop, family: Family) -> Option<u16> {
         let (ways, hasher) = (&self.ways, &self.hasher);
-        let hash = hasher.hash_one(hop);
-        if let Some(known) = self.way_index.find(hash, |at| ways[*at as usize].hop == hop) {
+        let hash = hasher.hash_one((hop, family));
+        let is_it = |at: &u16| (ways[*at as usize].hop, ways[*at as usize].family) == (hop, family);
+        if let Some(known) = self.way_index.find(hash, is_it) {
             return Some(*known);
         }
         let at = u16::try_from(ways.len()).ok().filter(|at| usize::from(*at) < WAYS)?;
-        self.way_index.insert_unique(hash, at, |at| hasher.hash_one(ways[*at as usize].hop));
-        self.ways.push(Way { hop, moment: u64::MAX, header: [0; ETHERNET] });
+        self.way_index.insert_unique(hash, at, |at| {
+            let way = &ways[*at as usize];
+            hasher.hash_one((way.hop, way.family))
+        });
+        self.ways.push(Way { hop, family, moment: u64::MAX, header: [0; ETHERNET] });
         Some(at)
     }
 }
@@ -321,7 +327,7 @@ impl Engine {
         let Some(look) = self.fast.notes.look.filter(|_| self.router.links.get(p.hop.port.0 as usize).is_some()) else {
             return;
         };
-        let (Some(path), Some(way)) = (self.fast.path(), self.fast.way(p.hop)) else {
+        let (Some(path), Some(way)) = (self.fast.path(), self.fast.way(p.hop, f.family)) else {
             self.fast.is_full = true;
             return;
         };
