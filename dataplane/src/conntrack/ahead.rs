@@ -76,13 +76,15 @@ impl Tracker {
         }
     }
 
-    /// Asks for the flow that may be found by this hash, once its place is there.
+    /// Asks for the flow that may be found by this hash, once its place is there; false where there is none.
     #[inline(always)]
-    pub(crate) fn prefetch_found(&self, hash: u64) {
-        if let Some((id, _)) = self.shared.index.candidate(hash) {
+    pub(crate) fn prefetch_found(&self, hash: u64) -> bool {
+        let found = self.shared.index.candidate(hash);
+        if let Some((id, _)) = found {
             self.prefetch_flow(id, proto::TCP);
             self.shared.entry(id).prefetch_ends();
         }
+        found.is_some()
     }
 
     /// How a flow stands: which use of its entry it is, its life and its status. Rules see nothing else of it but its mark and

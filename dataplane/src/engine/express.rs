@@ -7,6 +7,7 @@
 //! | [`Eyes::see`] | headers | tags of memos |
 //! | [`Eyes::recall`] | tags | memos; where there are none, where flows are found |
 //! | [`Eyes::meet`] | memos | flows; where memos are old, where flows are found |
+//! | [`Eyes::find`] | where flows are found | flows; where there are none, what new ones need |
 //! | [`Engine::pass`] | flows | |
 //!
 //! In the last one packets go in the order in which they came, each the short way or the long one.
@@ -20,7 +21,7 @@ use super::place::Place;
 use super::running::Running;
 use crate::conntrack::{Part, Told, Tracker};
 use crate::neigh::Hop as Next;
-use crate::packet::glance::{self, Glance, Mac};
+use crate::packet::glance::{self, Glance, Mac, V4, V6};
 use crate::packet::vlan;
 use crate::reason::DropReason;
 use crate::umem::Frame;
@@ -90,19 +91,23 @@ impl Eyes<'_> {
         sight.place = if self.fast.is_on { memory.find(sight.hash) } else { None };
         match sight.place {
             Some(place) => memory.prefetch(place),
-            None if needs.tracking => self.seek(sight, &Glance::<N>::again(bytes, sight.port), needs),
+            None if needs.tracking => self.seek(sight, &Glance::<N>::again(bytes, sight.port)),
             None => {}
         }
     }
 
     /// Nothing is remembered of it: asks where its flow is to be found.
     #[inline(always)]
-    fn seek<const N: usize>(&self, sight: &mut Sight, seen: &Glance<N>, needs: &Needs) {
-        let tuple = seen.tuple();
-        sight.flow_hash = self.tracker.hash_of(&tuple);
+    fn seek<const N: usize>(&self, sight: &mut Sight, seen: &Glance<N>) {
+        sight.flow_hash = self.tracker.hash_of(&seen.tuple());
         self.tracker.prefetch_index(sight.flow_hash);
-        if needs.nat {
-            self.tracker.prefetch_mapping(&tuple);
+    }
+
+    /// Asks for the flow that was sought; where there is none, for what the next one will need.
+    #[inline(always)]
+    fn find<const N: usize>(&self, sight: &Sight, bytes: &[u8], needs: &Needs) {
+        if !self.tracker.prefetch_found(sight.flow_hash) && needs.nat {
+            self.tracker.prefetch_mapping(&Glance::<N>::again(bytes, sight.port).tuple());
         }
     }
 
@@ -114,7 +119,7 @@ impl Eyes<'_> {
         if memo.epoch == self.fast.epoch {
             self.tracker.prefetch_flow(memo.flow, (memo.rest >> 32) as u8);
         } else if needs.tracking {
-            self.seek(sight, &Glance::<N>::again(bytes, sight.port), needs);
+            self.seek(sight, &Glance::<N>::again(bytes, sight.port));
         }
     }
 }
@@ -159,8 +164,13 @@ impl Engine {
             are_sought |= sight.flow_hash != 0;
         }
         if are_sought {
-            let sought = sights.iter().filter(|sight| sight.flow_hash != 0);
-            sought.for_each(|sight| self.tracker.prefetch_found(sight.flow_hash));
+            for (sight, frame) in sights.iter().zip(rx.iter()).filter(|(sight, _)| sight.flow_hash != 0) {
+                match sight.kind {
+                    Kind::V4 => eyes.find::<V4>(sight, frame.bytes(), &g.needs[0]),
+                    Kind::V6 => eyes.find::<V6>(sight, frame.bytes(), &g.needs[1]),
+                    Kind::Other | Kind::Refused(_) => {}
+                }
+            }
         }
         self.fast.sights = sights;
     }

@@ -181,13 +181,17 @@ impl<const N: usize> Glance<N> {
     /// The tuple of such packets.
     #[inline(always)]
     pub fn tuple(&self) -> Tuple {
-        let bytes = self.addresses.as_bytes();
-        let half = bytes.len() / 2;
-        let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u128::from(*byte));
+        let half = |at: usize| match N {
+            V4 => u128::from((u64::from_be(self.addresses[0]) >> (32 * (1 - at))) as u32),
+            _ => {
+                let word = |i: usize| u128::from(u64::from_be(self.addresses[(2 * at + i) % N]));
+                word(0) << 64 | word(1)
+            }
+        };
         let [a, b, c, d] = (self.rest as u32).to_ne_bytes();
         Tuple {
-            src: number(&bytes[..half]),
-            dst: number(&bytes[half..]),
+            src: half(0),
+            dst: half(1),
             sport: u16::from_be_bytes([a, b]),
             dport: u16::from_be_bytes([c, d]),
             proto: self.protocol(),
@@ -351,8 +355,20 @@ mod tests {
     fn assert_as_parsed(frame: &[u8]) {
         let (v4, v6) = (v4(frame, PORT, mac(MAC)), v6(frame, PORT, mac(MAC)));
         match facts(frame) {
-            Some(f) if is_ordinary(&f) && f.family == Family::V4 => assert_eq!((v4, v6), (Some(told(&f)), None)),
-            Some(f) if is_ordinary(&f) => assert_eq!((v4, v6), (None, Some(told(&f)))),
+            Some(f) if is_ordinary(&f) && f.family == Family::V4 => {
+                assert_eq!((v4, v6), (Some(told(&f)), None));
+                assert_eq!(
+                    (v4.map(|seen| seen.tuple()), Glance::again(frame, PORT)),
+                    (Some(Tuple::of(&f)), told::<V4>(&f))
+                );
+            }
+            Some(f) if is_ordinary(&f) => {
+                assert_eq!((v4, v6), (None, Some(told(&f))));
+                assert_eq!(
+                    (v6.map(|seen| seen.tuple()), Glance::again(frame, PORT)),
+                    (Some(Tuple::of(&f)), told::<V6>(&f))
+                );
+            }
             other => assert_eq!((v4, v6), (None, None), "{other:?}"),
         }
     }
