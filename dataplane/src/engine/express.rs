@@ -1,6 +1,6 @@
 //! The short way of a packet: from what it looks like to the line of its port.
 //!
-//! A burst goes through three stages, so that its cache misses overlap:
+//! A burst goes through stages, so that its cache misses overlap:
 //!
 //! | stage | reads | asks for |
 //! |---|---|---|

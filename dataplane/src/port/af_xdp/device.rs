@@ -5,7 +5,7 @@
 
 #![allow(unsafe_code, reason = "device ioctls and packet memberships take C structures")]
 
-use super::error::OpenError;
+use super::error::{Bonded, OpenError};
 use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use std::io;
@@ -53,8 +53,17 @@ struct Driver {
     rest: [u8; 160],
 }
 
+/// What a device has to do with a bond, by its driver and flags; none for most.
+fn bonded(driver: &str, flags: i32) -> Option<Bonded> {
+    match driver {
+        "bonding" | "team" => Some(Bonded::Whole),
+        _ if flags & libc::IFF_SLAVE != 0 => Some(Bonded::Member),
+        _ => None,
+    }
+}
+
 impl Device {
-    /// Looks a device up, and refuses what can never be a port: no device, one that is down, one that is not Ethernet.
+    /// Looks a device up, and refuses what can never be a port: no device, one that is down, one that is not Ethernet, a bond.
     pub fn find(name: &str) -> Result<Device, OpenError> {
         let failed = |what: &str, error: io::Error| match error.raw_os_error() {
             Some(libc::ENODEV | libc::ENXIO) => OpenError::Missing { device: name.into() },
@@ -99,7 +108,10 @@ impl Device {
         let tells = ask(&fd, libc::SIOCETHTOOL, &mut request).is_ok();
         let driver = driver.name.split(|byte| *byte == 0).next().filter(|_| tells).unwrap_or_default();
         let driver = String::from_utf8_lossy(driver).into_owned();
-        Ok(Device { name: name.into(), index, mac, mtu, queues, driver })
+        match bonded(&driver, flags as i32) {
+            Some(bonded) => Err(OpenError::Bonded { device: name.into(), bonded }),
+            None => Ok(Device { name: name.into(), index, mac, mtu, queues, driver }),
+        }
     }
 
     /// Whether it is one end of a veth pair.
@@ -154,4 +166,25 @@ pub(super) fn ask(fd: &OwnedFd, number: libc::c_ulong, request: &mut libc::ifreq
     // the structure of its command.
     let answer = unsafe { libc::ioctl(fd.as_raw_fd(), number as _, &raw mut *request) };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bonds_and_their_members_are_told_by_driver_and_flags() {
+        let up = libc::IFF_UP | libc::IFF_BROADCAST;
+        for (driver, flags, expected) in [
+            ("bonding", up | libc::IFF_MASTER, Some(Bonded::Whole)),
+            ("team", up, Some(Bonded::Whole)),
+            ("ixgbe", up | libc::IFF_SLAVE, Some(Bonded::Member)),
+            ("ixgbe", up, None),
+            ("", up, None),
+        ] {
+            assert_eq!(bonded(driver, flags), expected, "{driver}");
+        }
+        let told = OpenError::Bonded { device: "bond0".into(), bonded: Bonded::Whole }.to_string();
+        assert!(told.starts_with("bond0: a bond, whose frames XDP sockets never see: "), "{told}");
+    }
 }

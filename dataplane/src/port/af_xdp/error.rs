@@ -3,6 +3,24 @@
 use crate::port::VlanError;
 use std::io;
 
+/// What a device has to do with a bond. Frames belong to the members, and so do their sockets; who talks LACP to the other end is
+/// the kernel, which hears nothing of what a router takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Bonded {
+    /// A bond or a team.
+    #[error(
+        "a bond, whose frames XDP sockets never see: dissolve it and make each member a port with addresses of its own, with routes \
+         over all of them (`nexthops`)"
+    )]
+    Whole,
+    /// One of its devices.
+    #[error(
+        "a member of a bond, which would hear no LACP any more: take it out (`ip link set dev DEVICE nomaster`) and make it a port \
+         with addresses of its own"
+    )]
+    Member,
+}
+
 /// Why ports could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -28,6 +46,14 @@ pub enum OpenError {
         device: String,
         /// ARPHRD number of the kernel.
         kind: u16,
+    },
+    /// A bond, or a member of one.
+    #[error("{device}: {bonded}")]
+    Bonded {
+        /// The device.
+        device: String,
+        /// Which of both.
+        bonded: Bonded,
     },
     /// Its packets are longer than any that are taken.
     #[error(
