@@ -57,6 +57,8 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
     }
     tracing::info!("{} MB for {} flows; {adopted}", conntrack.memory().div_ceil(1 << 20), conntrack.max_flows());
     let router = Router::with(conntrack, appliance, opened.links, seed);
+    let [v4, v6] = router.memory_of_ways().map(|bytes| bytes.div_ceil(1 << 20));
+    tracing::info!("as flows come, up to {v4} MB more for their ways over IPv4 and {v6} MB over IPv6");
     let exchange = beside.as_ref().map(|beside| beside.exchange.clone());
     let members = opened.workers.into_iter().zip(&appliance.cores).enumerate().map(|(number, (share, core))| {
         let mut engine = router.engine(number, share.pool);

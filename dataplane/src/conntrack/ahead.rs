@@ -94,11 +94,15 @@ impl Tracker {
         Known { flow, standing: entry.word().0 as u32, mark: entry.mark.load(Ordering::Relaxed) }
     }
 
+    /// Says what time it is for [`Tracker::track_known`], in nanoseconds.
+    pub(crate) fn set_time(&mut self, now: u64) {
+        self.now = millis(now);
+    }
+
     /// Tracks a packet of TCP or UDP whose flow is known, as [`Tracker::track`] would. Its checksum is right.
     #[inline(always)]
-    pub(crate) fn track_known(&mut self, known: &Known, part: &Part, now: u64, s: &Sysctl) -> Told {
+    pub(crate) fn track_known(&mut self, known: &Known, part: &Part, s: &Sysctl) -> Told {
         let flow = known.flow;
-        self.now = millis(now);
         let entry = self.shared.entry(flow.id);
         let word = entry.word();
         let is_known = word.0 as u32 == known.standing && entry.mark.load(Ordering::Relaxed) == known.mark;

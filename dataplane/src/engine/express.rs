@@ -196,8 +196,6 @@ impl Engine {
     /// The last stage: a frame goes its way.
     #[inline(always)]
     pub(super) fn pass(&mut self, g: &Running, sight: &Sight, mut frame: Frame, stand: &mut Place) {
-        self.fast.notes.stop();
-        self.tracker.is_through();
         let out = match sight.kind {
             Kind::V4 => recall(&mut self.fast.v4, sight, self.fast.is_on).and_then(|place| {
                 let memo = *self.fast.v4.at(place);
@@ -269,7 +267,7 @@ impl Engine {
         }
         if let Some(known) = memo.known() {
             let part = Part { family, proto: seen.protocol(), icmp: None, len, l4: upper };
-            match self.tracker.track_known(&known, &part, self.now, s) {
+            match self.tracker.track_known(&known, &part, s) {
                 Told::AsKnown => {}
                 Told::Changed | Told::Unknown => return Err(Off::New),
                 Told::Apart => return Err(Off::Apart),
@@ -304,18 +302,21 @@ impl Engine {
     fn walk_through(&mut self, g: &Running, port: PortId, frame: Frame, stand: &mut Place) {
         // ARP and neighbour discovery change MACs.
         self.fast.move_on();
-        if !self.parse(g, port, frame, stand) {
-            return;
-        }
-        let p = stand.packet();
-        let end = self.ingress(g, p);
-        self.tracker.is_through();
-        if self.fast.notes.is_on() && matches!(end, Ok(Fate::Send { .. })) {
-            self.remember(g, p);
-        }
+        let end = self.parse(g, port, frame, stand).then(|| {
+            let p = stand.packet();
+            let end = self.ingress(g, p);
+            if self.fast.notes.is_on() && matches!(end, Ok(Fate::Send { .. })) {
+                self.remember(g, p);
+            }
+            end
+        });
+        // What was noted and found out is this packet's alone.
         self.fast.notes.stop();
-        self.finish_place(g, stand, end);
-        self.settle(g);
+        self.tracker.is_through();
+        if let Some(end) = end {
+            self.finish_place(g, stand, end);
+            self.settle(g);
+        }
     }
 }
 

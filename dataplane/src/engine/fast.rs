@@ -208,6 +208,11 @@ impl FastPath {
         }
     }
 
+    /// Bytes that it takes for so many flows of each family once it is in use, by [`Family::index`].
+    pub fn memory(flows: usize) -> [usize; 2] {
+        [Memory::<Memo<V4>>::bytes(ROOM * flows), Memory::<Memo<V6>>::bytes(ROOM * flows)]
+    }
+
     /// Forgets everything. Between bursts only: counters of a burst are raised first.
     pub fn forget(&mut self, now: u64) {
         debug_assert!(self.busy.is_empty(), "counters of a burst are not raised yet");

@@ -42,6 +42,11 @@ impl<M: FromBytes> Memory<M> {
         Memory { tags: zeroed(sets).expect(memory), memos: zeroed(sets * PLACES).expect(memory) }
     }
 
+    /// Bytes that so many take once all are in use.
+    pub const fn bytes(memos: usize) -> usize {
+        memos.div_ceil(PLACES) * (PLACES * size_of::<M>() + size_of::<Tags>())
+    }
+
     #[inline(always)]
     fn set(&self, hash: u64) -> usize {
         (((hash >> 32) * self.tags.len() as u64) >> 32) as usize

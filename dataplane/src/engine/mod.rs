@@ -130,6 +130,13 @@ fn line(link: &Link) -> Vec<Frame> {
 }
 
 impl Router {
+    /// Bytes that workers take together to remember the ways of flows once that is in use, by [`Family::index`].
+    ///
+    /// [`Family::index`]: sumun_config::facts::Family::index
+    pub fn memory_of_ways(&self) -> [usize; 2] {
+        FastPath::memory(self.conntrack.entries())
+    }
+
     /// The engine of a worker, with the frames that it may use.
     pub fn engine(self: &Arc<Self>, worker: usize, mut pool: Pool) -> Engine {
         let defrag = Defrag::new(pool.made() / FRAGMENT_SHARE);
@@ -174,6 +181,7 @@ impl Engine {
     /// Takes a burst that came in on a port through the router. `now` is monotonic, in nanoseconds, and never goes back.
     pub fn process(&mut self, now: u64, port: PortId, rx: &mut Vec<Frame>) {
         self.now = now;
+        self.tracker.set_time(now);
         self.adopt();
         let g = self.running.clone();
         let mut stand = self.stand.take().unwrap_or_else(|| Box::new(Place::new()));

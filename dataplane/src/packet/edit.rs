@@ -10,7 +10,6 @@
 use super::checksum::{Sum, replace, replace_wide};
 use super::crc32c;
 use super::view::icmp_has_id;
-use crate::conntrack::Tuple;
 use sumun_config::facts::{Facts, Family, proto};
 
 #[inline]
@@ -203,47 +202,6 @@ pub fn decrement_ttl(l3: &mut [u8], facts: &mut Facts) {
     set_ttl(l3, facts, facts.ttl.saturating_sub(1));
 }
 
-/// Forwards a whole packet of TCP or UDP as one of this tuple: both ends and the TTL, each checksum touched once. Does what
-/// [`set_source`], [`set_destination`], [`set_sport`], [`set_dport`] and [`decrement_ttl`] would together.
-#[inline]
-pub fn forward_as(l3: &mut [u8], facts: &mut Facts, to: &Tuple) {
-    let old = *facts;
-    (facts.src, facts.dst, facts.sport, facts.dport) = (to.src, to.dst, to.sport, to.dport);
-    facts.ttl = old.ttl.saturating_sub(1);
-    let ports = |f: &Facts| u32::from(f.sport) << 16 | u32::from(f.dport);
-    // What changes, in ones' complement: less the old, more the new (RFC 1624).
-    let addresses = match facts.family {
-        Family::V4 => {
-            let [src, dst] = [old.src, old.dst].map(|old| u128::from(!(old as u32)));
-            Sum::new().wide(src).wide(dst).wide(to.src).wide(to.dst)
-        }
-        Family::V6 => Sum::new().wide(!old.src).wide(!old.dst).wide(to.src).wide(to.dst),
-    };
-    match facts.family {
-        Family::V4 => {
-            let Some(check) = read(l3, 10) else { return };
-            let word = |ttl: u8| u16::from(ttl) << 8 | u16::from(facts.proto);
-            write(l3, 10, addresses.word(!check).word(!word(old.ttl)).word(word(facts.ttl)).checksum());
-            write(l3, 8, word(facts.ttl));
-            if let Some(both) = l3.get_mut(12..).and_then(|bytes| bytes.first_chunk_mut::<8>()) {
-                *both = (u64::from(to.src as u32) << 32 | u64::from(to.dst as u32)).to_be_bytes();
-            }
-        }
-        Family::V6 => {
-            if let Some(header) = l3.first_chunk_mut::<40>() {
-                header[7] = facts.ttl;
-                header[8..24].copy_from_slice(&to.src.to_be_bytes());
-                header[24..].copy_from_slice(&to.dst.to_be_bytes());
-            }
-        }
-    }
-    let change = addresses.wide(u128::from(!ports(&old))).wide(u128::from(ports(facts)));
-    update_l4(l3, &old, |check| change.word(!check).checksum());
-    if let Some(both) = l3.get_mut(usize::from(facts.l4_off)..).and_then(|bytes| bytes.first_chunk_mut()) {
-        *both = ports(facts).to_be_bytes();
-    }
-}
-
 /// Lets an unfragmented IPv4 packet be fragmented: clears Don't Fragment and gives it an identification. Nothing for IPv6.
 pub fn allow_fragments(l3: &mut [u8], facts: &mut Facts, id: u16) {
     if facts.family == Family::V4 {
@@ -341,38 +299,6 @@ mod tests {
             set_sport(&mut bytes, &mut facts, 7);
             set_source(&mut bytes, &mut facts, 9);
             assert_eq!(bytes[at..at + 2], [0, 0]);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn forwarding_as_another_tuple_is_all_single_edits_at_once(
-            (v6, udp, unsummed) in any::<(bool, bool, bool)>(),
-            (src, dst) in any::<(u128, u128)>(),
-            (sport, dport) in any::<(u16, u16)>(),
-            damage in any::<u16>(),
-        ) {
-            let (family, number) = (if v6 { Family::V6 } else { Family::V4 }, if udp { proto::UDP } else { proto::TCP });
-            let l4 = match udp {
-                true => sample::udp(1000, 2000, b"some data"),
-                false => sample::tcp(1000, 2000, 16, &[], b"some data"),
-            };
-            let mut bytes = packet(family, number, &l4);
-            let mut facts = parse::ip(family, &bytes).unwrap();
-            let at = checksum_at(&facts).unwrap();
-            let check = if unsummed { 0 } else { read(&bytes, at).unwrap().wrapping_add(damage) };
-            write(&mut bytes, at, check);
-            let address = |wide: u128| if v6 { wide } else { u128::from(wide as u32) };
-            let to = Tuple { src: address(src), dst: address(dst), sport, dport, ..Tuple::of(&facts) };
-            let (mut at_once, mut known) = (bytes.clone(), facts);
-            forward_as(&mut at_once, &mut known, &to);
-            set_dport(&mut bytes, &mut facts, dport);
-            set_destination(&mut bytes, &mut facts, to.dst);
-            decrement_ttl(&mut bytes, &mut facts);
-            set_sport(&mut bytes, &mut facts, sport);
-            set_source(&mut bytes, &mut facts, to.src);
-            prop_assert_eq!(at_once, bytes);
-            prop_assert_eq!(format!("{known:?}"), format!("{facts:?}"));
         }
     }
 

@@ -415,7 +415,14 @@ mod tests {
             };
             let mut now = known;
             match to {
-                Some(to) => edit::forward_as(&mut frame[14..], &mut now, to),
+                Some(to) => {
+                    let packet = &mut frame[14..];
+                    edit::set_dport(packet, &mut now, to.dport);
+                    edit::set_destination(packet, &mut now, to.dst);
+                    edit::decrement_ttl(packet, &mut now);
+                    edit::set_sport(packet, &mut now, to.sport);
+                    edit::set_source(packet, &mut now, to.src);
+                }
                 None => edit::decrement_ttl(&mut frame[14..], &mut now),
             }
             prop_assert_eq!(at_once, frame);
