@@ -57,6 +57,40 @@ pub enum Sizes {
     Imix,
 }
 
+impl Sizes {
+    /// Lengths without FCS of frames of UDP, in turn, that fit a device of this MTU. With FCS, `small` bytes are what frames have
+    /// where nobody says how many, and the least of IMIX.
+    pub fn lengths(self, families: Families, small: u32, mtu: u32) -> Result<Vec<u32>> {
+        let is_v6 = families.are_v6()[1];
+        let sizes = match self {
+            Sizes::One(size) => vec![size.unwrap_or(small)],
+            Sizes::Imix => IMIX.map(|size| size.max(small)).to_vec(),
+        };
+        let least = least(is_v6);
+        let family = if is_v6 { "IPv6" } else { "IPv4" };
+        for size in &sizes {
+            ensure!(
+                *size >= least,
+                "--size {size}: an {family} frame with UDP has at least {least} bytes, its checksum of 4 bytes counted"
+            );
+            let packet = size - FCS - 14;
+            ensure!(
+                packet <= mtu,
+                "--size {size}: a packet of {packet} bytes is more than the device's MTU of {mtu}: \
+                 `ip link set dev DEVICE mtu {packet}` on both ends"
+            );
+            // What a page holds besides what the kernel needs of it.
+            ensure!(*size <= 3072, "--size {size}: at most 3072 bytes fit the page that a frame is made in");
+        }
+        Ok(sizes.iter().map(|size| size - FCS).collect())
+    }
+}
+
+/// Bytes of the shortest frame of UDP, with FCS.
+pub fn least(is_v6: bool) -> u32 {
+    headers(is_v6).max(60) + FCS
+}
+
 /// All that frames have in common, and how they differ.
 #[derive(Clone, Debug)]
 pub struct Traffic {
@@ -94,30 +128,9 @@ fn headers(is_v6: bool) -> u32 {
 impl Traffic {
     /// Sets the lengths of frames for a device of this MTU. Returns whether all of them have room for a stamp.
     pub fn size(&mut self, sizes: Sizes, mtu: u32) -> Result<bool> {
-        let is_v6 = self.families.are_v6()[1];
-        let stamped = (headers(is_v6) + STAMP as u32).max(60) + FCS;
-        let sizes = match sizes {
-            Sizes::One(size) => vec![size.unwrap_or(stamped)],
-            Sizes::Imix => IMIX.map(|size| size.max(stamped)).to_vec(),
-        };
-        let least = if is_v6 { headers(true) + FCS } else { 60 + FCS };
-        let family = if is_v6 { "IPv6" } else { "IPv4" };
-        for size in &sizes {
-            ensure!(
-                *size >= least,
-                "--size {size}: an {family} frame with UDP has at least {least} bytes, its checksum of 4 bytes counted"
-            );
-            let packet = size - FCS - 14;
-            ensure!(
-                packet <= mtu,
-                "--size {size}: a packet of {packet} bytes is more than the device's MTU of {mtu}: \
-                 `ip link set dev DEVICE mtu {packet}` on both ends"
-            );
-            // What a page holds besides what the kernel needs of it.
-            ensure!(*size <= 3072, "--size {size}: at most 3072 bytes fit the page that a frame is made in");
-        }
-        self.lengths = sizes.iter().map(|size| size - FCS).collect();
-        Ok(sizes.iter().all(|size| *size >= stamped))
+        let stamped = (headers(self.families.are_v6()[1]) + STAMP as u32).max(60) + FCS;
+        self.lengths = sizes.lengths(self.families, stamped, mtu)?;
+        Ok(self.lengths.iter().all(|len| len + FCS >= stamped))
     }
 
     /// How far one flow is from the one before it: coprime to their number, so that all have their turn.
