@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 mod compare;
 mod frames;
+mod gate;
 mod pipeline;
 mod pktgen;
 mod routes;
@@ -25,6 +26,8 @@ struct Arguments {
 enum Command {
     /// The engine alone, on one core, over memory ports: no device, no kernel.
     Pipeline(pipeline::Options),
+    /// Instructions of the engine for a packet, counted by valgrind, against the figures of the repository.
+    Gate(gate::Options),
     /// Sends frames on a device, counts what arrives at a device, or both: loss, order, latency.
     Pktgen(pktgen::Options),
     /// The same network, rules and traffic through Sumun and through the kernel, in turns.
@@ -40,6 +43,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Pipeline(options) => pipeline::run(&options),
+        Command::Gate(options) => gate::run(&options),
         Command::Pktgen(options) => pktgen::run(&options),
         Command::Compare(options) => compare::run(&options),
         Command::Ruleset(options) => ruleset::run(&options),
