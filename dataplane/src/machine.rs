@@ -70,6 +70,9 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
     });
     let members = members.collect();
     let workers = worker::start_beside(exchange, members, appliance.idle)?;
+    if let Err(error) = worker::stand_aside(&appliance.cores) {
+        tracing::warn!("the other threads of this process may run on the workers' cores: {error}");
+    }
     let control = workers.control();
     let host = match (beside, opened.beside.into_iter().next()) {
         (Some(beside), Some(pool)) => match beside.start(appliance, pool, control.clone()) {

@@ -19,7 +19,9 @@ use crate::port::{PortCounts, Seat};
 use crate::reason::DropReason;
 use crate::umem::{Frame, Pool};
 use core_affinity::CoreId;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -309,6 +311,20 @@ pub fn start_beside<F: Forwarder + 'static>(
         }
     }
     Ok(workers)
+}
+
+/// Keeps the calling thread, and those that it starts from now on, off the workers' cores: what control, the log or the kernel's
+/// routes cost now and then would be a pause for a worker's packets. Where there are no other cores all stays as it is.
+pub fn stand_aside(cores: &[usize]) -> io::Result<()> {
+    let this = Pid::from_raw(0);
+    let mut others = sched_getaffinity(this)?;
+    for core in cores.iter().copied().filter(|core| *core < CpuSet::count()) {
+        others.unset(core)?;
+    }
+    if (0..CpuSet::count()).any(|core| others.is_set(core) == Ok(true)) {
+        sched_setaffinity(this, &others)?;
+    }
+    Ok(())
 }
 
 /// The words of a panic.

@@ -230,3 +230,25 @@ fn a_sleeping_worker_wakes_for_the_bell_and_for_a_deadline_only() {
     workers.control().stop();
     workers.join().unwrap();
 }
+
+#[test]
+fn the_other_threads_keep_off_the_workers_cores_where_there_are_others() {
+    let allowed = || {
+        let set = sched_getaffinity(Pid::from_raw(0)).expect("cores");
+        (0..CpuSet::count()).filter(|core| set.is_set(*core) == Ok(true)).collect::<Vec<_>>()
+    };
+    std::thread::spawn(move || {
+        let all = allowed();
+        stand_aside(&all).expect("as it is");
+        assert_eq!(allowed(), all, "there is nowhere else");
+        if let [worker, others @ ..] = &all[..]
+            && !others.is_empty()
+        {
+            stand_aside(&[*worker, usize::MAX]).expect("aside");
+            assert_eq!(allowed(), others);
+            assert_eq!(std::thread::spawn(allowed).join().expect("no panic"), others);
+        }
+    })
+    .join()
+    .expect("no panic");
+}
