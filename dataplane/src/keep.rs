@@ -66,6 +66,8 @@ pub struct Opened {
     pub lost: Option<String>,
     /// Why these flows will be lost with the process.
     pub mortal: Option<String>,
+    /// Bytes of the file that are in large pages; none where there is no file.
+    pub large: Option<usize>,
 }
 
 /// Says in the file until when the process lived.
@@ -136,13 +138,13 @@ impl Table {
             self.make(&fresh, boot)
         });
         match made {
-            Ok((lines, heart)) => {
+            Ok((lines, heart, large)) => {
                 let (conntrack, adopted) = self.adopt(lines, before);
                 match fs::rename(&fresh, path) {
-                    Ok(()) => Opened { conntrack, heart, adopted, lost, mortal: None },
+                    Ok(()) => Opened { conntrack, heart, adopted, lost, mortal: None, large },
                     Err(error) => {
                         let why = format!("cannot name {}: {error}", path.display());
-                        Opened { conntrack, heart: Heart(None), adopted, lost, mortal: Some(why) }
+                        Opened { conntrack, heart: Heart(None), adopted, lost, mortal: Some(why), large }
                     }
                 }
             }
@@ -158,7 +160,7 @@ impl Table {
     fn mortal(&self, before: Option<Before>, mortal: Option<String>) -> Opened {
         let lines = Lines::heap(Lines::needed(self.max_flows, self.workers) as usize);
         let (conntrack, adopted) = self.adopt(lines, before.unwrap_or_default());
-        Opened { conntrack, heart: Heart(None), adopted, lost: None, mortal }
+        Opened { conntrack, heart: Heart(None), adopted, lost: None, mortal, large: None }
     }
 
     fn adopt(&self, lines: Lines, before: Before) -> (Conntrack, Adopted) {
@@ -176,7 +178,7 @@ impl Table {
         HEAD + Lines::needed(self.max_flows, self.workers) as usize * Lines::EACH
     }
 
-    fn make(&self, path: &Path, boot: &str) -> io::Result<(Lines, Heart)> {
+    fn make(&self, path: &Path, boot: &str) -> io::Result<(Lines, Heart, Option<usize>)> {
         let lines = Lines::needed(self.max_flows, self.workers);
         let mut mapping = Mapping::fresh(path, self.bytes())?;
         let head = Head { sizes: Lines::SIZES, lines, boot: boot.to_string(), ports: self.ports.clone() };
@@ -185,7 +187,8 @@ impl Table {
         let none = || io::Error::other("the file is too short");
         let heart = Heart(Some(mapping.cut(8).ok_or_else(none)?));
         heart.beat(self.now);
-        Ok((Lines::mapped(&mut mapping, lines as usize).ok_or_else(none)?, heart))
+        let large = mapping.large().ok();
+        Ok((Lines::mapped(&mut mapping, lines as usize).ok_or_else(none)?, heart, large))
     }
 }
 

@@ -48,14 +48,15 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?;
     // Flow hashes and local sequence numbers must not be foreseeable; `RandomState` is seeded by the kernel.
     let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), wall);
-    let Opened { conntrack, heart, adopted, lost, mortal } = keep::open(appliance, seed, worker::now());
+    let Opened { conntrack, heart, adopted, lost, mortal, large } = keep::open(appliance, seed, worker::now());
     if let Some(why) = lost {
         tracing::warn!("no flows are taken over: {}: {why}", appliance.run_dir.join(keep::FILE).display());
     }
     if let Some(why) = mortal {
         tracing::warn!("flows will not live on when this process ends: {why}");
     }
-    tracing::info!("{} MB for {} flows; {adopted}", conntrack.memory().div_ceil(1 << 20), conntrack.max_flows());
+    let large = large.map_or(String::new(), |bytes| format!(", {} MB of it in large pages", bytes >> 20));
+    tracing::info!("{} MB for {} flows{large}; {adopted}", conntrack.memory().div_ceil(1 << 20), conntrack.max_flows());
     let router = Router::with(conntrack, appliance, opened.links, seed);
     let [v4, v6] = router.memory_of_ways().map(|bytes| bytes.div_ceil(1 << 20));
     tracing::info!("as flows come, up to {v4} MB more for their ways over IPv4 and {v6} MB over IPv6");

@@ -4,10 +4,14 @@
 //! [`Mapping::fresh`] makes a file of zeros, reserves all of its memory and maps it; [`Mapping::cut`] deals it out, one
 //! part after the other, none twice. What is stored in such a slab is in the file at that moment, whatever becomes of the process.
 //!
-//! All memory is reserved beforehand: a hole in a file on a full tmpfs would be a SIGBUS on the data path.
+//! All memory is reserved beforehand: a hole in a file on a full tmpfs would be a SIGBUS on the data path. On a tmpfs that is
+//! mounted with `huge=advise` (or `always`, or `within_size`) it is in large pages ([`super::huge`] says why). The kernel asks the
+//! mapping for that when a page is first touched, so there the pages are touched before the rest is reserved; on a disk that
+//! would write them all.
 
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZeroUsize;
@@ -30,9 +34,19 @@ unsafe impl Send for Pages {}
 // SAFETY: as above.
 unsafe impl Sync for Pages {}
 
+impl Pages {
+    /// Maps all of a file that is so long.
+    fn map(file: &File, len: NonZeroUsize, how: MapFlags) -> io::Result<Pages> {
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: the kernel chooses an address where nothing is, and the file is as long as the mapping.
+        let base = unsafe { mmap(None, len, prot, MapFlags::MAP_SHARED | how, file, 0)? };
+        Ok(Pages { base: base.cast(), len })
+    }
+}
+
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: mapped in `Mapping::fresh` with this length; every slab in it holds an `Arc` of it, so none is left.
+        // SAFETY: mapped in `Pages::map` with this length; every slab in it holds an `Arc` of it, so none is left.
         // An error cannot be answered: the address range then stays mapped until the process ends.
         let _ = unsafe { munmap(self.base.cast(), self.len.get()) };
     }
@@ -58,12 +72,28 @@ impl Mapping {
         }
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         let length = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
-        fallocate(&file, FallocateFlags::empty(), 0, len as i64)?;
-        let (prot, flags) =
-            (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE);
-        // SAFETY: the kernel chooses an address where nothing is, and the file is as long as the mapping.
-        let base = unsafe { mmap(None, length, prot, flags, &file, 0)? };
-        Ok(Mapping { pages: Arc::new(Pages { base: base.cast(), len: length }), file, cut: 0 })
+        let reserve = || fallocate(&file, FallocateFlags::empty(), 0, len as i64);
+        let pages = if fstatfs(&file)?.filesystem_type() == TMPFS_MAGIC {
+            file.set_len(len as u64)?;
+            let pages = Pages::map(&file, length, MapFlags::empty())?;
+            for advice in [MmapAdvise::MADV_HUGEPAGE, MmapAdvise::MADV_POPULATE_WRITE] {
+                // SAFETY: the mapping is all of it, and neither advice changes what is in it. Where the kernel has no large pages,
+                // is older than 5.14 or has no memory left, it refuses; what is missing is reserved below, or is an error there.
+                let _ = unsafe { madvise(pages.base.cast(), len, advice) };
+            }
+            reserve()?;
+            pages
+        } else {
+            reserve()?;
+            Pages::map(&file, length, MapFlags::MAP_POPULATE)?
+        };
+        Ok(Mapping { pages: Arc::new(pages), file, cut: 0 })
+    }
+
+    /// Bytes of it that are in large pages.
+    pub fn large(&self) -> io::Result<usize> {
+        let maps = std::fs::read_to_string("/proc/self/smaps")?;
+        Ok(large(&maps, self.pages.base.as_ptr().addr()))
     }
 
     /// The file.
@@ -89,6 +119,17 @@ impl Mapping {
         let cells = NonNull::slice_from_raw_parts(first.cast(), count);
         Some(Slab { cells, memory: Memory::Mapped { _pages: self.pages.clone() } })
     }
+}
+
+/// Bytes in large pages of the mapping that begins at `base`, by what `/proc/self/smaps` says.
+fn large(maps: &str, base: usize) -> usize {
+    let start = format!("{base:08x}-");
+    let own = maps.lines().skip_while(|line| !line.starts_with(&start));
+    // Up to the last line of its entry.
+    let own = own.take_while(|line| !line.starts_with("VmFlags:"));
+    let in_large =
+        own.filter_map(|line| line.strip_prefix("ShmemPmdMapped:")?.trim().strip_suffix(" kB")?.parse::<usize>().ok());
+    in_large.sum::<usize>() << 10
 }
 
 /// A fixed array of cells that many threads share.
@@ -142,6 +183,8 @@ impl<T> Drop for Slab<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
     use std::os::unix::fs::MetadataExt;
     use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -180,6 +223,55 @@ mod tests {
         let found = mapping.file().metadata().unwrap();
         assert_eq!((found.mode() & 0o777, found.len()), (0o600, 1 << 20));
         assert!(found.blocks() * 512 >= 1 << 20, "{} blocks", found.blocks());
+    }
+
+    /// A directory on a tmpfs of its own, mounted with these options in a mount namespace of this thread.
+    fn on_tmpfs(options: &str) -> tempfile::TempDir {
+        assert!(nix::unistd::Uid::effective().is_root(), "this test mounts: run it as root");
+        let tmp = tempfile::tempdir().unwrap();
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(Some("tmpfs"), tmp.path(), Some("tmpfs"), MsFlags::empty(), Some(options)).unwrap();
+        tmp
+    }
+
+    #[test]
+    fn a_file_on_a_tmpfs_is_in_large_pages_where_that_is_mounted_so() {
+        let large = |options: &'static str| {
+            let there = move || {
+                let tmp = on_tmpfs(options);
+                let mut mapping = Mapping::fresh(&tmp.path().join("cells"), (4 << 20) + 65536).unwrap();
+                let large = mapping.large().unwrap();
+                let cells = mapping.cut::<AtomicU64>((4 << 20) / 8).unwrap();
+                assert!(cells.iter().all(|cell| cell.load(Ordering::Relaxed) == 0));
+                let blocks = mapping.file().metadata().unwrap().blocks();
+                assert!(blocks * 512 >= (4 << 20) + 65536, "{blocks} blocks are reserved");
+                large
+            };
+            std::thread::spawn(there).join().unwrap()
+        };
+        assert_eq!(large("huge=never"), 0);
+        assert_eq!(large("huge=advise"), 4 << 20);
+    }
+
+    #[test]
+    fn a_file_that_does_not_fit_on_a_tmpfs_is_refused() {
+        let refused = || {
+            let tmp = on_tmpfs("size=1m,huge=advise");
+            let error = Mapping::fresh(&tmp.path().join("cells"), 8 << 20).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        };
+        std::thread::spawn(refused).join().unwrap();
+    }
+
+    #[test]
+    fn large_pages_are_read_of_ones_own_mapping() {
+        let maps = "7f00-8f00 rw-s\nShmemPmdMapped:   2048 kB\nVmFlags: rd\n\
+                    00abc000-00def000 rw-s\nRss: 9 kB\nShmemPmdMapped:   4096 kB\nVmFlags: rd\n\
+                    ffff0000-ffff1000 rw-s\nShmemPmdMapped:   6144 kB\nVmFlags: rd\n";
+        assert_eq!(super::large(maps, 0xabc000), 4096 << 10);
+        assert_eq!(super::large(maps, 0xabd000), 0);
     }
 
     #[test]
