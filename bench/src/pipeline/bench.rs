@@ -9,6 +9,7 @@ use crate::frames;
 use anyhow::{Context, Result, anyhow};
 use core_affinity::CoreId;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use sumun_config::facts::Family;
 use sumun_dataplane::engine::{BURST, Router};
 use sumun_dataplane::umem::{Pool, Region};
@@ -38,6 +39,8 @@ pub struct Bench {
     settings: Settings,
     packets: Packets,
     lanes: Vec<Lane>,
+    /// Of the engines, in nanoseconds.
+    clock: Arc<AtomicU64>,
     /// Nanoseconds a packet of each worker, of each round.
     rounds: Vec<Vec<Option<f64>>>,
     counts: Counts,
@@ -56,12 +59,13 @@ impl Bench {
         let router: Arc<Router> = Router::new(&config.appliance, links(), 1);
         let pools = Pool::deal(Region::cut(FRAMES * workers as u32, 2048), workers);
         let opens = (workload.packets == Packets::New).then_some(family);
+        let clock = Arc::new(AtomicU64::new(1_000_000_000));
         let lane = |(number, pool)| {
             let mut engine = router.engine(number, pool);
             if settings.judges_all || workload.judges_all {
                 engine.judge_all();
             }
-            Lane::new(number, workers, engine, &settings.lengths, opens)
+            Lane::new(number, workers, engine, &settings.lengths, opens, clock.clone())
         };
         let lanes: Vec<Lane> = pools.into_iter().enumerate().map(lane).collect();
         router.publish(config.policy).map_err(anyhow::Error::msg)?;
@@ -70,6 +74,7 @@ impl Bench {
             settings: settings.clone(),
             packets: workload.packets,
             lanes,
+            clock,
             rounds: Vec::new(),
             counts: Counts::default(),
         };
@@ -137,17 +142,13 @@ impl Bench {
         outcome
     }
 
-    /// Brings the clocks of the workers together. Flows of this round are gone before the next one where each opens its own.
+    /// Flows of this round are gone before the next one where each opens its own.
     fn settle(&mut self) {
-        let mut now = self.lanes.iter().map(|lane| lane.now).max().unwrap_or(0);
-        let mut ticks = 0;
         if self.packets == Packets::New {
-            now += 1_000_000_000_000;
-            ticks = self.settings.packets / BURST * 4;
-        }
-        self.lanes.iter_mut().for_each(|lane| lane.now = now);
-        for _ in 0..ticks {
-            self.lanes.iter_mut().for_each(Lane::tick);
+            self.clock.fetch_add(1_000_000_000_000, Ordering::Relaxed);
+            for _ in 0..self.settings.packets / BURST * 4 {
+                self.lanes.iter_mut().for_each(Lane::tick);
+            }
         }
     }
 

@@ -4,8 +4,8 @@ use super::traffic::Traffic;
 use super::workload::{LAN, WAN};
 use crate::frames::{self, Template};
 use anyhow::{Context, Result, bail, ensure};
-use std::sync::Barrier;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 use sumun_config::facts::{Family, PortId};
 use sumun_dataplane::engine::{BURST, Engine};
@@ -44,6 +44,9 @@ impl Watch for Unwatched {
 /// Part of a round's packets, at most, with which a worker waits for others.
 pub const MORE: usize = 8;
 
+/// Nanoseconds that a burst of one worker takes by the engine's clock.
+const A_BURST: u64 = 64 * 100;
+
 /// Where workers wait for each other.
 pub struct Meeting {
     start: Barrier,
@@ -80,13 +83,20 @@ pub struct Lane {
     lengths: Vec<usize>,
     length: usize,
     rx: Vec<Frame>,
-    /// The engine's clock, in nanoseconds.
-    pub now: u64,
+    /// The clock of all workers, in nanoseconds: flows whose packets come to several of them live by it. Bursts move it.
+    clock: Arc<AtomicU64>,
 }
 
 impl Lane {
     /// Worker `number` of so many.
-    pub fn new(number: usize, of: usize, engine: Engine, lengths: &[u32], opens: Option<Family>) -> Lane {
+    pub fn new(
+        number: usize,
+        of: usize,
+        engine: Engine,
+        lengths: &[u32],
+        opens: Option<Family>,
+        clock: Arc<AtomicU64>,
+    ) -> Lane {
         Lane {
             number,
             of,
@@ -96,7 +106,7 @@ impl Lane {
             lengths: lengths.iter().map(|len| *len as usize).collect(),
             length: 0,
             rx: Vec::with_capacity(BURST),
-            now: 1_000_000_000,
+            clock,
         }
     }
 
@@ -109,7 +119,7 @@ impl Lane {
     pub fn send(&mut self, port: PortId, template: &Template) -> Result<Vec<u8>> {
         let mut frame = self.engine.pool().take().context("a free frame")?;
         ensure!(frame.set(template.bytes()), "a packet is longer than a frame");
-        self.engine.process(self.now, port, &mut vec![frame]);
+        self.engine.process(self.clock.load(Ordering::Relaxed), port, &mut vec![frame]);
         for out in [LAN, WAN] {
             if let Some(frame) = self.engine.take_tx(out).pop() {
                 let sent = frame.bytes().to_vec();
@@ -122,7 +132,7 @@ impl Lane {
 
     /// Housekeeping without packets.
     pub fn tick(&mut self) {
-        self.engine.tick(self.now);
+        self.engine.tick(self.clock.load(Ordering::Relaxed));
     }
 
     /// At least so many packets, watched, at the same time as others: who is through goes on, unwatched and not for ever, until
@@ -143,7 +153,7 @@ impl Lane {
     }
 
     fn burst(&mut self, watch: &mut impl Watch) -> Result<usize> {
-        let Lane { engine, traffic, new, lengths, length, rx, now, .. } = self;
+        let Lane { engine, traffic, new, lengths, length, rx, clock, .. } = self;
         let mut write = |template: &Template| {
             let mut frame = engine.pool().take().context("a free frame")?;
             ensure!(template.write(&mut frame, lengths[*length]), "a packet is longer than a frame");
@@ -167,10 +177,11 @@ impl Lane {
             }
         };
         let sent = rx.len();
-        *now += 64 * 100;
+        let step = A_BURST / self.of as u64;
+        let now = clock.fetch_add(step, Ordering::Relaxed) + step;
         watch.over(|| {
-            engine.process(*now, port, rx);
-            engine.tick(*now);
+            engine.process(now, port, rx);
+            engine.tick(now);
         });
         let mut came = 0;
         for out in [LAN, WAN] {
