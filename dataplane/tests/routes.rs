@@ -142,7 +142,7 @@ fn flow_labels_spread_the_packets_of_one_flow_over_two_ways_as_before() {
         let mut rig = rig_with(&format!("{other}[filter.FORWARD]\nrules = [\"-m conntrack --ctstate NEW\"]\n"));
         rig.router.routes(vec![Change::Append(entry("2001:db8:99::/48", Kind::Via(hops.to_vec())))]);
         if judge_all {
-            rig.engine.judge_all();
+            rig.engine.remember_only(sumun_dataplane::engine::Remembered::Nothing);
         }
         let labelled = |label: u8| {
             let mut frame = udp(Family::V6, client, far, (1000, 53), b"?");

@@ -1,7 +1,7 @@
-//! What a flow's packets have in common is replayed, and nothing tells: rules and traffic through two engines, one of which
-//! judges every packet.
+//! What a flow's packets have in common is replayed, and nothing tells: rules and traffic through three engines, one of which
+//! remembers nothing, and one nothing of what rules said.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use sumun_config::facts::Family;
 use sumun_testbed::differential::twins::Twins;
 use sumun_testbed::differential::{Case, shapes};
@@ -16,9 +16,12 @@ fn run(cases: impl Iterator<Item = (String, Case)>) -> Result<u64> {
         if let Some(twins) = case.run_twice().context(name)? {
             all.packets += twins.packets;
             all.replayed += twins.replayed;
+            all.recalled += twins.recalled;
         }
     }
-    println!("{} of {} packets were replayed", all.replayed, all.packets);
+    println!("{} of {} packets were replayed, {} recalled", all.replayed, all.packets, all.recalled);
+    // What is replayed by the one is recalled by the other, and more.
+    ensure!(all.recalled >= all.replayed, "only {} of {} packets were recalled", all.recalled, all.packets);
     Ok(all.replayed * 1000 / all.packets.max(1))
 }
 

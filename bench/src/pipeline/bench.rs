@@ -11,7 +11,7 @@ use core_affinity::CoreId;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use sumun_config::facts::Family;
-use sumun_dataplane::engine::{BURST, Router};
+use sumun_dataplane::engine::{BURST, Remembered, Router};
 use sumun_dataplane::umem::{Pool, Region};
 
 /// Frames of each worker.
@@ -63,7 +63,7 @@ impl Bench {
         let lane = |(number, pool)| {
             let mut engine = router.engine(number, pool);
             if settings.judges_all || workload.judges_all {
-                engine.judge_all();
+                engine.remember_only(Remembered::Ways);
             }
             Lane::new(number, workers, engine, &settings.lengths, opens, clock.clone())
         };

@@ -5,13 +5,14 @@ use super::protocol::{self, Part};
 use super::tell::{Joined, state_of};
 use super::tracker::Placed;
 use super::{Entry, Flow, Tracker, Tuple, Word};
+use crate::packet::parse;
 use crate::sync::atomic::Ordering;
 use crate::umem::prefetch::prefetch;
 use sumun_config::facts::{Dir, Facts, proto, status};
 use sumun_config::model::Sysctl;
 
 /// A flow as somebody remembers it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Known {
     pub flow: Flow,
     /// How it stood then ([`Tracker::known`]).
@@ -123,6 +124,28 @@ impl Tracker {
                 Told::Changed
             }
         }
+    }
+
+    /// Whether a flow stands as it is known.
+    #[inline]
+    pub(crate) fn stands(&self, known: &Known) -> bool {
+        self.shared.entry(known.flow.id).word().0 as u32 == known.standing
+    }
+
+    /// Tracks a packet of TCP or UDP whose flow is known, and tells its facts; false where [`Tracker::track`] is to place it.
+    #[inline]
+    pub(crate) fn track_again(&mut self, known: &Known, facts: &mut Facts, l3: &[u8], s: &Sysctl) -> bool {
+        if s.nf_conntrack_checksum && !parse::l4_checksum_ok(facts, l3) {
+            return false;
+        }
+        if self.track_known(known, &Part::of(facts, l3), s) != Told::AsKnown {
+            return false;
+        }
+        self.begin_to_track(facts);
+        let status = known.standing & 0xffff;
+        (facts.has_ct, facts.ct_dir, facts.ct_state) = (true, known.flow.dir, state_of(known.flow.dir, status));
+        (facts.ct_proto, facts.ct_status, facts.ct_mark) = (facts.proto, status, known.mark);
+        true
     }
 
     /// A datagram that changes nothing of its flow but for how long it lives, and what it counts; false and nothing done for others.

@@ -130,11 +130,7 @@ impl Tracker {
         s: &Sysctl,
     ) -> Result<Ct, DropReason> {
         self.now = millis(now);
-        facts.has_ct = false;
-        facts.ct_dir = Dir::Original;
-        facts.ct_status = 0;
-        facts.ct_mark = 0;
-        self.why = None;
+        self.begin_to_track(facts);
         let placed = match self.ahead.take() {
             Some(placed) => placed,
             None => self.place(template, facts, l3, s).inspect_err(|_| self.counts().drop.bump())?,
@@ -156,6 +152,13 @@ impl Tracker {
                 Ct::None
             }
         })
+    }
+
+    /// Nothing is known of a packet yet.
+    #[inline]
+    pub(super) fn begin_to_track(&mut self, facts: &mut Facts) {
+        (facts.has_ct, facts.ct_dir, facts.ct_status, facts.ct_mark) = (false, Dir::Original, 0, 0);
+        self.why = None;
     }
 
     /// The entries that this worker has free, waiting or unconfirmed, and its credit.

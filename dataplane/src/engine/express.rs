@@ -13,20 +13,21 @@
 //! In the last one packets go in the order in which they came, each the short way or the long one.
 
 use super::Engine;
-use super::fast::{FastPath, Look, Memo, NO_FLOW, Way};
+use super::fast::{FastPath, Look, Memo, NO_FLOW, Recall, Remembered, Way};
 use super::fate::{ETHERNET, Fate, link_header};
 use super::memory::Memory;
 use super::order::Needs;
+use super::packet::{Hop, Packet};
 use super::place::Place;
 use super::running::Running;
-use crate::conntrack::{Part, Told, Tracker};
+use crate::conntrack::{Ct, Part, Told, Tracker};
 use crate::neigh::Hop as Next;
 use crate::packet::glance::{self, Glance, Mac, V4, V6};
 use crate::packet::vlan;
 use crate::reason::DropReason;
 use crate::umem::Frame;
 use crate::umem::prefetch::prefetch;
-use sumun_config::facts::PortId;
+use sumun_config::facts::{Family, PortId};
 use sumun_config::model::Checksums;
 
 /// How many frames ahead headers are asked for.
@@ -59,6 +60,8 @@ enum Kind {
 enum Off {
     /// What it meets there is to be noted.
     New,
+    /// Rules are to be asked.
+    Judged(Recall),
     /// It is not as others of its flow.
     Apart,
 }
@@ -88,7 +91,7 @@ impl Eyes<'_> {
     /// Asks for the memo of what was seen; where there is none, for where its flow is to be found.
     #[inline(always)]
     fn recall<const N: usize>(&self, sight: &mut Sight, memory: &Memory<Memo<N>>, bytes: &[u8], needs: &Needs) {
-        sight.place = if self.fast.is_on { memory.find(sight.hash) } else { None };
+        sight.place = if self.fast.remembers() { memory.find(sight.hash) } else { None };
         match sight.place {
             Some(place) => memory.prefetch(place),
             None if needs.tracking => self.seek(sight, &Glance::<N>::again(bytes, sight.port)),
@@ -196,25 +199,32 @@ impl Engine {
     /// The last stage: a frame goes its way.
     #[inline(always)]
     pub(super) fn pass(&mut self, g: &Running, sight: &Sight, mut frame: Frame, stand: &mut Place) {
+        let remembers = self.fast.remembers();
         let out = match sight.kind {
-            Kind::V4 => recall(&mut self.fast.v4, sight, self.fast.is_on).and_then(|place| {
-                let memo = *self.fast.v4.at(place);
-                self.ride(g, sight.port, &memo, &mut frame, |seen| Look::V4(seen, place))
-            }),
-            Kind::V6 => recall(&mut self.fast.v6, sight, self.fast.is_on).and_then(|place| {
-                let memo = *self.fast.v6.at(place);
-                self.ride(g, sight.port, &memo, &mut frame, |seen| Look::V6(seen, place))
-            }),
-            Kind::Other => None,
+            Kind::V4 => match recall(&mut self.fast.v4, sight, remembers) {
+                Some(place) => {
+                    let memo = *self.fast.v4.at(place);
+                    self.ride(g, sight.port, &memo, &mut frame, |seen| Look::V4(seen, place))
+                }
+                None => Err(None),
+            },
+            Kind::V6 => match recall(&mut self.fast.v6, sight, remembers) {
+                Some(place) => {
+                    let memo = *self.fast.v6.at(place);
+                    self.ride(g, sight.port, &memo, &mut frame, |seen| Look::V6(seen, place))
+                }
+                None => Err(None),
+            },
+            Kind::Other => Err(None),
             Kind::Refused(reason) => return self.refuse_frame(reason, frame),
         };
         match out {
-            Some(out) => self.queue(out, frame),
-            None => self.walk_through(g, sight.port, frame, stand),
+            Ok(out) => self.queue(out, frame),
+            Err(recall) => self.walk_through(g, sight, recall, frame, stand),
         }
     }
 
-    /// Makes a frame ready that can go the short way; the port that it leaves by.
+    /// Makes a frame ready that can go the short way; the port that it leaves by, or else what it takes on the long way.
     #[inline(always)]
     fn ride<const N: usize>(
         &mut self,
@@ -223,15 +233,19 @@ impl Engine {
         memo: &Memo<N>,
         frame: &mut Frame,
         look: impl FnOnce(Glance<N>) -> Look,
-    ) -> Option<usize> {
+    ) -> Result<usize, Option<Recall>> {
         let seen = Glance::<N>::again(frame.bytes(), port);
         match self.replay(g, port, memo, &seen, frame) {
-            Ok(out) => Some(out),
+            Ok(out) => Ok(out),
             Err(Off::New) => {
                 self.fast.notes.start(look(seen));
-                None
+                Err(None)
             }
-            Err(Off::Apart) => None,
+            Err(Off::Judged(recall)) => {
+                self.fast.recalled += 1;
+                Err(Some(recall))
+            }
+            Err(Off::Apart) => Err(None),
         }
     }
 
@@ -250,6 +264,11 @@ impl Engine {
             && (memo.has_flags == 0 || memo.tcp_flags == glance::tcp_flags(upper));
         if !fits || self.trace.is_some() {
             return Err(Off::New);
+        }
+        if memo.is_judged != 0 || self.fast.remembered == Remembered::Ways {
+            let recall = memo.recall();
+            let stands = recall.known.is_none_or(|known| self.tracker.stands(&known));
+            return Err(if stands { Off::Judged(recall) } else { Off::New });
         }
         let way = &self.fast.ways[memo.way as usize];
         if len > way.hop.mtu || frame.is_large() {
@@ -299,11 +318,15 @@ impl Engine {
 
     /// The long way.
     #[inline(never)]
-    fn walk_through(&mut self, g: &Running, port: PortId, frame: Frame, stand: &mut Place) {
-        // ARP and neighbour discovery change MACs.
-        self.fast.move_on();
-        let end = self.parse(g, port, frame, stand).then(|| {
+    fn walk_through(&mut self, g: &Running, sight: &Sight, recall: Option<Recall>, frame: Frame, stand: &mut Place) {
+        let ordinary = match sight.kind {
+            Kind::V4 => Some(Family::V4),
+            Kind::V6 => Some(Family::V6),
+            Kind::Other | Kind::Refused(_) => None,
+        };
+        let end = self.parse(g, sight.port, ordinary, frame, stand).then(|| {
             let p = stand.packet();
+            p.recall = recall;
             let end = self.ingress(g, p);
             if self.fast.notes.is_on() && matches!(end, Ok(Fate::Send { .. })) {
                 self.remember(g, p);
@@ -313,10 +336,36 @@ impl Engine {
         // What was noted and found out is this packet's alone.
         self.fast.notes.stop();
         self.tracker.is_through();
+        if !matches!(end, Some(Ok(Fate::Send { .. }))) {
+            // ARP and neighbour discovery change MACs.
+            self.fast.move_on();
+        }
         if let Some(end) = end {
             self.finish_place(g, stand, end);
             self.settle(g);
         }
+    }
+
+    /// The next hop of a packet whose like has been routed as it would be; none where the routing decision is to be made.
+    #[inline]
+    pub(super) fn hop_again(&self, p: &Packet) -> Option<Hop> {
+        let recall = p.recall.as_ref()?;
+        let is_of_it = match (p.ct, recall.known) {
+            // Its mapping, if any, is as it was.
+            (Ct::Flow(flow), Some(known)) => flow == known.flow && known.is_as(&p.facts),
+            (Ct::None | Ct::Untracked, None) => true,
+            _ => false,
+        };
+        (is_of_it && recall.was_routed_as(&p.facts)).then(|| self.fast.ways[usize::from(recall.way)].hop)
+    }
+
+    /// The MAC of its next hop, which somebody has asked for in this moment.
+    #[inline]
+    pub(super) fn mac_again(&mut self, g: &Running, p: &Packet) -> Option<[u8; 6]> {
+        let at = p.recall.as_ref()?.way;
+        let way = &self.fast.ways[usize::from(at)];
+        let is_known = way.hop == p.hop && (way.moment == self.fast.moment || self.ask_way(g, at));
+        is_known.then(|| std::array::from_fn(|i| self.fast.ways[usize::from(at)].header[i]))
     }
 }
 

@@ -71,11 +71,38 @@ pub(super) struct Memo<const N: usize> {
     /// Not zero: some rule asks for the flags.
     pub has_flags: u8,
     pub tcp_flags: u8,
-    unused: u8,
+    /// Not zero: rules are to be asked, since some ask for what differs from packet to packet. The way alone is remembered.
+    pub is_judged: u8,
+    /// Mark and TOS that it was routed with.
+    routed_mark: u32,
+    routed_tos: u8,
+    unused: [u8; 3],
 }
 
 /// What is remembered of packets without a flow.
 pub(super) const NO_FLOW: u32 = u32::MAX;
+
+/// What a packet that rules are asked about takes from others that looked the same: their flow, their route and their next
+/// hop's MAC.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recall {
+    /// The flow as it stands; none where there was none.
+    pub known: Option<Known>,
+    pub way: u16,
+    routed_mark: u32,
+    routed_tos: u8,
+}
+
+/// How much a worker remembers of flows.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Remembered {
+    /// Nothing: every packet goes all of the long way.
+    Nothing,
+    /// Routes and neighbours; rules are asked about every packet.
+    Ways,
+    /// What rules said, too.
+    Verdicts,
+}
 
 /// What a packet looks like, and where that is to be remembered.
 #[derive(Clone, Copy)]
@@ -107,21 +134,27 @@ pub(super) struct Way {
 #[derive(Default)]
 pub(super) struct Notes {
     is_on: bool,
+    /// Others that look the same are to be judged.
+    is_judged: bool,
     look: Option<Look>,
     asks: Asks,
     slots: ArrayVec<u32, COUNTERS>,
+    /// Mark and TOS that it was routed with.
+    routed: (u32, u8),
 }
 
 /// One worker's memory of flows.
 pub(super) struct FastPath {
-    pub is_on: bool,
+    pub remembered: Remembered,
+    /// Packets so far that took a [`Recall`] with them.
+    pub recalled: u64,
     /// Raised with every new generation of rules or routes: memos of an earlier one are worth nothing.
     pub epoch: u32,
     /// When it began, in nanoseconds.
     since: u64,
     /// Some flow found no room: there are too many paths or ways.
     is_full: bool,
-    /// Raised whenever neighbours may have changed: with each burst, and with each packet that goes the long way.
+    /// Raised whenever neighbours may have changed: with each burst, and with each packet that is not sent on.
     pub moment: u64,
     pub v4: Memory<Memo<V4>>,
     pub v6: Memory<Memo<V6>>,
@@ -139,12 +172,20 @@ pub(super) struct FastPath {
     pub notes: Notes,
 }
 
+impl Recall {
+    /// Whether the route of a packet with these facts depends on nothing but what was the same for those that it is like.
+    #[inline]
+    pub fn was_routed_as(&self, facts: &Facts) -> bool {
+        (self.routed_mark, self.routed_tos) == (facts.mark, facts.tos)
+    }
+}
+
 impl Notes {
     /// A counter was raised.
     #[inline]
     pub fn count(&mut self, slot: u32) {
         if self.is_on && self.slots.try_push(slot).is_err() {
-            self.is_on = false;
+            self.is_judged = true;
         }
     }
 
@@ -152,10 +193,16 @@ impl Notes {
     #[inline]
     pub fn act(&mut self, target: &Option<Target>) {
         let is_replayed = matches!(target, None | Some(Target::Verdict(_) | Target::Mark(_) | Target::ConnMark(_)));
-        self.is_on &= is_replayed;
+        self.is_judged |= !is_replayed;
     }
 
-    /// Something happened that a replay would not do.
+    /// The packet goes on to another host.
+    #[inline]
+    pub fn route(&mut self, facts: &Facts) {
+        self.routed = (facts.mark, facts.tos);
+    }
+
+    /// Something happened that others will not meet.
     #[inline]
     pub fn stop(&mut self) {
         self.is_on = false;
@@ -167,9 +214,15 @@ impl Notes {
         self.is_on
     }
 
+    /// Whether it matters what rules ask for.
+    #[inline]
+    pub fn is_asking(&self) -> bool {
+        self.is_on && !self.is_judged
+    }
+
     /// From now on what a packet of this look meets is noted.
     pub fn start(&mut self, look: Look) {
-        (self.is_on, self.asks, self.look) = (true, Asks::Flow, Some(look));
+        (self.is_on, self.is_judged, self.asks, self.look) = (true, false, Asks::Flow, Some(look));
         self.slots.clear();
     }
 
@@ -177,7 +230,7 @@ impl Notes {
     #[inline]
     pub fn ask(&mut self, asks: Asks) {
         self.asks = self.asks.max(asks);
-        self.is_on &= self.asks < Asks::Packet;
+        self.is_judged |= self.asks == Asks::Packet;
     }
 }
 
@@ -189,7 +242,8 @@ impl FastPath {
     pub fn new(flows: usize) -> FastPath {
         let hasher = RandomState::new();
         FastPath {
-            is_on: true,
+            remembered: Remembered::Verdicts,
+            recalled: 0,
             epoch: 1,
             since: 0,
             is_full: false,
@@ -230,12 +284,13 @@ impl FastPath {
         self.way_index.clear();
     }
 
-    /// From now on no packet takes it.
-    pub fn close(&mut self) {
-        self.is_on = false;
+    /// Whether anything is remembered.
+    #[inline]
+    pub fn remembers(&self) -> bool {
+        self.remembered != Remembered::Nothing
     }
 
-    /// A packet goes the long way.
+    /// Neighbours may have changed.
     #[inline]
     pub fn move_on(&mut self) {
         self.moment += 1;
@@ -332,12 +387,18 @@ impl Engine {
         let Some(look) = self.fast.notes.look.filter(|_| self.router.links.get(p.hop.port.0 as usize).is_some()) else {
             return;
         };
-        let (Some(path), Some(way)) = (self.fast.path(), self.fast.way(p.hop, f.family)) else {
+        let Notes { is_judged, routed, asks, .. } = self.fast.notes;
+        if is_judged && g.fib.has_realms() {
+            // Rules ask for them, and only the routing decision knows.
+            return;
+        }
+        let path = if is_judged { Some(0) } else { self.fast.path() };
+        let (Some(path), Some(way)) = (path, self.fast.way(p.hop, f.family)) else {
             self.fast.is_full = true;
             return;
         };
-        let has_flags = self.fast.notes.asks == Asks::TcpFlags;
-        let memo = Noted { known, epoch: self.fast.epoch, path, way, has_flags };
+        let memo =
+            Noted { known, epoch: self.fast.epoch, path, way, has_flags: asks == Asks::TcpFlags, is_judged, routed };
         match look {
             Look::V4(glance, place) => self.fast.v4.set_at(place, memo.of(&glance, f)),
             Look::V6(glance, place) => self.fast.v6.set_at(place, memo.of(&glance, f)),
@@ -352,6 +413,8 @@ struct Noted {
     path: u16,
     way: u16,
     has_flags: bool,
+    is_judged: bool,
+    routed: (u32, u8),
 }
 
 impl Noted {
@@ -375,7 +438,10 @@ impl Noted {
             dir: dir as u8,
             has_flags: self.has_flags.into(),
             tcp_flags: left.tcp_flags,
-            unused: 0,
+            is_judged: self.is_judged.into(),
+            routed_mark: self.routed.0,
+            routed_tos: self.routed.1,
+            unused: [0; 3],
         }
     }
 }
@@ -387,6 +453,12 @@ impl<const N: usize> Memo<N> {
         let dir = if self.dir == 0 { Dir::Original } else { Dir::Reply };
         let flow = Flow { id: self.flow, dir, related: false };
         (self.flow != NO_FLOW).then_some(Known { flow, standing: self.standing, mark: self.mark })
+    }
+
+    /// What is left of it where rules are asked.
+    pub fn recall(&self) -> Recall {
+        let Memo { way, routed_mark, routed_tos, .. } = *self;
+        Recall { known: self.known(), way, routed_mark, routed_tos }
     }
 }
 

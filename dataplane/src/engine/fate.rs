@@ -56,6 +56,9 @@ impl Engine {
             let [.., a, b, c, d] = hop.address.to_be_bytes();
             return Ok(Fate::Send { mac: [2, 0, a, b, c, d] });
         }
+        if let Some(mac) = self.mac_again(g, p) {
+            return Ok(Fate::Send { mac });
+        }
         match self.resolver.lookup(hop.port, hop.family(p.facts.family), hop.address, self.now, &g.policy.sysctl) {
             Next::Mac(mac) => Ok(Fate::Send { mac }),
             Next::Wait(id) => Ok(Fate::Wait(id)),
@@ -162,9 +165,12 @@ impl Engine {
     fn send_whole(&mut self, mut frame: Frame, (l3, len): (u16, u16), port: PortId, family: Family, mac: [u8; 6]) {
         // What the link padded, and any tag, stays behind.
         let whole = frame.resize(l3 as usize + len as usize);
-        frame.pull_front(l3 as usize);
         debug_assert!(whole);
-        self.transmit(port, family, mac, frame);
+        if usize::from(l3) != ETHERNET {
+            frame.pull_front(l3 as usize);
+            return self.transmit(port, family, mac, frame);
+        }
+        self.dispatch(port, family, mac, frame);
     }
 
     /// Sends a packet that is too large, or came in fragments, as fragments.
@@ -198,12 +204,18 @@ impl Engine {
     /// An IP packet at the start of its frame goes out.
     #[inline]
     fn transmit(&mut self, port: PortId, family: Family, mac: [u8; 6], mut frame: Frame) {
-        let Some(i) = port.index().filter(|i| *i < self.tx.len()) else {
-            return self.discard(DropReason::NoRoute, frame);
-        };
         if !frame.push_front(ETHERNET) {
             return self.discard(DropReason::NoFrame, frame);
         }
+        self.dispatch(port, family, mac, frame);
+    }
+
+    /// A frame with room for the link's header goes out.
+    #[inline]
+    fn dispatch(&mut self, port: PortId, family: Family, mac: [u8; 6], mut frame: Frame) {
+        let Some(i) = port.index().filter(|i| *i < self.tx.len()) else {
+            return self.discard(DropReason::NoRoute, frame);
+        };
         if let Some(header) = frame.bytes_mut().first_chunk_mut() {
             *header = link_header(family, mac, self.router.links[i].mac);
         }

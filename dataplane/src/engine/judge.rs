@@ -103,7 +103,7 @@ impl Engine {
             let around = self.around(g, p);
             let cx = self.context(&around, p);
             let found = program.find(chain, rules.start, &p.facts, &cx);
-            let asks = match self.fast.notes.is_on() {
+            let asks = match self.fast.notes.is_asking() {
                 true => program.asks(chain, rules.start, found, &p.facts, &cx),
                 false => Asks::Flow,
             };

@@ -41,7 +41,7 @@ use running::Running;
 use stats::WorkerStats;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use sumun_config::facts::PortId;
+use sumun_config::facts::{Family, PortId};
 use sumun_config::model::Checksums;
 
 mod around;
@@ -71,6 +71,7 @@ pub mod stats;
 mod targets;
 pub mod trace;
 
+pub use fast::Remembered;
 pub use router::Router;
 pub use trace::Trace;
 
@@ -200,12 +201,16 @@ impl Engine {
         self.tracker.quiescent(now);
     }
 
-    /// Ethernet and IP headers to facts. Whether there is a packet now; ARP and what is malformed ends here.
+    /// Ethernet and IP headers to facts; an [ordinary packet](crate::packet::glance) needs no check. Whether there is a packet now; ARP and what is malformed ends here.
     #[inline(always)]
-    fn parse(&mut self, g: &Running, port: PortId, frame: Frame, stand: &mut Place) -> bool {
+    fn parse(&mut self, g: &Running, port: PortId, ordinary: Option<Family>, frame: Frame, stand: &mut Place) -> bool {
         let Packet { frame, facts, l3, .. } = stand.put(frame);
         let link = &self.router.links[port.0 as usize];
-        let other = match parse::frame_into(frame.bytes(), port, link.mac, facts) {
+        let parsed = match ordinary {
+            Some(family) => parse::ordinary_into(family, frame.bytes(), port, facts),
+            None => parse::frame_into(frame.bytes(), port, link.mac, facts),
+        };
+        let other = match parsed {
             Ok(at) if !is_on_no_link(facts.family, facts.src, facts.dst) => {
                 *l3 = at;
                 if link.checksums == Checksums::Finish {
@@ -347,15 +352,19 @@ impl Engine {
         self.trace.replace(Trace::default()).unwrap_or_default()
     }
 
-    /// From now on lets rules judge every packet anew, whatever its flow tells: the same is done, and it takes longer. For benches
-    /// and tests.
-    pub fn judge_all(&mut self) {
-        self.fast.close();
+    /// From now on remembers no more than that of flows: the same is done, and it takes longer. For benches and tests.
+    pub fn remember_only(&mut self, what: Remembered) {
+        self.fast.remembered = what;
     }
 
     /// Packets so far whose flow told their way.
     pub fn replayed(&self) -> u64 {
         self.stats.replayed.get()
+    }
+
+    /// Packets so far that rules were asked about and whose flow told the rest.
+    pub fn recalled(&self) -> u64 {
+        self.fast.recalled
     }
 
     /// From now on takes every next hop to exist, with a MAC made of its address: for simulation.

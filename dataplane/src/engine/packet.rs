@@ -1,5 +1,6 @@
 //! A packet on its way: the frame, what is known of it, and the flow it belongs to.
 
+use super::fast::Recall;
 use crate::conntrack::Ct;
 use crate::host::owner::Owner;
 use crate::umem::Frame;
@@ -45,6 +46,8 @@ pub struct Packet {
     pub is_loose: bool,
     /// A TCP segment of the router's own whose sum the kernel would leave to the device, and so compute last.
     pub is_summed_late: bool,
+    /// What others that looked the same have met; none where nothing is known, or it has been changed since.
+    pub(super) recall: Option<Recall>,
 }
 
 /// Where a packet goes next: the port, the address on its link, and the largest packet for it.
@@ -91,6 +94,7 @@ impl Packet {
             made_for: PortId::NONE,
             is_loose: false,
             is_summed_late: false,
+            recall: None,
         }
     }
 
@@ -115,10 +119,11 @@ impl Packet {
             made_for,
             is_loose,
             is_summed_late,
+            recall,
         } = self;
         (*l3, *ct, *hop, *largest, *priority, *realms, *owner) = (0, Ct::None, Hop::NOWHERE, None, 0, 0, None);
         (*is_traced, *has_socket, *is_copy, *is_loose, *is_summed_late) = (false, false, false, false, false);
-        (*tap, *made_for, *secmark) = (PortId::NONE, PortId::NONE, 0);
+        (*tap, *made_for, *secmark, *recall) = (PortId::NONE, PortId::NONE, 0, None);
     }
 
     /// The IP packet: header to the end of what its length says; what the link padded is not part of it.

@@ -249,6 +249,9 @@ impl Engine {
 
     /// Conntrack places the packet, unless raw said not to or it is an answer that belongs to a flow already.
     fn track(&mut self, g: &Running, p: &mut Packet) -> Result<(), DropReason> {
+        if p.ct == Ct::None && self.track_again(g, p) {
+            return Ok(());
+        }
         let template = match p.ct {
             Ct::None | Ct::Unplaced => Template::default(),
             Ct::Template(rule) => template(g, p, rule),
@@ -262,6 +265,19 @@ impl Engine {
             self.tell_invalid(g, p, why);
         }
         Ok(())
+    }
+
+    /// Tracks a packet whose flow others that look the same have; false where it is to be placed.
+    #[inline]
+    fn track_again(&mut self, g: &Running, p: &mut Packet) -> bool {
+        let Some(known) = p.recall.as_ref().and_then(|recall| recall.known) else { return false };
+        let start = p.l3 as usize;
+        let l3 = p.frame.bytes().get(start..start + p.facts.len as usize).unwrap_or_default();
+        let is_known = self.tracker.track_again(&known, &mut p.facts, l3, &g.policy.sysctl);
+        if is_known {
+            p.ct = Ct::Flow(known.flow);
+        }
+        is_known
     }
 
     /// Logs that a packet is INVALID where the settings ask for it (`nf_l4proto_log_invalid`).
@@ -331,6 +347,10 @@ impl Engine {
 
     /// The routing decision for a packet from outside (`ip_route_input`).
     fn route_in(&mut self, g: &Running, p: &mut Packet) -> Result<Way, DropReason> {
+        if let Some(hop) = self.hop_again(p) {
+            p.hop = hop;
+            return Ok(Way::Onwards);
+        }
         let key = key(g, &p.facts);
         let route = g.fib.lookup(&key);
         if self.is_lease(p, &route) {
@@ -356,6 +376,7 @@ impl Engine {
             _ if !forwarding && key.family == Family::V4 => Err(DropReason::ForwardingOff),
             Route::Via { port, gateway, mtu, .. } => {
                 p.hop = self.hop(p, port, gateway, mtu);
+                self.fast.notes.route(&p.facts);
                 Ok(Way::Onwards)
             }
             nowhere => Err(self.no_way(g, p, nowhere)),

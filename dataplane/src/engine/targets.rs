@@ -212,6 +212,9 @@ impl Engine {
 
     /// SNPT and DNPT; an address that cannot be mapped is a problem of its header (`ip6t_snpt_tg`, `ip6t_dnpt_tg`).
     fn set_prefix(&mut self, g: &Running, p: &mut Packet, npt: &Npt) -> Result<(), DropReason> {
+        // Other ends than those that the way was found by, and no flow to tell so.
+        p.recall = None;
+        self.fast.notes.stop();
         if p.edit(|l3, facts| prefix::is_mapped(npt, l3, facts)) {
             return Ok(());
         }

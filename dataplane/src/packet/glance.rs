@@ -354,6 +354,11 @@ mod tests {
     /// What a glance says must be what parsing says, whatever the bytes are.
     fn assert_as_parsed(frame: &[u8]) {
         let (v4, v6) = (v4(frame, PORT, mac(MAC)), v6(frame, PORT, mac(MAC)));
+        if let Some(family) = v4.map(|_| Family::V4).or(v6.map(|_| Family::V6)) {
+            let mut read = Facts::blank(family);
+            assert!(matches!(parse::ordinary_into(family, frame, PORT, &mut read), Ok(14)));
+            assert_eq!(format!("{:?}", Some(read)), format!("{:?}", facts(frame)));
+        }
         match facts(frame) {
             Some(f) if is_ordinary(&f) && f.family == Family::V4 => {
                 assert_eq!((v4, v6), (Some(told(&f)), None));

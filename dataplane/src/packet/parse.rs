@@ -177,6 +177,38 @@ pub fn frame_into(bytes: &[u8], iif: PortId, mac: [u8; 6], facts: &mut Facts) ->
     Ok(l3)
 }
 
+/// As [`frame_into`] of a frame that was found [ordinary](super::glance), in which nothing is left to check.
+#[inline(always)]
+pub fn ordinary_into(family: Family, bytes: &[u8], iif: PortId, facts: &mut Facts) -> Result<u16, NotIp> {
+    let short = Err(NotIp::Drop(DropReason::ShortFrame));
+    let Some(ethernet) = Ethernet::new(bytes) else { return short };
+    let (smac, dmac) = (ethernet.source(), ethernet.destination());
+    let link = Link { smac, dmac, pkt_type: PacketType::Host, iif, is_there: true };
+    let packet = &bytes[Ethernet::LEN..];
+    let (network, l4) = match family {
+        Family::V4 => {
+            let Some(header) = Ipv4::new(packet) else { return short };
+            let network = Network {
+                l4_off: Ipv4::LEN as u16,
+                frag_off: 0,
+                more_frags: false,
+                has_options: false,
+                ..ipv4_network(header)
+            };
+            (network, &packet[Ipv4::LEN..])
+        }
+        Family::V6 => {
+            let Some(header) = Ipv6::new(packet) else { return short };
+            (ipv6_plain(header), &packet[Ipv6::LEN..])
+        }
+    };
+    let Some(ports) = Ports::new(l4) else { return short };
+    let tcp_flags = if network.proto == proto::TCP { l4.get(13).copied().unwrap_or(0) } else { 0 };
+    let upper = Upper { tcp_flags, ..Upper::ports(ports.source(), ports.destination()) };
+    *facts = facts_of(family, link, network, upper);
+    Ok(Ethernet::LEN as u16)
+}
+
 /// How a frame to `dmac` looks to the port with the address `mac`, as `eth_type_trans`.
 #[inline]
 pub fn packet_type(dmac: [u8; 6], mac: [u8; 6]) -> PacketType {
@@ -267,24 +299,40 @@ fn ipv6(l3: &[u8]) -> Result<(Network, Upper), DropReason> {
 #[inline(always)]
 fn ipv6_network(header: Ipv6, packet: &[u8]) -> Option<Network> {
     let next = header.next_header();
-    let upper =
-        if extension::is_extension(next) { extension::walk(packet, next)? } else { extension::Upper::bare(next) };
+    let plain = ipv6_plain(header);
+    if !extension::is_extension(next) {
+        return Some(plain);
+    }
+    let upper = extension::walk(packet, next)?;
     Some(Network {
+        proto: upper.proto,
+        l4_off: upper.offset as u16,
+        frag_off: upper.frag_off,
+        more_frags: upper.more_frags,
+        has_options: upper.offset > Ipv6::LEN,
+        ..plain
+    })
+}
+
+/// The same of a header without extensions.
+#[inline(always)]
+fn ipv6_plain(header: Ipv6) -> Network {
+    Network {
         src: header.source(),
         dst: header.destination(),
-        proto: upper.proto,
+        proto: header.next_header(),
         tos: header.traffic_class(),
         ttl: header.hop_limit(),
         // Packets that are longer than the field allows are refused before, embedded ones were never that long.
         len: u16::try_from(Ipv6::LEN + usize::from(header.payload_len())).unwrap_or(u16::MAX),
-        l4_off: upper.offset as u16,
-        frag_off: upper.frag_off,
-        more_frags: upper.more_frags,
+        l4_off: Ipv6::LEN as u16,
+        frag_off: 0,
+        more_frags: false,
         dont_frag: false,
         ip_id: 0,
         flow_label: header.flow_label(),
-        has_options: upper.offset > Ipv6::LEN,
-    })
+        has_options: false,
+    }
 }
 
 /// Ports and the like of an upper-layer header that must be there in full.

@@ -10,7 +10,7 @@ use sumun_config::facts::{Family, PortId};
 use sumun_config::model::Checksums;
 use sumun_config::rule::Table;
 use sumun_config::set::print;
-use sumun_dataplane::engine::{Engine, Router};
+use sumun_dataplane::engine::{Engine, Remembered, Router};
 use sumun_dataplane::port::Link;
 use sumun_dataplane::protocol::{SetAnswer, SetRequest};
 use sumun_dataplane::umem::Pool;
@@ -66,9 +66,9 @@ impl Subject {
         Ok(subject)
     }
 
-    /// From now on lets rules judge every packet.
-    pub fn judge_all(&mut self) {
-        self.engine.judge_all();
+    /// From now on remembers no more than that of flows.
+    pub fn remember_only(&mut self, what: Remembered) {
+        self.engine.remember_only(what);
     }
 
     /// From now on has the clock of another one.
@@ -80,6 +80,11 @@ impl Subject {
     /// Packets so far whose flow told their way.
     pub fn replayed(&self) -> u64 {
         self.engine.replayed()
+    }
+
+    /// Packets so far that rules were asked about and whose flow told the rest.
+    pub fn recalled(&self) -> u64 {
+        self.engine.recalled()
     }
 
     /// `wall`: nanoseconds since 1970 when its own time is zero.
