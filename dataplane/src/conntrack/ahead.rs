@@ -77,6 +77,29 @@ impl Tracker {
         }
     }
 
+    /// Asks for what a new flow will need of the list of its source, once that is there.
+    #[inline]
+    pub(crate) fn prefetch_source(&self, tuple: &Tuple) {
+        self.shared.sources.prefetch_first(&self.shared, tuple);
+    }
+
+    /// The free entry that the next flow to begin will take, if one is at hand.
+    #[inline]
+    pub(crate) fn spare(&self) -> Option<u32> {
+        self.store.next()
+    }
+
+    /// Asks for a free entry, and tells the one behind it.
+    #[inline]
+    pub(crate) fn prefetch_spare(&self, spare: Option<u32>) -> Option<u32> {
+        let id = spare?;
+        let entry = self.shared.entry(id);
+        entry.prefetch();
+        entry.prefetch_ends();
+        prefetch(self.shared.cold(id));
+        self.shared.depot.behind(id)
+    }
+
     /// Asks for the flow that may be found by this hash, once its place is there; false where there is none.
     #[inline(always)]
     pub(crate) fn prefetch_found(&self, hash: u64) -> bool {

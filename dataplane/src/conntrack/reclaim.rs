@@ -185,6 +185,12 @@ impl Depot {
         }
     }
 
+    /// The entry behind a free one in its chain.
+    #[inline]
+    pub fn behind(&self, id: u32) -> Option<u32> {
+        Some(self.links[id as usize].next.load(Ordering::Relaxed)).filter(|id| *id != NONE)
+    }
+
     fn whole(&self, head: u32, length: u32) -> Chain {
         let (mut tail, mut highest) = (head, head);
         for _ in 1..length {
@@ -290,6 +296,12 @@ impl Store {
         let id = self.free.pop(depot)?;
         self.credit -= 1;
         Some(id)
+    }
+
+    /// The free entry that [`Store::take`] will give next, where it has one at hand.
+    #[inline]
+    pub fn next(&self) -> Option<u32> {
+        Some(self.free.head).filter(|id| *id != NONE)
     }
 
     /// Takes back an entry that no other worker has ever seen.

@@ -7,13 +7,13 @@
 //! | [`Eyes::see`] | headers | tags of memos |
 //! | [`Eyes::recall`] | tags | memos; where there are none, where flows are found |
 //! | [`Eyes::meet`] | memos | flows; where memos are old, where flows are found |
-//! | [`Eyes::find`] | where flows are found | flows; where there are none, what new ones need |
+//! | [`Engine::look_ahead`] | where flows are found | flows; where there are none, what new ones need |
 //! | [`Engine::pass`] | flows | |
 //!
 //! In the last one packets go in the order in which they came, each the short way or the long one.
 
 use super::Engine;
-use super::fast::{FastPath, Look, Memo, NO_FLOW, Recall, Remembered, Way};
+use super::fast::{Atlas, FastPath, IS_JUDGED, Look, Memo, NO_FLOW, Recall, Remembered, Way};
 use super::fate::{ETHERNET, Fate, link_header};
 use super::memory::Memory;
 use super::order::Needs;
@@ -24,11 +24,12 @@ use crate::conntrack::{Ct, Part, Told, Tracker};
 use crate::neigh::Hop as Next;
 use crate::packet::glance::{self, Glance, Mac, V4, V6};
 use crate::packet::vlan;
+use crate::port::Link;
 use crate::reason::DropReason;
 use crate::umem::Frame;
 use crate::umem::prefetch::prefetch;
 use sumun_config::facts::{Family, PortId};
-use sumun_config::model::Checksums;
+use sumun_config::model::{Checksums, Sysctl};
 
 /// How many frames ahead headers are asked for.
 const AHEAD: usize = 4;
@@ -36,34 +37,59 @@ const AHEAD: usize = 4;
 /// What a frame of the burst looks like.
 #[derive(Clone, Copy)]
 pub(super) struct Sight {
-    /// The port that it came in on, behind its tags.
-    port: PortId,
-    kind: Kind,
-    /// Where its memo may be; none: nothing like it was seen before, or nothing is remembered.
-    place: Option<u32>,
     hash: u64,
     /// Of its tuple, where its flow will be looked for; zero: it will not.
     flow_hash: u64,
+    /// Where its memo may be; [`NOWHERE`]: nothing like it was seen before, or nothing is remembered.
+    place: u32,
+    /// The port that it came in on, behind its tags.
+    port: PortId,
+    kind: Kind,
+    /// Why it ends here, if it does.
+    refused: DropReason,
 }
 
+/// The place of no memo.
+const NOWHERE: u32 = u32::MAX;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 enum Kind {
+    V4,
+    V6,
     /// Nothing that a memo could be of.
     Other,
     /// Its tags lead to no port.
-    Refused(DropReason),
-    V4,
-    V6,
+    Refused,
 }
 
-/// Why a packet goes the long way.
+/// Why a packet does not go the short way.
 enum Off {
-    /// What it meets there is to be noted.
+    /// It looks like others, and there is no memo of what they met, or they met something else.
     New,
     /// Rules are to be asked.
-    Judged(Recall),
+    Judged,
+    /// The MAC of this way is to be asked for.
+    Stale(u16),
     /// It is not as others of its flow.
     Apart,
+}
+
+/// What a replay takes beside the memo and the frame.
+struct Hands<'a> {
+    atlas: &'a mut Atlas,
+    tracker: &'a mut Tracker,
+    links: &'a [Link],
+    s: &'a Sysctl,
+    /// Verdicts are remembered, and nobody wants to hear of rules.
+    replays: bool,
+}
+
+impl Sight {
+    #[inline(always)]
+    fn of(kind: Kind, port: PortId, hash: u64) -> Sight {
+        Sight { hash, flow_hash: 0, place: NOWHERE, port, kind, refused: DropReason::UnknownVlan }
+    }
 }
 
 /// Who looks at a burst.
@@ -78,22 +104,25 @@ impl Eyes<'_> {
         if let Some(seen) = glance::v4(bytes, port, mac) {
             let hash = seen.hash(&self.fast.keys);
             self.fast.v4.prefetch_tags(hash);
-            Sight { port, kind: Kind::V4, hash, place: None, flow_hash: 0 }
+            Sight::of(Kind::V4, port, hash)
         } else if let Some(seen) = glance::v6(bytes, port, mac) {
             let hash = seen.hash(&self.fast.keys);
             self.fast.v6.prefetch_tags(hash);
-            Sight { port, kind: Kind::V6, hash, place: None, flow_hash: 0 }
+            Sight::of(Kind::V6, port, hash)
         } else {
-            Sight { port, kind: Kind::Other, hash: 0, place: None, flow_hash: 0 }
+            Sight::of(Kind::Other, port, 0)
         }
     }
 
     /// Asks for the memo of what was seen; where there is none, for where its flow is to be found.
     #[inline(always)]
     fn recall<const N: usize>(&self, sight: &mut Sight, memory: &Memory<Memo<N>>, bytes: &[u8], needs: &Needs) {
-        sight.place = if self.fast.remembers() { memory.find(sight.hash) } else { None };
-        match sight.place {
-            Some(place) => memory.prefetch(place),
+        let found = if self.fast.remembers() { memory.find(sight.hash) } else { None };
+        match found {
+            Some(place) => {
+                sight.place = place;
+                memory.prefetch(place);
+            }
             None if needs.tracking => self.seek(sight, &Glance::<N>::again(bytes, sight.port)),
             None => {}
         }
@@ -106,10 +135,16 @@ impl Eyes<'_> {
         self.tracker.prefetch_index(sight.flow_hash);
     }
 
-    /// Asks for the flow that was sought; where there is none, for what the next one will need.
+    /// Asks for the flow that was sought; where there is none, for what the next one will need: a free entry, and the places of its
+    /// mapping.
     #[inline(always)]
-    fn find<const N: usize>(&self, sight: &Sight, bytes: &[u8], needs: &Needs) {
-        if !self.tracker.prefetch_found(sight.flow_hash) && needs.nat {
+    fn find<const N: usize>(&self, sight: &mut Sight, bytes: &[u8], needs: &Needs, spare: &mut Option<u32>) {
+        if self.tracker.prefetch_found(sight.flow_hash) {
+            sight.flow_hash = 0;
+            return;
+        }
+        *spare = self.tracker.prefetch_spare(*spare);
+        if needs.nat {
             self.tracker.prefetch_mapping(&Glance::<N>::again(bytes, sight.port).tuple());
         }
     }
@@ -117,9 +152,11 @@ impl Eyes<'_> {
     /// Asks for the flow that a memo tells of; where it is of earlier rules, for where that is to be found.
     #[inline(always)]
     fn meet<const N: usize>(&self, sight: &mut Sight, memory: &Memory<Memo<N>>, bytes: &[u8], needs: &Needs) {
-        let Some(place) = sight.place else { return };
-        let memo = memory.at(place);
-        if memo.epoch == self.fast.epoch {
+        if sight.place == NOWHERE {
+            return;
+        }
+        let memo = memory.at(sight.place);
+        if memo.epoch == self.fast.atlas.epoch {
             self.tracker.prefetch_flow(memo.flow, (memo.rest >> 32) as u8);
         } else if needs.tracking {
             self.seek(sight, &Glance::<N>::again(bytes, sight.port));
@@ -136,15 +173,15 @@ impl Engine {
         sights.clear();
         let (mut bytes, mut are_tagged) = (0, false);
         let eyes = Eyes { fast: &self.fast, tracker: &self.tracker };
-        sights.extend(rx.iter().enumerate().map(|(at, frame)| {
+        for (at, frame) in rx.iter().enumerate() {
             if let Some(ahead) = rx.get(at + AHEAD) {
                 prefetch(ahead.bytes());
             }
             bytes += frame.len() as u64;
             let sight = eyes.see(frame.bytes(), port, own);
             are_tagged |= sight.kind == Kind::Other && vlan::is_tagged(frame.bytes());
-            sight
-        }));
+            sights.push(sight);
+        }
         if are_tagged {
             self.untag(port, rx, &mut sights);
         }
@@ -154,7 +191,7 @@ impl Engine {
             match sight.kind {
                 Kind::V4 => eyes.recall(sight, &self.fast.v4, frame.bytes(), &g.needs[0]),
                 Kind::V6 => eyes.recall(sight, &self.fast.v6, frame.bytes(), &g.needs[1]),
-                Kind::Other | Kind::Refused(_) => {}
+                Kind::Other | Kind::Refused => {}
             }
         }
         let mut are_sought = false;
@@ -162,20 +199,36 @@ impl Engine {
             match sight.kind {
                 Kind::V4 => eyes.meet(sight, &self.fast.v4, frame.bytes(), &g.needs[0]),
                 Kind::V6 => eyes.meet(sight, &self.fast.v6, frame.bytes(), &g.needs[1]),
-                Kind::Other | Kind::Refused(_) => {}
+                Kind::Other | Kind::Refused => {}
             }
             are_sought |= sight.flow_hash != 0;
         }
         if are_sought {
-            for (sight, frame) in sights.iter().zip(rx.iter()).filter(|(sight, _)| sight.flow_hash != 0) {
-                match sight.kind {
-                    Kind::V4 => eyes.find::<V4>(sight, frame.bytes(), &g.needs[0]),
-                    Kind::V6 => eyes.find::<V6>(sight, frame.bytes(), &g.needs[1]),
-                    Kind::Other | Kind::Refused(_) => {}
-                }
-            }
+            self.look_ahead(g, rx, &mut sights);
         }
         self.fast.sights = sights;
+    }
+
+    /// The stages of packets without a memo that is worth anything: their flows, or what it takes to begin one.
+    #[inline(never)]
+    fn look_ahead(&self, g: &Running, rx: &[Frame], sights: &mut [Sight]) {
+        let eyes = Eyes { fast: &self.fast, tracker: &self.tracker };
+        let mut spare = self.tracker.spare();
+        for (sight, frame) in sights.iter_mut().zip(rx).filter(|(sight, _)| sight.flow_hash != 0) {
+            match sight.kind {
+                Kind::V4 => eyes.find::<V4>(sight, frame.bytes(), &g.needs[0], &mut spare),
+                Kind::V6 => eyes.find::<V6>(sight, frame.bytes(), &g.needs[1], &mut spare),
+                Kind::Other | Kind::Refused => {}
+            }
+        }
+        for (sight, frame) in sights.iter().zip(rx).filter(|(sight, _)| sight.flow_hash != 0) {
+            let tuple = match sight.kind {
+                Kind::V4 if g.needs[0].nat => Glance::<V4>::again(frame.bytes(), sight.port).tuple(),
+                Kind::V6 if g.needs[1].nat => Glance::<V6>::again(frame.bytes(), sight.port).tuple(),
+                _ => continue,
+            };
+            self.tracker.prefetch_source(&tuple);
+        }
     }
 
     /// Frames with tags: go on without them, on the ports that they lead to.
@@ -191,7 +244,7 @@ impl Engine {
                     }
                     *sight = eyes.see(frame.bytes(), owner, glance::mac(self.router.links[link].mac));
                 }
-                Err(reason) => sight.kind = Kind::Refused(reason),
+                Err(reason) => (sight.kind, sight.refused) = (Kind::Refused, reason),
             }
         }
     }
@@ -199,131 +252,74 @@ impl Engine {
     /// The last stage: a frame goes its way.
     #[inline(always)]
     pub(super) fn pass(&mut self, g: &Running, sight: &Sight, mut frame: Frame, stand: &mut Place) {
-        let remembers = self.fast.remembers();
-        let out = match sight.kind {
-            Kind::V4 => match recall(&mut self.fast.v4, sight, remembers) {
-                Some(place) => {
-                    let memo = *self.fast.v4.at(place);
-                    self.ride(g, sight.port, &memo, &mut frame, |seen| Look::V4(seen, place))
-                }
-                None => Err(None),
-            },
-            Kind::V6 => match recall(&mut self.fast.v6, sight, remembers) {
-                Some(place) => {
-                    let memo = *self.fast.v6.at(place);
-                    self.ride(g, sight.port, &memo, &mut frame, |seen| Look::V6(seen, place))
-                }
-                None => Err(None),
-            },
-            Kind::Other => Err(None),
-            Kind::Refused(reason) => return self.refuse_frame(reason, frame),
+        let mut place = sight.place;
+        if place == NOWHERE {
+            place = self.mark(sight);
+        }
+        let off = loop {
+            if place == NOWHERE {
+                break Off::Apart;
+            }
+            let Engine { fast: FastPath { v4, v6, atlas, remembered, .. }, tracker, router, trace, .. } = self;
+            let replays = *remembered == Remembered::Verdicts && trace.is_none();
+            let hands = Hands { atlas, tracker, links: &router.links, s: &g.policy.sysctl, replays };
+            let told = match sight.kind {
+                Kind::V4 => hands.replay(v4.at(place), sight.port, &mut frame),
+                Kind::V6 => hands.replay(v6.at(place), sight.port, &mut frame),
+                Kind::Other | Kind::Refused => break Off::Apart,
+            };
+            match told {
+                Ok(out) => return self.queue(out, frame),
+                Err(Off::Stale(way)) if self.ask_way(g, way) => {}
+                Err(off) => break off,
+            }
         };
-        match out {
-            Ok(out) => self.queue(out, frame),
-            Err(recall) => self.walk_through(g, sight, recall, frame, stand),
-        }
+        self.walk_through(g, sight, (off, place), frame, stand);
     }
 
-    /// Makes a frame ready that can go the short way; the port that it leaves by, or else what it takes on the long way.
-    #[inline(always)]
-    fn ride<const N: usize>(
-        &mut self,
-        g: &Running,
-        port: PortId,
-        memo: &Memo<N>,
-        frame: &mut Frame,
-        look: impl FnOnce(Glance<N>) -> Look,
-    ) -> Result<usize, Option<Recall>> {
-        let seen = Glance::<N>::again(frame.bytes(), port);
-        match self.replay(g, port, memo, &seen, frame) {
-            Ok(out) => Ok(out),
-            Err(Off::New) => {
-                self.fast.notes.start(look(seen));
-                Err(None)
-            }
-            Err(Off::Judged(recall)) => {
-                self.fast.recalled += 1;
-                Err(Some(recall))
-            }
-            Err(Off::Apart) => Err(None),
+    /// Makes a place for the memo of what has not been seen before in earlier bursts, and maybe in this one.
+    #[inline(never)]
+    fn mark(&mut self, sight: &Sight) -> u32 {
+        fn marked<const N: usize>(memory: &mut Memory<Memo<N>>, hash: u64) -> u32 {
+            memory.find(hash).unwrap_or_else(|| {
+                memory.mark(hash);
+                NOWHERE
+            })
         }
-    }
-
-    /// Does to a packet what was remembered of others that look the same; the port that it leaves by.
-    #[inline(always)]
-    fn replay<const N: usize>(
-        &mut self,
-        g: &Running,
-        port: PortId,
-        memo: &Memo<N>,
-        seen: &Glance<N>,
-        frame: &mut Frame,
-    ) -> Result<usize, Off> {
-        let Some((len, upper)) = Glance::<N>::extent(frame.bytes()) else { return Err(Off::Apart) };
-        let fits = (memo.addresses, memo.rest, memo.epoch) == (seen.addresses, seen.rest, self.fast.epoch)
-            && (memo.has_flags == 0 || memo.tcp_flags == glance::tcp_flags(upper));
-        if !fits || self.trace.is_some() {
-            return Err(Off::New);
+        match sight.kind {
+            Kind::V4 if self.fast.remembers() => marked(&mut self.fast.v4, sight.hash),
+            Kind::V6 if self.fast.remembers() => marked(&mut self.fast.v6, sight.hash),
+            _ => NOWHERE,
         }
-        if memo.is_judged != 0 || self.fast.remembered == Remembered::Ways {
-            let recall = memo.recall();
-            let stands = recall.known.is_none_or(|known| self.tracker.stands(&known));
-            return Err(if stands { Off::Judged(recall) } else { Off::New });
-        }
-        let way = &self.fast.ways[memo.way as usize];
-        if len > way.hop.mtu || frame.is_large() {
-            return Err(Off::Apart);
-        }
-        let family = Glance::<N>::FAMILY;
-        if way.moment != self.fast.moment && !self.ask_way(g, memo.way) {
-            return Err(Off::Apart);
-        }
-        let s = &g.policy.sysctl;
-        let is_summed = memo.flow != NO_FLOW && s.nf_conntrack_checksum;
-        let must_be_right = is_summed || self.router.links[port.0 as usize].checksums == Checksums::Finish;
-        if must_be_right && !seen.is_sum_right(upper) {
-            return Err(Off::Apart);
-        }
-        if let Some(known) = memo.known() {
-            let part = Part { family, proto: seen.protocol(), icmp: None, len, l4: upper };
-            match self.tracker.track_known(&known, &part, s) {
-                Told::AsKnown => {}
-                Told::Changed | Told::Unknown => return Err(Off::New),
-                Told::Apart => return Err(Off::Apart),
-            }
-        }
-        self.fast.count(memo.path, len);
-        // What the link padded stays behind.
-        let whole = frame.resize(ETHERNET + usize::from(len));
-        debug_assert!(whole, "it was there");
-        let way = &self.fast.ways[memo.way as usize];
-        let bytes = frame.bytes_mut();
-        if let Some(link) = bytes.first_chunk_mut() {
-            *link = way.header;
-        }
-        memo.change.apply(bytes);
-        Ok(way.hop.port.0 as usize)
     }
 
     /// Writes the link's header of a way, whose MAC is asked for once a moment; false where it is not known.
     fn ask_way(&mut self, g: &Running, way: u16) -> bool {
-        let Way { hop, family, .. } = self.fast.ways[way as usize];
+        let Way { hop, family, .. } = self.fast.atlas.ways[way as usize];
         let next = self.resolver.lookup(hop.port, hop.family(family), hop.address, self.now, &g.policy.sysctl);
         let Next::Mac(mac) = next else { return false };
-        let way = &mut self.fast.ways[way as usize];
-        way.moment = self.fast.moment;
+        let way = &mut self.fast.atlas.ways[way as usize];
+        way.moment = self.fast.atlas.moment;
         way.header = link_header(family, mac, self.router.links[hop.port.0 as usize].mac);
         true
     }
 
     /// The long way.
     #[inline(never)]
-    fn walk_through(&mut self, g: &Running, sight: &Sight, recall: Option<Recall>, frame: Frame, stand: &mut Place) {
-        let ordinary = match sight.kind {
-            Kind::V4 => Some(Family::V4),
-            Kind::V6 => Some(Family::V6),
-            Kind::Other | Kind::Refused(_) => None,
+    fn walk_through(&mut self, g: &Running, sight: &Sight, why: (Off, u32), frame: Frame, stand: &mut Place) {
+        let (ordinary, recall) = match sight.kind {
+            Kind::V4 => (Some(Family::V4), self.take_along(&why, |fast, at| fast.v4.at(at).recall())),
+            Kind::V6 => (Some(Family::V6), self.take_along(&why, |fast, at| fast.v6.at(at).recall())),
+            Kind::Other => (None, None),
+            Kind::Refused => return self.refuse_frame(sight.refused, frame),
         };
+        if ordinary.is_some() && recall.is_none() && matches!(why.0, Off::New | Off::Judged) && self.trace.is_none() {
+            let seen = |frame: &Frame| match sight.kind {
+                Kind::V4 => Look::V4(Glance::again(frame.bytes(), sight.port), why.1),
+                _ => Look::V6(Glance::again(frame.bytes(), sight.port), why.1),
+            };
+            self.fast.notes.start(seen(&frame));
+        }
         let end = self.parse(g, sight.port, ordinary, frame, stand).then(|| {
             let p = stand.packet();
             p.recall = recall;
@@ -338,12 +334,24 @@ impl Engine {
         self.tracker.is_through();
         if !matches!(end, Some(Ok(Fate::Send { .. }))) {
             // ARP and neighbour discovery change MACs.
-            self.fast.move_on();
+            self.fast.atlas.move_on();
         }
         if let Some(end) = end {
             self.finish_place(g, stand, end);
             self.settle(g);
         }
+    }
+
+    /// What a packet that rules are asked about takes with it, unless its flow stands otherwise by now.
+    #[inline(always)]
+    fn take_along(&mut self, (off, place): &(Off, u32), of: impl Fn(&FastPath, u32) -> Recall) -> Option<Recall> {
+        if !matches!(off, Off::Judged) {
+            return None;
+        }
+        let recall = of(&self.fast, *place);
+        let stands = recall.known.is_none_or(|known| self.tracker.stands(&known));
+        self.fast.recalled += u64::from(stands);
+        stands.then_some(recall)
     }
 
     /// The next hop of a packet whose like has been routed as it would be; none where the routing decision is to be made.
@@ -356,29 +364,65 @@ impl Engine {
             (Ct::None | Ct::Untracked, None) => true,
             _ => false,
         };
-        (is_of_it && recall.was_routed_as(&p.facts)).then(|| self.fast.ways[usize::from(recall.way)].hop)
+        (is_of_it && recall.was_routed_as(&p.facts)).then(|| self.fast.atlas.ways[usize::from(recall.way)].hop)
     }
 
     /// The MAC of its next hop, which somebody has asked for in this moment.
     #[inline]
     pub(super) fn mac_again(&mut self, g: &Running, p: &Packet) -> Option<[u8; 6]> {
         let at = p.recall.as_ref()?.way;
-        let way = &self.fast.ways[usize::from(at)];
-        let is_known = way.hop == p.hop && (way.moment == self.fast.moment || self.ask_way(g, at));
-        is_known.then(|| std::array::from_fn(|i| self.fast.ways[usize::from(at)].header[i]))
+        let way = &self.fast.atlas.ways[usize::from(at)];
+        let is_known = way.hop == p.hop && (way.moment == self.fast.atlas.moment || self.ask_way(g, at));
+        is_known.then(|| std::array::from_fn(|i| self.fast.atlas.ways[usize::from(at)].header[i]))
     }
 }
 
-/// Where the memo of what looks so is; none where it has been seen for the first time.
-#[inline(always)]
-fn recall<const N: usize>(memory: &mut Memory<Memo<N>>, sight: &Sight, is_on: bool) -> Option<u32> {
-    if sight.place.is_some() || !is_on {
-        return sight.place;
+impl Hands<'_> {
+    /// Does to a packet what was remembered of others that look the same; the port that it leaves by.
+    #[inline(always)]
+    fn replay<const N: usize>(self, memo: &Memo<N>, port: PortId, frame: &mut Frame) -> Result<usize, Off> {
+        let seen = Glance::<N>::again(frame.bytes(), port);
+        let Some((len, upper)) = Glance::<N>::extent(frame.bytes()) else { return Err(Off::Apart) };
+        if (memo.addresses, memo.rest, memo.epoch) != (seen.addresses, seen.rest, self.atlas.epoch) {
+            return Err(Off::New);
+        }
+        if !self.replays || memo.bits != 0 {
+            if memo.bits & IS_JUDGED != 0 || !self.replays {
+                return Err(Off::Judged);
+            }
+            if memo.tcp_flags != glance::tcp_flags(upper) {
+                return Err(Off::New);
+            }
+        }
+        let way = &self.atlas.ways[memo.way as usize];
+        if len > way.hop.mtu || frame.is_large() {
+            return Err(Off::Apart);
+        }
+        if way.moment != self.atlas.moment {
+            return Err(Off::Stale(memo.way));
+        }
+        let is_summed = memo.flow != NO_FLOW && self.s.nf_conntrack_checksum;
+        let must_be_right = is_summed || self.links[port.0 as usize].checksums == Checksums::Finish;
+        if must_be_right && !seen.is_sum_right(upper) {
+            return Err(Off::Apart);
+        }
+        if let Some(known) = memo.known() {
+            let part = Part { family: Glance::<N>::FAMILY, proto: seen.protocol(), icmp: None, len, l4: upper };
+            match self.tracker.track_known(&known, &part, self.s) {
+                Told::AsKnown => {}
+                Told::Changed | Told::Unknown => return Err(Off::New),
+                Told::Apart => return Err(Off::Apart),
+            }
+        }
+        // What the link padded stays behind.
+        frame.truncate(ETHERNET + usize::from(len));
+        let bytes = frame.bytes_mut();
+        if let Some(link) = bytes.first_chunk_mut() {
+            *link = way.header;
+        }
+        memo.change.apply(bytes);
+        let out = way.hop.port;
+        self.atlas.count(memo.path, len);
+        Ok(out.0 as usize)
     }
-    // Another of the same burst may have been the first.
-    let place = memory.find(sight.hash);
-    if place.is_none() {
-        memory.mark(sight.hash);
-    }
-    place
 }

@@ -58,7 +58,7 @@ pub(super) struct Memo<const N: usize> {
     pub rest: u64,
     /// What becomes of them.
     pub change: Change<N>,
-    /// When it was noted ([`FastPath::epoch`]).
+    /// When it was noted ([`Atlas::epoch`]).
     pub epoch: u32,
     /// The flow, how it stood ([`Known`]), and its mark. No flow is [`NO_FLOW`].
     pub flow: u32,
@@ -66,18 +66,22 @@ pub(super) struct Memo<const N: usize> {
     pub mark: u32,
     pub path: u16,
     pub way: u16,
-    /// Bit 0: the answers' direction.
+    /// Zero or one: the answers' direction.
     pub dir: u8,
-    /// Not zero: some rule asks for the flags.
-    pub has_flags: u8,
+    /// [`HAS_FLAGS`], [`IS_JUDGED`].
+    pub bits: u8,
     pub tcp_flags: u8,
-    /// Not zero: rules are to be asked, since some ask for what differs from packet to packet. The way alone is remembered.
-    pub is_judged: u8,
+    unused: u8,
     /// Mark and TOS that it was routed with.
     routed_mark: u32,
     routed_tos: u8,
-    unused: [u8; 3],
+    rest_unused: [u8; 3],
 }
+
+/// Of a memo: some rule asks for the flags of TCP.
+pub(super) const HAS_FLAGS: u8 = 1;
+/// Of a memo: rules are to be asked, since some ask for what differs from packet to packet. The way alone is remembered.
+pub(super) const IS_JUDGED: u8 = 2;
 
 /// What is remembered of packets without a flow.
 pub(super) const NO_FLOW: u32 = u32::MAX;
@@ -120,7 +124,7 @@ struct Path {
     bytes: u64,
 }
 
-/// A port and a next hop for packets of a family, and the link's header at a moment ([`FastPath::moment`]).
+/// A port and a next hop for packets of a family, and the link's header at a moment ([`Atlas::moment`]).
 #[derive(Clone, Copy)]
 pub(super) struct Way {
     pub hop: Hop,
@@ -148,28 +152,33 @@ pub(super) struct FastPath {
     pub remembered: Remembered,
     /// Packets so far that took a [`Recall`] with them.
     pub recalled: u64,
-    /// Raised with every new generation of rules or routes: memos of an earlier one are worth nothing.
-    pub epoch: u32,
-    /// When it began, in nanoseconds.
+    /// When the epoch of the atlas began, in nanoseconds.
     since: u64,
     /// Some flow found no room: there are too many paths or ways.
     is_full: bool,
-    /// Raised whenever neighbours may have changed: with each burst, and with each packet that is not sent on.
-    pub moment: u64,
     pub v4: Memory<Memo<V4>>,
     pub v6: Memory<Memo<V6>>,
+    pub atlas: Atlas,
     /// Of the hashes of looks.
     pub keys: [u64; 2],
     /// What the frames of the burst look like.
     pub sights: Vec<Sight>,
-    paths: Vec<Path>,
-    path_index: HashTable<u16>,
+    pub notes: Notes,
+}
+
+/// The paths and ways that memos name by number.
+pub(super) struct Atlas {
+    /// Raised with every new generation of rules or routes: memos of an earlier one are worth nothing.
+    pub epoch: u32,
+    /// Raised whenever neighbours may have changed: with each burst, and with each packet that is not sent on.
+    pub moment: u64,
     pub ways: Vec<Way>,
     way_index: HashTable<u16>,
+    paths: Vec<Path>,
+    path_index: HashTable<u16>,
     /// Paths with packets in this burst.
     busy: Vec<u16>,
     hasher: RandomState,
-    pub notes: Notes,
 }
 
 impl Recall {
@@ -240,24 +249,17 @@ impl FastPath {
     /// # Panics
     /// There is no memory for it.
     pub fn new(flows: usize) -> FastPath {
-        let hasher = RandomState::new();
+        let atlas = Atlas::new();
         FastPath {
             remembered: Remembered::Verdicts,
             recalled: 0,
-            epoch: 1,
             since: 0,
             is_full: false,
-            moment: 0,
             v4: Memory::new(ROOM * flows),
             v6: Memory::new(ROOM * flows),
-            keys: [hasher.hash_one(0), hasher.hash_one(1)],
+            keys: [atlas.hasher.hash_one(0), atlas.hasher.hash_one(1)],
+            atlas,
             sights: Vec::with_capacity(super::BURST),
-            paths: Vec::with_capacity(PATHS),
-            path_index: HashTable::with_capacity(PATHS),
-            ways: Vec::with_capacity(WAYS),
-            way_index: HashTable::with_capacity(WAYS),
-            busy: Vec::with_capacity(super::BURST),
-            hasher,
             notes: Notes::default(),
         }
     }
@@ -269,19 +271,12 @@ impl FastPath {
 
     /// Forgets everything. Between bursts only: counters of a burst are raised first.
     pub fn forget(&mut self, now: u64) {
-        debug_assert!(self.busy.is_empty(), "counters of a burst are not raised yet");
         (self.since, self.is_full) = (now, false);
-        self.epoch = self.epoch.wrapping_add(1);
-        if self.epoch == 0 {
+        if !self.atlas.begin_anew() {
             // Memos of four thousand million generations ago are gone.
             self.v4.clear();
             self.v6.clear();
-            self.epoch = 1;
         }
-        self.paths.clear();
-        self.path_index.clear();
-        self.ways.clear();
-        self.way_index.clear();
     }
 
     /// Whether anything is remembered.
@@ -290,16 +285,51 @@ impl FastPath {
         self.remembered != Remembered::Nothing
     }
 
+    /// Raises the counters of what came by in this burst. Where there was no room, all flows have their turn again, at most once
+    /// a second.
+    #[inline]
+    pub fn settle(&mut self, bank: &Bank, stats: &WorkerStats, now: u64) {
+        self.atlas.settle(bank, stats);
+        if self.is_full && now.saturating_sub(self.since) >= TURN {
+            self.forget(now);
+        }
+    }
+}
+
+impl Atlas {
+    fn new() -> Atlas {
+        Atlas {
+            epoch: 1,
+            moment: 0,
+            ways: Vec::with_capacity(WAYS),
+            way_index: HashTable::with_capacity(WAYS),
+            paths: Vec::with_capacity(PATHS),
+            path_index: HashTable::with_capacity(PATHS),
+            busy: Vec::with_capacity(super::BURST),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// Forgets all paths and ways, and begins the next epoch; false where that is the first one again.
+    fn begin_anew(&mut self) -> bool {
+        debug_assert!(self.busy.is_empty(), "counters of a burst are not raised yet");
+        let next = self.epoch.checked_add(1);
+        self.epoch = next.unwrap_or(1);
+        self.paths.clear();
+        self.path_index.clear();
+        self.ways.clear();
+        self.way_index.clear();
+        next.is_some()
+    }
+
     /// Neighbours may have changed.
     #[inline]
     pub fn move_on(&mut self) {
         self.moment += 1;
     }
 
-    /// Raises the counters of what came by in this burst. Where there was no room, all flows have their turn again, at most once
-    /// a second.
     #[inline]
-    pub fn settle(&mut self, bank: &Bank, stats: &WorkerStats, now: u64) {
+    fn settle(&mut self, bank: &Bank, stats: &WorkerStats) {
         self.moment += 1;
         for path in self.busy.drain(..) {
             let path = &mut self.paths[path as usize];
@@ -308,9 +338,6 @@ impl FastPath {
                 bank.slot(*slot).add(path.packets, path.bytes);
             }
             (path.packets, path.bytes) = (0, 0);
-        }
-        if self.is_full && now.saturating_sub(self.since) >= TURN {
-            self.forget(now);
         }
     }
 
@@ -325,10 +352,9 @@ impl FastPath {
         known.bytes += u64::from(bytes);
     }
 
-    /// The number of the path with the counters that were noted; none where there are too many.
-    fn path(&mut self) -> Option<u16> {
+    /// The number of the path with these counters; none where there are too many.
+    fn path(&mut self, slots: &ArrayVec<u32, COUNTERS>) -> Option<u16> {
         let (paths, hasher) = (&self.paths, &self.hasher);
-        let slots = &self.notes.slots;
         let hash = hasher.hash_one(slots.as_slice());
         if let Some(known) = self.path_index.find(hash, |at| paths[*at as usize].slots == *slots) {
             return Some(*known);
@@ -392,13 +418,20 @@ impl Engine {
             // Rules ask for them, and only the routing decision knows.
             return;
         }
-        let path = if is_judged { Some(0) } else { self.fast.path() };
-        let (Some(path), Some(way)) = (path, self.fast.way(p.hop, f.family)) else {
+        let path = if is_judged { Some(0) } else { self.fast.atlas.path(&self.fast.notes.slots) };
+        let (Some(path), Some(way)) = (path, self.fast.atlas.way(p.hop, f.family)) else {
             self.fast.is_full = true;
             return;
         };
-        let memo =
-            Noted { known, epoch: self.fast.epoch, path, way, has_flags: asks == Asks::TcpFlags, is_judged, routed };
+        let memo = Noted {
+            known,
+            epoch: self.fast.atlas.epoch,
+            path,
+            way,
+            has_flags: asks == Asks::TcpFlags,
+            is_judged,
+            routed,
+        };
         match look {
             Look::V4(glance, place) => self.fast.v4.set_at(place, memo.of(&glance, f)),
             Look::V6(glance, place) => self.fast.v6.set_at(place, memo.of(&glance, f)),
@@ -436,12 +469,12 @@ impl Noted {
             path: self.path,
             way: self.way,
             dir: dir as u8,
-            has_flags: self.has_flags.into(),
+            bits: u8::from(self.has_flags) * HAS_FLAGS | u8::from(self.is_judged) * IS_JUDGED,
             tcp_flags: left.tcp_flags,
-            is_judged: self.is_judged.into(),
+            unused: 0,
             routed_mark: self.routed.0,
             routed_tos: self.routed.1,
-            unused: [0; 3],
+            rest_unused: [0; 3],
         }
     }
 }

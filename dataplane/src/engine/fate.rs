@@ -213,7 +213,7 @@ impl Engine {
     /// A frame with room for the link's header goes out.
     #[inline]
     fn dispatch(&mut self, port: PortId, family: Family, mac: [u8; 6], mut frame: Frame) {
-        let Some(i) = port.index().filter(|i| *i < self.tx.len()) else {
+        let Some(i) = port.index().filter(|i| self.lines.has(*i)) else {
             return self.discard(DropReason::NoRoute, frame);
         };
         if let Some(header) = frame.bytes_mut().first_chunk_mut() {
@@ -225,21 +225,17 @@ impl Engine {
     /// A whole Ethernet frame, without tags, in line for a port.
     #[inline(always)]
     pub(super) fn queue(&mut self, port: usize, frame: Frame) {
-        self.stats.tx[port].count(frame.len());
-        match self.router.links[port].trunk {
-            None => self.tx[port].push(frame),
-            Some(vlan) => self.queue_tagged(vlan, frame),
+        if let Some((vlan, frame)) = self.lines.push(port, frame) {
+            self.queue_tagged(vlan, frame);
         }
     }
 
     /// The same on a VLAN: in line for the device of its parent.
     #[inline(never)]
     fn queue_tagged(&mut self, vlan: Vlan, mut frame: Frame) {
-        let parent = vlan.parent.0 as usize;
         if !vlan::tag(&mut frame, &vlan.tags) {
             return self.discard(DropReason::NoFrame, frame);
         }
-        self.stats.tx[parent].count(frame.len());
-        self.tx[parent].push(frame);
+        self.queue(vlan.parent.0 as usize, frame);
     }
 }

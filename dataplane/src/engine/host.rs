@@ -63,6 +63,7 @@ impl Engine {
             self.send_for_host(&g, sent);
             self.settle(&g);
         }
+        self.lines.settle(&self.stats);
         self.tracker.quiescent(now);
     }
 

@@ -4,7 +4,7 @@
 //! tag is set by the first packet that has it and a memo by the next, so what comes once costs no more than a tag. Where a
 //! set is full, what comes later takes the place of what was there: memos are worth what they save, and no more.
 
-use crate::umem::huge::zeroed;
+use crate::umem::huge::Zeros;
 use crate::umem::prefetch::prefetch;
 use zerocopy::{FromBytes, FromZeros};
 
@@ -27,11 +27,11 @@ fn zero_lane(word: u64) -> u32 {
 
 /// Memos of one kind, by the hash of their keys.
 pub(super) struct Memory<M> {
-    tags: Box<[Tags]>,
-    memos: Box<[M]>,
+    tags: Zeros<Tags>,
+    memos: Zeros<M>,
 }
 
-impl<M: FromBytes> Memory<M> {
+impl<M: FromBytes + Copy> Memory<M> {
     /// Room for about so many. Pages that were never used cost nothing.
     ///
     /// # Panics
@@ -39,7 +39,7 @@ impl<M: FromBytes> Memory<M> {
     pub fn new(memos: usize) -> Memory<M> {
         let sets = memos.div_ceil(PLACES).clamp(1, u32::MAX as usize / PLACES);
         let memory = "memory for the fast path";
-        Memory { tags: zeroed(sets).expect(memory), memos: zeroed(sets * PLACES).expect(memory) }
+        Memory { tags: Zeros::new(sets).expect(memory), memos: Zeros::new(sets * PLACES).expect(memory) }
     }
 
     /// Bytes that so many take once all are in use.

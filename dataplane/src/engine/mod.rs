@@ -13,6 +13,7 @@
 //! | `fast`, `memory` | what packets of a flow have in common is remembered |
 //! | `express` | and replayed: the short way |
 //! | `fate` | how packets end and frames leave |
+//! | `lines` | frames in line for their ports |
 //! | [`router`], [`generation`], [`running`] | what workers share; publishing without stopping |
 //! | [`objects`] | the state that rules share by name |
 //! | [`stats`], [`trace`] | what is counted and recorded |
@@ -27,7 +28,6 @@ use crate::neigh::{Event, Resolver};
 use crate::packet::fragment;
 use crate::packet::parse::{self, NotIp};
 use crate::packet::partial;
-use crate::port::Link;
 use crate::reason::DropReason;
 use crate::set::View;
 use crate::umem::{Frame, Pool};
@@ -35,6 +35,7 @@ use crate::worker::Forwarder;
 use around::Rng;
 use fast::FastPath;
 use fate::Fate;
+use lines::Lines;
 use packet::Packet;
 use place::Place;
 use running::Running;
@@ -56,6 +57,7 @@ mod gather;
 pub mod generation;
 mod host;
 mod judge;
+mod lines;
 mod memory;
 pub mod objects;
 pub mod order;
@@ -92,8 +94,8 @@ pub struct Engine {
     /// The sets that its rules see.
     sets: Arc<View>,
     pool: Pool,
-    /// Frames to send, by port: those of VLANs are in line for their parents.
-    tx: Vec<Vec<Frame>>,
+    /// Frames to send.
+    lines: Lines,
     tracker: Tracker,
     fast: FastPath,
     resolver: Resolver<Packet>,
@@ -125,11 +127,6 @@ pub struct Engine {
     assumes_neighbours: bool,
 }
 
-/// Room for the frames to send on a port.
-fn line(link: &Link) -> Vec<Frame> {
-    Vec::with_capacity(if link.trunk.is_none() { 4 * BURST } else { 0 })
-}
-
 impl Router {
     /// Bytes that workers take together to remember the ways of flows once that is in use, by [`Family::index`].
     ///
@@ -147,7 +144,7 @@ impl Router {
         let mut engine = Engine {
             worker,
             pool,
-            tx: self.links.iter().map(line).collect(),
+            lines: Lines::new(&self.links),
             tracker: Tracker::new(self.conntrack.clone(), worker),
             fast: FastPath::new(self.conntrack.entries().div_ceil(self.stats.len())),
             resolver: Resolver::new(self.neighbours.clone(), worker),
@@ -198,6 +195,7 @@ impl Engine {
         }
         self.stand = Some(stand);
         self.poll_local(&g);
+        self.lines.settle(&self.stats);
         self.tracker.quiescent(now);
     }
 
@@ -256,6 +254,7 @@ impl Engine {
         self.ticks = self.ticks.wrapping_add(1);
         g.objects.tick(self.ticks, now);
         self.poll_local(&g);
+        self.lines.settle(&self.stats);
         self.tracker.quiescent(now);
     }
 
@@ -318,7 +317,7 @@ impl Engine {
 
     /// Frames to send on a port, in order. The worker takes them out.
     pub fn take_tx(&mut self, port: PortId) -> &mut Vec<Frame> {
-        &mut self.tx[port.0 as usize]
+        self.lines.of(port)
     }
 
     /// Free frames.

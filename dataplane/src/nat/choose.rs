@@ -112,7 +112,8 @@ impl Search<'_> {
                     }
                 }
                 Some(_) => {}
-                None if !self.is_used(&tuple) => return Ok(tuple),
+                // Where no other port could be chosen nothing depends on whether this one is free.
+                None if self.ports(&tuple).is_none() || !self.is_used(&tuple) => return Ok(tuple),
                 None => {}
             }
         }
@@ -188,24 +189,29 @@ impl Search<'_> {
         }
     }
 
-    /// Looks for a free port in bounded time: 128 in a row from a starting point, then from others with ever fewer
-    /// (`nf_nat_l4proto_unique_tuple`). Leaves the last one tried where none is free.
-    fn with_port(&mut self, t: &mut Tuple) {
+    /// The first of the ports to choose from, and how many there are; none where the port stays as it is.
+    fn ports(&self, t: &Tuple) -> Option<(u16, u32)> {
         if !has_key(t) {
-            return;
+            return None;
         }
-        let key = self.key(t);
-        let (low, size) = match self.range.ports {
-            Some((a, b)) => (a.min(b), u32::from(a.abs_diff(b)) + 1),
-            None if t.is_icmp() => (0, 1 << 16),
-            None if self.manip == Manip::Dst => return,
+        match self.range.ports {
+            Some((a, b)) => Some((a.min(b), u32::from(a.abs_diff(b)) + 1)),
+            None if t.is_icmp() => Some((0, 1 << 16)),
+            None if self.manip == Manip::Dst => None,
             // Some services trust low ports: a port stays in its class.
-            None => match key {
+            None => Some(match self.key(t) {
                 0..512 => (1, 511),
                 512..1024 => (600, 424),
                 1024.. => (1024, 64512),
-            },
-        };
+            }),
+        }
+    }
+
+    /// Looks for a free port in bounded time: 128 in a row from a starting point, then from others with ever fewer
+    /// (`nf_nat_l4proto_unique_tuple`). Leaves the last one tried where none is free.
+    fn with_port(&mut self, t: &mut Tuple) {
+        let Some((low, size)) = self.ports(t) else { return };
+        let key = self.key(t);
         let mut offset = match self.range.port_base {
             Some(base) => u32::from(key.wrapping_sub(base)),
             None if self.range.is_random() || self.manip == Manip::Src => self.next_random(),

@@ -32,7 +32,8 @@ impl Sources {
     }
 
     fn size(flows: usize) -> usize {
-        flows.next_power_of_two().clamp(64, 1 << 20)
+        // Twice as many as flows: most new ones find an empty list.
+        flows.saturating_mul(2).next_power_of_two().clamp(64, 1 << 22)
     }
 
     /// Bytes that lists for this many flows take.
@@ -49,6 +50,16 @@ impl Sources {
     #[inline]
     pub fn prefetch(&self, table: &Conntrack, tuple: &Tuple) {
         prefetch(self.place(table, tuple).0);
+    }
+
+    /// Asks for the first flow in the list of a source, once its head is there.
+    #[inline]
+    pub fn prefetch_first(&self, table: &Conntrack, tuple: &Tuple) {
+        let first = self.place(table, tuple).0.load(Ordering::Relaxed);
+        if first != NONE {
+            table.entry(first).prefetch_ends();
+            prefetch(table.cold(first));
+        }
     }
 
     /// Adds a flow that is about to be live, unless the list is full.

@@ -3,6 +3,9 @@
 //! Words are big-endian numbers in host order. A checksum of zero and one of 0xffff are the same number in ones'
 //! complement; only UDP tells them apart, and [`edit`](super::edit) sees to that.
 
+/// Bytes from which on they are summed many at once.
+const LONG: usize = 128;
+
 /// A running ones'-complement sum. Only the last piece that is added may have an odd length.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sum(u64);
@@ -24,6 +27,9 @@ impl Sum {
     /// tells whether it is valid, as any other.
     #[inline]
     pub fn native(self, bytes: &[u8]) -> Sum {
+        if bytes.len() < LONG {
+            return self.native_short(bytes);
+        }
         // 32-bit words are as good as 16-bit ones modulo 0xffff, and 2^32 of them fit before the sum could overflow.
         let (words, rest) = bytes.as_chunks::<4>();
         let mut sum = self.0;
@@ -37,6 +43,27 @@ impl Sum {
             [a, b, c, ..] => u64::from(u32::from_ne_bytes([a, b, c, 0])),
         };
         Sum(sum)
+    }
+
+    /// The same for few bytes: fewer instructions, one after the other.
+    #[inline]
+    fn native_short(self, bytes: &[u8]) -> Sum {
+        // Modulo 0xffff a carry out of 64 bits is worth one.
+        let add = |sum: u64, word: u64| {
+            let (sum, carry) = sum.overflowing_add(word);
+            sum + u64::from(carry)
+        };
+        let (words, rest) = bytes.as_chunks::<8>();
+        let mut sum = words.iter().fold(self.0, |sum, word| add(sum, u64::from_ne_bytes(*word)));
+        if !rest.is_empty() {
+            let last = match bytes.last_chunk::<8>() {
+                // The bytes before the rest are shifted out.
+                Some(last) => u64::from_le_bytes(*last) >> (64 - 8 * rest.len()),
+                None => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+            };
+            sum = add(sum, last.to_le());
+        }
+        Sum((sum >> 32) + (sum & u64::from(u32::MAX)))
     }
 
     /// Adds a 16-bit word.

@@ -3,8 +3,11 @@
 //! The kernel is asked for transparent huge pages (madvise(2)), which `/sys/kernel/mm/transparent_hugepage/enabled` allows unless
 //! it says `never`. Without them all is the same and slower.
 
-use nix::sys::mman::{MmapAdvise, madvise};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use std::ffi::c_void;
 use std::mem::MaybeUninit;
+use std::num::NonZeroUsize;
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use zerocopy::FromZeros;
 
@@ -35,12 +38,67 @@ pub fn filled<T>(count: usize, make: impl FnMut() -> T) -> Box<[T]> {
     cells.into_boxed_slice()
 }
 
-/// An array of zeros. Pages that nobody touches cost nothing; none where there is no memory for it.
-pub fn zeroed<T: FromZeros>(count: usize) -> Option<Box<[T]>> {
-    let cells = T::new_vec_zeroed(count).ok()?.into_boxed_slice();
-    // SAFETY: what is initialised may be looked at as if it were not.
-    advise(unsafe { std::slice::from_raw_parts(cells.as_ptr().cast::<MaybeUninit<T>>(), cells.len()) });
-    Some(cells)
+/// An array that begins as zeros. Pages that nobody touches cost nothing.
+pub struct Zeros<T> {
+    cells: NonNull<[T]>,
+    /// What is mapped for it: none for an empty one.
+    pages: Option<(NonNull<c_void>, NonZeroUsize)>,
+}
+
+// SAFETY: it owns its cells, as a box does.
+unsafe impl<T: Send> Send for Zeros<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Zeros<T> {}
+
+impl<T: FromZeros + Copy> Zeros<T> {
+    /// An array of so many; none where there is no memory for it.
+    pub fn new(count: usize) -> Option<Zeros<T>> {
+        let bytes = count.checked_mul(size_of::<T>())?;
+        if bytes == 0 {
+            return Some(Zeros { cells: NonNull::slice_from_raw_parts(NonNull::dangling(), count), pages: None });
+        }
+        // With room to begin where a large page does.
+        let len = NonZeroUsize::new(bytes.checked_add(PAGE)?)?;
+        let (prot, flags) =
+            (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE);
+        // SAFETY: the kernel chooses an address where nothing is.
+        let base = unsafe { mmap_anonymous(None, len, prot, flags).ok()? };
+        let offset = base.addr().get().next_multiple_of(PAGE) - base.addr().get();
+        // SAFETY: less than a large page from the start of the mapping, which is longer than that.
+        let start = unsafe { base.cast::<u8>().add(offset) };
+        // SAFETY: within the mapping; the advice changes which pages back it, and nothing that is in it.
+        let _ = unsafe { madvise(start.cast(), bytes, MmapAdvise::MADV_HUGEPAGE) };
+        Some(Zeros { cells: NonNull::slice_from_raw_parts(start.cast(), count), pages: Some((base, len)) })
+    }
+}
+
+impl<T> Deref for Zeros<T> {
+    type Target = [T];
+
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        // SAFETY: within the mapping, aligned to a large page, and zeros are a value of `T` (FromZeros); what was written since
+        // was written as `T`.
+        unsafe { self.cells.as_ref() }
+    }
+}
+
+impl<T> DerefMut for Zeros<T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`, and borrowed exclusively.
+        unsafe { self.cells.as_mut() }
+    }
+}
+
+impl<T> Drop for Zeros<T> {
+    fn drop(&mut self) {
+        if let Some((base, len)) = self.pages {
+            // SAFETY: mapped in `new` with this length, and nobody borrows it any more. An error cannot be answered: the range
+            // then stays mapped until the process ends.
+            let _ = unsafe { munmap(base, len.get()) };
+        }
+    }
 }
 
 #[cfg(test)]
@@ -59,8 +117,23 @@ mod tests {
                 (made.len(), made.first().copied(), made.last().copied()),
                 (count, (count > 0).then_some(1), (count > 0).then_some(count as u64))
             );
-            let zeros = zeroed::<u64>(count).expect("memory");
+            let mut zeros = Zeros::<u64>::new(count).expect("memory");
             assert!(zeros.len() == count && zeros.iter().all(|cell| *cell == 0));
+            zeros.fill(7);
+            assert!(zeros.iter().all(|cell| *cell == 7));
         }
+    }
+
+    #[test]
+    fn zeros_that_nobody_touches_take_no_memory() {
+        const BYTES: usize = 1 << 30;
+        let resident = || {
+            let statm = std::fs::read_to_string("/proc/self/statm").expect("it is always there");
+            statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("a number") * 4096
+        };
+        let before = resident();
+        let zeros = Zeros::<[u64; 8]>::new(BYTES / 64).expect("memory");
+        assert_eq!(zeros.last(), Some(&[0; 8]));
+        assert!(resident() < before + BYTES / 4, "{} and then {}", before, resident());
     }
 }

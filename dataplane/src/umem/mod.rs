@@ -94,9 +94,12 @@ impl Region {
 
     fn tokens(self) -> Vec<Frame> {
         let region = Arc::new(self);
-        (0..region.frames)
-            .map(|index| Frame { region: region.clone(), index, start: HEADROOM as u16, len: 0 })
-            .collect()
+        let frame = |index: u32| {
+            // SAFETY: index < frames, so the frame's first byte lies in the region.
+            let memory = unsafe { region.base.add(index as usize * region.frame_size as usize) };
+            Frame { memory, region: region.clone(), index, start: HEADROOM as u16, len: 0 }
+        };
+        (0..region.frames).map(frame).collect()
     }
 
     /// How many frames the region was cut into.
@@ -107,11 +110,18 @@ impl Region {
 
 /// One frame: the token and the bounds of the packet in it.
 pub struct Frame {
+    /// Its first byte, in the region.
+    memory: NonNull<u8>,
     region: Arc<Region>,
     index: u32,
     start: u16,
     len: u16,
 }
+
+// SAFETY: the one access to its bytes, which lie in a region that may be sent itself.
+unsafe impl Send for Frame {}
+// SAFETY: bytes are written through an exclusive borrow only.
+unsafe impl Sync for Frame {}
 
 impl std::fmt::Debug for Frame {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
@@ -123,8 +133,8 @@ impl Frame {
     /// The packet's bytes, from the Ethernet header on.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: start + len <= frame_size (kept by every method that sets them) and index < frames, so the range lies in
-        // the region; this token is the only access to it, borrowed shared here.
+        // SAFETY: start + len <= frame_size (kept by every method that sets them), so the range lies in the frame's memory; this
+        // token is the only access to it, borrowed shared here.
         unsafe { std::slice::from_raw_parts(self.data(), self.len as usize) }
     }
 
@@ -137,9 +147,8 @@ impl Frame {
 
     #[inline]
     fn data(&self) -> *mut u8 {
-        let offset = self.index as usize * self.region.frame_size as usize + self.start as usize;
-        // SAFETY: within the region, see `bytes`.
-        unsafe { self.region.base.as_ptr().add(offset) }
+        // SAFETY: within the frame's memory, see `bytes`.
+        unsafe { self.memory.as_ptr().add(self.start as usize) }
     }
 
     /// Number of the frame in its region.
@@ -241,6 +250,12 @@ impl Frame {
             self.len = len as u16;
         }
         fits
+    }
+
+    /// Cuts off what is behind the first `len` bytes.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len().min(len) as u16;
     }
 
     /// Grows the packet at its front by `n` bytes. False and unchanged where there is no headroom.
