@@ -70,7 +70,58 @@ fn a_rule_that_asks_more_of_a_packet_than_its_flow_tells_is_asked_every_time() {
         let chain = if rule.contains("TTL") { "mangle.FORWARD" } else { "filter.FORWARD" };
         let mut rig = Rig::new(&format!("[{chain}]\nrules = [\"-4 {rule}\", \"-m conntrack --ctstate NEW\"]\n"));
         assert_eq!(replayed(&mut rig, &question(Family::V4), 5), 0, "{rule}");
+        // Nor is anything else asked twice: flow, route and MAC are known.
+        assert_eq!(rig.engine.recalled(), 3, "{rule}");
     }
+}
+
+#[test]
+fn a_packet_ends_in_a_chain_that_is_asked_with_the_counters_that_it_has_raised_until_then() {
+    for (family, tail) in Family::ALL.into_iter().flat_map(|family| [(family, "DROP"), (family, "REJECT")]) {
+        let mut rig = Rig::new(&format!(
+            "{OPEN}[mangle.FORWARD]\nrules = [\"-m conntrack --ctstate NEW -j MARK --set-mark 5\"]\n\
+             [security.FORWARD]\nrules = [\"-m mark --mark 5 -m limit --limit 1/hour --limit-burst 4 -j ACCEPT\", \"-j DROP\"]\n"
+        )
+        .replace("\"-i lan0 -j ACCEPT\"", &format!("\"-m length --length 0:60 -j ACCEPT\", \"-j {tail}\"")));
+        let out = rig.burst(LAN, &vec![question(family); 6]);
+        assert_eq!(out.len(), 4, "{out:?}");
+        assert!(out.iter().all(|sent| *sent == out[0]), "{out:?}");
+        let (client, server) = ends(family);
+        let long = rig.send(LAN, &udp(family, client, server, (1000, 53), &[7; 60]));
+        assert_eq!(long.len(), usize::from(tail == "REJECT"), "{long:?}");
+        assert_eq!((rig.engine.replayed(), rig.engine.recalled()), (0, 5));
+        let counted = |chain| rig.packets(family, chain);
+        assert_eq!(counted("mangle.PREROUTING"), [7]);
+        assert_eq!(counted("mangle.FORWARD"), [7, 7]);
+        assert_eq!(counted("filter.FORWARD"), [0, 6, 1, 0]);
+        assert_eq!(counted("security.FORWARD"), [4, 2, 0]);
+        assert_eq!(counted("mangle.POSTROUTING")[0] - u64::from(tail == "REJECT"), 4);
+        rig.assert_census();
+    }
+}
+
+#[test]
+fn a_chain_that_is_asked_sees_the_ends_and_the_hop_that_it_would_on_the_long_way() {
+    let (client, server) = ends(Family::V4);
+    let mut rig = Rig::new(&format!(
+        "{OPEN}[mangle.FORWARD]\nrules = [\"-4 -m length --length 20: -s {client} -o wan0 -m ttl --ttl-eq 63\", \
+         \"-4 -m length --length 20: -d {client} -o lan0 -m ttl --ttl-eq 63\"]\n\
+         [mangle.PREROUTING]\nrules = [\"-4 -m ttl --ttl-eq 64 -d {own}\"]\n\
+         [mangle.POSTROUTING]\nrules = [\"-4 -m ttl --ttl-eq 63 -s {client}\", \"-4 -m ttl --ttl-eq 63 -d {client}\"]\n",
+        client = Family::V4.address(client),
+        own = "203.0.113.2",
+    ));
+    let sent = rig.send(LAN, &question(Family::V4));
+    let mapped = u128::from(u32::from_be_bytes(sent[0].1[26..30].try_into().unwrap()));
+    let answer = udp(Family::V4, server, mapped, (53, 1000), b"!");
+    for _ in 0..5 {
+        rig.send(WAN, &answer);
+        rig.send(LAN, &question(Family::V4));
+    }
+    assert!(rig.engine.recalled() >= 6, "{}", rig.engine.recalled());
+    assert_eq!(rig.packets(Family::V4, "mangle.FORWARD"), [6, 5, 11]);
+    assert_eq!(rig.packets(Family::V4, "mangle.PREROUTING"), [5, 11]);
+    assert_eq!(rig.packets(Family::V4, "mangle.POSTROUTING"), [6, 5, 11]);
 }
 
 #[test]

@@ -22,6 +22,14 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// Tells what rules may know of a flow that stands so.
+    #[inline]
+    pub fn tell(&self, facts: &mut Facts) {
+        let (dir, status) = (self.flow.dir, self.standing & 0xffff);
+        (facts.has_ct, facts.ct_dir, facts.ct_state) = (true, dir, state_of(dir, status));
+        (facts.ct_proto, facts.ct_status, facts.ct_mark) = (facts.proto, status, self.mark);
+    }
+
     /// Whether it is as a packet with these facts has been told, direction and state included.
     pub fn is_as(&self, facts: &Facts) -> bool {
         let status = self.standing & 0xffff;
@@ -165,9 +173,7 @@ impl Tracker {
             return false;
         }
         self.begin_to_track(facts);
-        let status = known.standing & 0xffff;
-        (facts.has_ct, facts.ct_dir, facts.ct_state) = (true, known.flow.dir, state_of(known.flow.dir, status));
-        (facts.ct_proto, facts.ct_status, facts.ct_mark) = (facts.proto, status, known.mark);
+        known.tell(facts);
         true
     }
 

@@ -13,7 +13,7 @@
 //! In the last one packets go in the order in which they came, each the short way or the long one.
 
 use super::Engine;
-use super::fast::{Atlas, FastPath, IS_JUDGED, Look, Memo, NO_FLOW, Recall, Remembered, Way};
+use super::fast::{Atlas, FastPath, HAS_ASKS, HAS_FLAGS, IS_JUDGED, Look, Memo, NO_FLOW, Recall, Way};
 use super::fate::{ETHERNET, Fate, link_header};
 use super::memory::Memory;
 use super::order::Needs;
@@ -67,8 +67,10 @@ enum Kind {
 enum Off {
     /// It looks like others, and there is no memo of what they met, or they met something else.
     New,
-    /// Rules are to be asked.
+    /// All rules are to be asked.
     Judged,
+    /// It is as others and tracked, and some chains are to be asked.
+    Asked,
     /// The MAC of this way is to be asked for.
     Stale(u16),
     /// It is not as others of its flow.
@@ -81,8 +83,8 @@ struct Hands<'a> {
     tracker: &'a mut Tracker,
     links: &'a [Link],
     s: &'a Sysctl,
-    /// Verdicts are remembered, and nobody wants to hear of rules.
-    replays: bool,
+    /// Somebody wants to hear of each rule.
+    is_traced: bool,
 }
 
 impl Sight {
@@ -260,9 +262,9 @@ impl Engine {
             if place == NOWHERE {
                 break Off::Apart;
             }
-            let Engine { fast: FastPath { v4, v6, atlas, remembered, .. }, tracker, router, trace, .. } = self;
-            let replays = *remembered == Remembered::Verdicts && trace.is_none();
-            let hands = Hands { atlas, tracker, links: &router.links, s: &g.policy.sysctl, replays };
+            let Engine { fast: FastPath { v4, v6, atlas, .. }, tracker, router, trace, .. } = self;
+            let is_traced = trace.is_some();
+            let hands = Hands { atlas, tracker, links: &router.links, s: &g.policy.sysctl, is_traced };
             let told = match sight.kind {
                 Kind::V4 => hands.replay(v4.at(place), sight.port, &mut frame),
                 Kind::V6 => hands.replay(v6.at(place), sight.port, &mut frame),
@@ -274,7 +276,17 @@ impl Engine {
                 Err(off) => break off,
             }
         };
-        self.walk_through(g, sight, (off, place), frame, stand);
+        match (off, sight.kind) {
+            (Off::Asked, Kind::V4) => {
+                let memo = *self.fast.v4.at(place);
+                self.ask_again(g, sight.port, &memo, frame, stand);
+            }
+            (Off::Asked, Kind::V6) => {
+                let memo = *self.fast.v6.at(place);
+                self.ask_again(g, sight.port, &memo, frame, stand);
+            }
+            (off, _) => self.walk_through(g, sight, (off, place), frame, stand),
+        }
     }
 
     /// Makes a place for the memo of what has not been seen before in earlier bursts, and maybe in this one.
@@ -386,13 +398,11 @@ impl Hands<'_> {
         if (memo.addresses, memo.rest, memo.epoch) != (seen.addresses, seen.rest, self.atlas.epoch) {
             return Err(Off::New);
         }
-        if !self.replays || memo.bits != 0 {
-            if memo.bits & IS_JUDGED != 0 || !self.replays {
-                return Err(Off::Judged);
-            }
-            if memo.tcp_flags != glance::tcp_flags(upper) {
-                return Err(Off::New);
-            }
+        if memo.bits & IS_JUDGED != 0 || self.is_traced {
+            return Err(Off::Judged);
+        }
+        if memo.bits & HAS_FLAGS != 0 && memo.tcp_flags != glance::tcp_flags(upper) {
+            return Err(Off::New);
         }
         let way = &self.atlas.ways[memo.way as usize];
         if len > way.hop.mtu || frame.is_large() {
@@ -413,6 +423,9 @@ impl Hands<'_> {
                 Told::Changed | Told::Unknown => return Err(Off::New),
                 Told::Apart => return Err(Off::Apart),
             }
+        }
+        if memo.bits & HAS_ASKS != 0 {
+            return Err(Off::Asked);
         }
         // What the link padded stays behind.
         frame.truncate(ETHERNET + usize::from(len));

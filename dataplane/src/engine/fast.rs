@@ -21,21 +21,18 @@ use super::Engine;
 use super::express::Sight;
 use super::fate::ETHERNET;
 use super::memory::Memory;
+use super::notes::{Notes, Script};
 use super::packet::{Hop, Packet};
 use super::running::Running;
 use super::stats::{Bank, WorkerStats};
 use crate::conntrack::{Ct, Flow, Known};
+use crate::nat::Manip;
 use crate::packet::glance::{Change, Glance, V4, V6};
-use arrayvec::ArrayVec;
 use hashbrown::HashTable;
 use std::hash::{BuildHasher, RandomState};
 use sumun_config::facts::{Dir, Facts, Family, status};
-use sumun_config::rule::Target;
-use sumun_config::rule::matches::Asks;
 use zerocopy::FromBytes;
 
-/// Most counters of a path.
-const COUNTERS: usize = 28;
 /// Places for memos of each flow: one for each direction, and as many so that few sets are full.
 const ROOM: usize = 4;
 /// Most paths that a worker knows.
@@ -68,7 +65,7 @@ pub(super) struct Memo<const N: usize> {
     pub way: u16,
     /// Zero or one: the answers' direction.
     pub dir: u8,
-    /// [`HAS_FLAGS`], [`IS_JUDGED`].
+    /// [`HAS_FLAGS`] and so on.
     pub bits: u8,
     pub tcp_flags: u8,
     unused: u8,
@@ -80,8 +77,14 @@ pub(super) struct Memo<const N: usize> {
 
 /// Of a memo: some rule asks for the flags of TCP.
 pub(super) const HAS_FLAGS: u8 = 1;
-/// Of a memo: rules are to be asked, since some ask for what differs from packet to packet. The way alone is remembered.
+/// Of a memo: all rules are to be asked, since some ask for what differs from packet to packet. The way alone is remembered.
 pub(super) const IS_JUDGED: u8 = 2;
+/// Of a memo: its path has chains that are to be asked.
+pub(super) const HAS_ASKS: u8 = 4;
+/// Of a memo: its change is that of PREROUTING. Otherwise it is that of POSTROUTING.
+pub(super) const IS_EARLY: u8 = 8;
+/// Of a memo: raw has let them pass untracked.
+pub(super) const IS_UNTRACKED: u8 = 16;
 
 /// What is remembered of packets without a flow.
 pub(super) const NO_FLOW: u32 = u32::MAX;
@@ -115,10 +118,10 @@ pub(super) enum Look {
     V6(Glance<V6>, u32),
 }
 
-/// The counters that a packet raises on its way.
+/// What packets raise and are asked on their way.
 #[derive(Clone, Default)]
 struct Path {
-    slots: ArrayVec<u32, COUNTERS>,
+    script: Script,
     /// Packets and bytes of this burst.
     packets: u64,
     bytes: u64,
@@ -132,19 +135,6 @@ pub(super) struct Way {
     pub family: Family,
     pub moment: u64,
     pub header: [u8; ETHERNET],
-}
-
-/// What a packet on the long way meets.
-#[derive(Default)]
-pub(super) struct Notes {
-    is_on: bool,
-    /// Others that look the same are to be judged.
-    is_judged: bool,
-    look: Option<Look>,
-    asks: Asks,
-    slots: ArrayVec<u32, COUNTERS>,
-    /// Mark and TOS that it was routed with.
-    routed: (u32, u8),
 }
 
 /// One worker's memory of flows.
@@ -189,60 +179,6 @@ impl Recall {
     }
 }
 
-impl Notes {
-    /// A counter was raised.
-    #[inline]
-    pub fn count(&mut self, slot: u32) {
-        if self.is_on && self.slots.try_push(slot).is_err() {
-            self.is_judged = true;
-        }
-    }
-
-    /// The target of a rule acts. One that writes the flow's mark may, as long as it stays the same.
-    #[inline]
-    pub fn act(&mut self, target: &Option<Target>) {
-        let is_replayed = matches!(target, None | Some(Target::Verdict(_) | Target::Mark(_) | Target::ConnMark(_)));
-        self.is_judged |= !is_replayed;
-    }
-
-    /// The packet goes on to another host.
-    #[inline]
-    pub fn route(&mut self, facts: &Facts) {
-        self.routed = (facts.mark, facts.tos);
-    }
-
-    /// Something happened that others will not meet.
-    #[inline]
-    pub fn stop(&mut self) {
-        self.is_on = false;
-    }
-
-    /// Whether the packet at work is noted.
-    #[inline]
-    pub fn is_on(&self) -> bool {
-        self.is_on
-    }
-
-    /// Whether it matters what rules ask for.
-    #[inline]
-    pub fn is_asking(&self) -> bool {
-        self.is_on && !self.is_judged
-    }
-
-    /// From now on what a packet of this look meets is noted.
-    pub fn start(&mut self, look: Look) {
-        (self.is_on, self.is_judged, self.asks, self.look) = (true, false, Asks::Flow, Some(look));
-        self.slots.clear();
-    }
-
-    /// Rules were asked; what their answers depended on.
-    #[inline]
-    pub fn ask(&mut self, asks: Asks) {
-        self.asks = self.asks.max(asks);
-        self.is_judged |= self.asks == Asks::Packet;
-    }
-}
-
 impl FastPath {
     /// The memory for so many flows, of both families.
     ///
@@ -277,6 +213,13 @@ impl FastPath {
             self.v4.clear();
             self.v6.clear();
         }
+    }
+
+    /// From now on remembers no more than that. Between bursts only.
+    pub fn remember_only(&mut self, what: Remembered, now: u64) {
+        self.remembered = what;
+        self.notes.asks_all = what == Remembered::Ways;
+        self.forget(now);
     }
 
     /// Whether anything is remembered.
@@ -333,8 +276,10 @@ impl Atlas {
         self.moment += 1;
         for path in self.busy.drain(..) {
             let path = &mut self.paths[path as usize];
-            stats.replayed.add(path.packets);
-            for slot in &path.slots {
+            if path.script.asks.is_empty() {
+                stats.replayed.add(path.packets);
+            }
+            for slot in &path.script.slots {
                 bank.slot(*slot).add(path.packets, path.bytes);
             }
             (path.packets, path.bytes) = (0, 0);
@@ -352,16 +297,21 @@ impl Atlas {
         known.bytes += u64::from(bytes);
     }
 
-    /// The number of the path with these counters; none where there are too many.
-    fn path(&mut self, slots: &ArrayVec<u32, COUNTERS>) -> Option<u16> {
+    /// What packets of a path raise and are asked.
+    pub fn script(&self, path: u16) -> &Script {
+        &self.paths[path as usize].script
+    }
+
+    /// The number of the path with this script; none where there are too many.
+    fn path(&mut self, script: &Script) -> Option<u16> {
         let (paths, hasher) = (&self.paths, &self.hasher);
-        let hash = hasher.hash_one(slots.as_slice());
-        if let Some(known) = self.path_index.find(hash, |at| paths[*at as usize].slots == *slots) {
+        let hash = hasher.hash_one(script);
+        if let Some(known) = self.path_index.find(hash, |at| paths[*at as usize].script == *script) {
             return Some(*known);
         }
         let at = u16::try_from(paths.len()).ok().filter(|at| usize::from(*at) < PATHS)?;
-        self.path_index.insert_unique(hash, at, |at| hasher.hash_one(paths[*at as usize].slots.as_slice()));
-        self.paths.push(Path { slots: slots.clone(), ..Path::default() });
+        self.path_index.insert_unique(hash, at, |at| hasher.hash_one(&paths[*at as usize].script));
+        self.paths.push(Path { script: script.clone(), ..Path::default() });
         Some(at)
     }
 
@@ -413,25 +363,30 @@ impl Engine {
         let Some(look) = self.fast.notes.look.filter(|_| self.router.links.get(p.hop.port.0 as usize).is_some()) else {
             return;
         };
-        let Notes { is_judged, routed, asks, .. } = self.fast.notes;
-        if is_judged && g.fib.has_realms() {
+        let FastPath { atlas, notes, .. } = &mut self.fast;
+        let has_asks = !notes.script.asks.is_empty();
+        // A change of both ends is made in two steps, and a chain between them sees the first one.
+        let is_doubly_mapped = f.ct_status & MAPPED == MAPPED;
+        let is_judged = notes.is_judged() || (has_asks && is_doubly_mapped);
+        if (is_judged || has_asks) && g.fib.has_realms() {
             // Rules ask for them, and only the routing decision knows.
             return;
         }
-        let path = if is_judged { Some(0) } else { self.fast.atlas.path(&self.fast.notes.slots) };
-        let (Some(path), Some(way)) = (path, self.fast.atlas.way(p.hop, f.family)) else {
+        let path = if is_judged { Some(0) } else { atlas.path(&notes.script) };
+        let (Some(path), Some(way)) = (path, atlas.way(p.hop, f.family)) else {
             self.fast.is_full = true;
             return;
         };
-        let memo = Noted {
-            known,
-            epoch: self.fast.atlas.epoch,
-            path,
-            way,
-            has_flags: asks == Asks::TcpFlags,
-            is_judged,
-            routed,
-        };
+        let early = known.is_some_and(|known| f.ct_status & Manip::Dst.bit_for(known.flow.dir) != 0);
+        let bits = [
+            (HAS_FLAGS, notes.has_flags()),
+            (IS_JUDGED, is_judged),
+            (HAS_ASKS, has_asks && !is_judged),
+            (IS_EARLY, early),
+            (IS_UNTRACKED, p.ct == Ct::Untracked),
+        ];
+        let bits = bits.iter().filter(|(_, is_so)| *is_so).fold(0, |bits, (bit, _)| bits | bit);
+        let memo = Noted { known, epoch: atlas.epoch, path, way, bits, routed: notes.routed };
         match look {
             Look::V4(glance, place) => self.fast.v4.set_at(place, memo.of(&glance, f)),
             Look::V6(glance, place) => self.fast.v6.set_at(place, memo.of(&glance, f)),
@@ -445,8 +400,7 @@ struct Noted {
     epoch: u32,
     path: u16,
     way: u16,
-    has_flags: bool,
-    is_judged: bool,
+    bits: u8,
     routed: (u32, u8),
 }
 
@@ -469,7 +423,7 @@ impl Noted {
             path: self.path,
             way: self.way,
             dir: dir as u8,
-            bits: u8::from(self.has_flags) * HAS_FLAGS | u8::from(self.is_judged) * IS_JUDGED,
+            bits: self.bits,
             tcp_flags: left.tcp_flags,
             unused: 0,
             routed_mark: self.routed.0,

@@ -82,7 +82,10 @@ impl Engine {
     ) -> Result<Passed<'g>, DropReason> {
         // Below is what belongs to a packet that waits for its copy.
         let floor = self.returns.len();
+        let mark = p.facts.mark;
+        self.fast.notes.enter();
         let passed = self.walk_from(g, hook, table, base, floor, p);
+        self.fast.notes.leave(hook, table, mark, g.program(p.facts.family).changes_packets(table));
         self.returns.truncate(floor);
         passed
     }

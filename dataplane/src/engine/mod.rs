@@ -11,7 +11,9 @@
 //! | `host` | what the host's own stack sends and gets |
 //! | `gather` | fragments on their way to a packet |
 //! | `fast`, `memory` | what packets of a flow have in common is remembered |
+//! | `notes` | by what a packet meets |
 //! | `express` | and replayed: the short way |
+//! | `asked` | where rules are asked all the same |
 //! | `fate` | how packets end and frames leave |
 //! | `lines` | frames in line for their ports |
 //! | [`router`], [`generation`], [`running`] | what workers share; publishing without stopping |
@@ -46,6 +48,7 @@ use sumun_config::facts::{Family, PortId};
 use sumun_config::model::Checksums;
 
 mod around;
+mod asked;
 mod classify;
 #[cfg(test)]
 mod classify_tests;
@@ -59,6 +62,7 @@ mod host;
 mod judge;
 mod lines;
 mod memory;
+mod notes;
 pub mod objects;
 pub mod order;
 mod own;
@@ -353,7 +357,7 @@ impl Engine {
 
     /// From now on remembers no more than that of flows: the same is done, and it takes longer. For benches and tests.
     pub fn remember_only(&mut self, what: Remembered) {
-        self.fast.remembered = what;
+        self.fast.remember_only(what, self.now);
     }
 
     /// Packets so far whose flow told their way.

@@ -24,6 +24,8 @@ pub struct Program {
     bases: [u32; 5],
     /// By table and hook: its built-in chain.
     entries: [[Option<u32>; 5]; 5],
+    /// By table: whether a rule does more with packets than let them pass, end them or tell of them.
+    changes: [bool; 5],
     /// Longest possible stack of jumps.
     depth: usize,
 }
@@ -76,6 +78,7 @@ impl Program {
             conds: Vec::new(),
             bases: [0; 5],
             entries: [[None; 5]; 5],
+            changes: [false; 5],
             depth: 0,
         };
         for table in Table::ALL {
@@ -86,6 +89,8 @@ impl Program {
             }
             let chains = &tables.tables[table as usize].chains;
             program.depth = program.depth.max(chains.len());
+            let targets = chains.iter().flat_map(|chain| &chain.rules).map(|rule| &rule.target);
+            program.changes[table as usize] = targets.into_iter().any(changes_packets);
             for chain in chains {
                 let chain_slot = slot();
                 let first = program.rules.len() as u32;
@@ -140,6 +145,12 @@ impl Program {
     pub fn idle(&self, table: Table, hook: Hook) -> Option<u32> {
         let chain = self.chain(self.entry(table, hook)?);
         (chain.rules.is_empty() && chain.policy == Policy::Accept).then_some(chain.slot)
+    }
+
+    /// Whether a rule of a table does more with packets than let them pass, end them or tell of them.
+    #[inline]
+    pub fn changes_packets(&self, table: Table) -> bool {
+        self.changes[table as usize]
     }
 
     /// The chains of a table, built-in ones first.
@@ -235,4 +246,13 @@ impl Program {
         }
         Found::End
     }
+}
+
+/// Whether a target may change a packet, its flow, its way, or what later rules tell of it.
+fn changes_packets(target: &Option<Target>) -> bool {
+    use Target::{Audit, Idletimer, Log, Nflog, Rateest, Reject, Set, Verdict};
+    !matches!(
+        target,
+        None | Some(Verdict(_) | Reject(_) | Log(_) | Nflog(_) | Set(_) | Rateest(_) | Idletimer(_) | Audit(_))
+    )
 }

@@ -72,7 +72,7 @@ impl Manip {
 
     /// The bit that tells whether packets of a direction change at this end: replies change at the other end.
     #[inline]
-    const fn bit_for(self, dir: Dir) -> u32 {
+    pub const fn bit_for(self, dir: Dir) -> u32 {
         match dir {
             Dir::Original => self.bit(),
             Dir::Reply => self.other().bit(),

@@ -261,6 +261,19 @@ impl<const N: usize> Change<N> {
         }
     }
 
+    /// The other ends alone, of a frame that has lost its hop already.
+    pub fn apply_late(&self, frame: &mut [u8]) {
+        if N == V4
+            && let Some(h) = frame.first_chunk_mut::<{ L2 + 20 }>()
+        {
+            let check = Sum::new().word(!u16::from_ne_bytes([h[24], h[25]])).word(self.header);
+            [h[24], h[25]] = check.checksum().to_ne_bytes();
+        }
+        if self.upper != 0 {
+            self.apply_ends(frame);
+        }
+    }
+
     #[inline(always)]
     fn apply_ends(&self, frame: &mut [u8]) {
         let (at, is_udp) = match N {
@@ -347,7 +360,12 @@ mod tests {
             let Tuple { src, dst, sport, dport, .. } = *to;
             Change::of(glance, &Facts { src, dst, sport, dport, ..*f })
         });
+        let mut in_steps = frame.clone();
         change.apply(&mut frame);
+        // The hop first, and the ends on the way out.
+        Change::<N>::NONE.apply(&mut in_steps);
+        change.apply_late(&mut in_steps);
+        assert_eq!(frame, in_steps);
         frame
     }
 
