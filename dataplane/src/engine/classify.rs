@@ -33,7 +33,7 @@ use sumun_config::rule::matches::tcp::Tcp;
 use sumun_config::rule::{Cond, Match};
 
 /// Shorter chains are walked.
-pub(super) const WORTHWHILE: usize = 12;
+pub(super) const WORTHWHILE: usize = 8;
 
 /// Rule numbers in all classes of one kind of key together, at most, for each rule of the chain.
 const SPREAD: usize = 16;
@@ -54,7 +54,13 @@ pub(super) struct Index {
 }
 
 /// Candidates of one packet, in the order of the chain.
-pub(super) struct Candidates<'a>([&'a [u32]; 5]);
+#[derive(Default)]
+pub(super) struct Candidates<'a> {
+    /// Those that are not empty come first.
+    lists: [&'a [u32]; 5],
+    /// How many are not.
+    count: usize,
+}
 
 /// A condition that can be a rule's key.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -114,13 +120,17 @@ impl Index {
             (true, false) => (&self.by_ports, &[]),
             (false, _) => (&self.without_ports, &[]),
         };
-        let mut lists = [&self.always[..], self.src.find(facts.src), self.dst.find(facts.dst), sport, dport];
-        for list in &mut lists {
+        let mut found = Candidates::default();
+        for mut list in [&self.always[..], self.src.find(facts.src), self.dst.find(facts.dst), sport, dport] {
             if list.first().is_some_and(|first| *first < start) {
-                *list = &list[list.partition_point(|rule| *rule < start)..];
+                list = &list[list.partition_point(|rule| *rule < start)..];
+            }
+            if !list.is_empty() {
+                found.lists[found.count] = list;
+                found.count += 1;
             }
         }
-        Candidates(lists)
+        found
     }
 }
 
@@ -129,17 +139,20 @@ impl Iterator for Candidates<'_> {
 
     #[inline]
     fn next(&mut self) -> Option<u32> {
-        let mut least = u32::MAX;
-        let mut of = 0;
-        for (i, list) in self.0.iter().enumerate() {
+        // Each rule is in one list only. Most packets have one list, or one and what is always asked.
+        let (mut least, mut of) = (*self.lists[0].first()?, 0);
+        for (i, list) in self.lists.iter().enumerate().take(self.count).skip(1) {
             if let Some(first) = list.first()
                 && *first < least
             {
                 (least, of) = (*first, i);
             }
         }
-        // Each rule is in one list only. Where all lists are empty the first of them has no rest either: the end.
-        self.0[of] = self.0[of].get(1..)?;
+        self.lists[of] = &self.lists[of][1..];
+        if self.lists[of].is_empty() {
+            self.count -= 1;
+            self.lists.swap(of, self.count);
+        }
         Some(least)
     }
 }
