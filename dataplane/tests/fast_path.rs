@@ -101,6 +101,22 @@ fn a_packet_ends_in_a_chain_that_is_asked_with_the_counters_that_it_has_raised_u
 }
 
 #[test]
+fn a_flow_is_not_taken_from_packets_that_raw_put_into_another_zone() {
+    let (client, server) = ends(Family::V4);
+    let mut rig = Rig::new(
+        "[raw.PREROUTING]\nrules = [\"-p tcp -m tcp --tcp-flags ACK ACK -j CT --zone 2\"]\n\
+         [filter.FORWARD]\nrules = [\"-m conntrack --ctstate NEW,ESTABLISHED\", \"-m conntrack --ctstate INVALID\"]\n",
+    );
+    let segment = |flags: &str| tcp(Family::V4, client, server, (1000, 80), flags, b"");
+    // With ACK it is picked up in the one zone, SYN opens another flow in the other.
+    for flags in ["A", "A", "A", "S", "S", "A", "S"] {
+        rig.send(LAN, &segment(flags));
+    }
+    assert_eq!(rig.router.conntrack.count(), 2);
+    assert_eq!(rig.packets(Family::V4, "filter.FORWARD"), [7, 0, 7]);
+}
+
+#[test]
 fn a_chain_that_is_asked_sees_the_ends_and_the_hop_that_it_would_on_the_long_way() {
     let (client, server) = ends(Family::V4);
     let mut rig = Rig::new(&format!(

@@ -64,10 +64,11 @@ impl Engine {
                     _ => memo.change.apply(p.frame.bytes_mut()),
                 }
                 is_forwarded = true;
-                self.tell_facts(port, memo, p);
-                p.facts.oif = p.hop.port;
+                tell_facts(port, memo, p);
+                let way = &self.fast.atlas.ways[usize::from(memo.way)];
+                (p.hop, p.realms, p.facts.oif) = (way.hop, way.realms, way.hop.port);
             } else if p.l3 == 0 {
-                self.tell_facts(port, memo, p);
+                tell_facts(port, memo, p);
             }
             p.facts.mark = ask.mark;
             if let Err(reason) = self.judge(g, ask.hook, ask.table, p) {
@@ -86,24 +87,24 @@ impl Engine {
         }
         Ok(())
     }
+}
 
-    /// What is known of the packet as it stands in its frame.
-    #[inline]
-    fn tell_facts<const N: usize>(&self, port: PortId, memo: &Memo<N>, p: &mut Packet) {
-        // It was found ordinary, and its length is in it.
-        let _ = parse::ordinary_into(Glance::<N>::FAMILY, p.frame.bytes(), port, &mut p.facts);
-        p.frame.truncate(ETHERNET + usize::from(p.facts.len));
-        (p.l3, p.hop) = (ETHERNET as u16, self.fast.atlas.ways[usize::from(memo.way)].hop);
-        match memo.known() {
-            Some(known) => {
-                known.tell(&mut p.facts);
-                p.ct = Ct::Flow(known.flow);
-            }
-            None if memo.bits & IS_UNTRACKED != 0 => {
-                p.facts.ct_state = CtState::Untracked;
-                p.ct = Ct::Untracked;
-            }
-            None => debug_assert_eq!(memo.flow, NO_FLOW),
+/// What is known of the packet as it stands in its frame.
+#[inline]
+fn tell_facts<const N: usize>(port: PortId, memo: &Memo<N>, p: &mut Packet) {
+    // It was found ordinary, and its length is in it.
+    let _ = parse::ordinary_into(Glance::<N>::FAMILY, p.frame.bytes(), port, &mut p.facts);
+    p.frame.truncate(ETHERNET + usize::from(p.facts.len));
+    p.l3 = ETHERNET as u16;
+    match memo.known() {
+        Some(known) => {
+            known.tell(&mut p.facts);
+            p.ct = Ct::Flow(known.flow);
         }
+        None if memo.bits & IS_UNTRACKED != 0 => {
+            p.facts.ct_state = CtState::Untracked;
+            p.ct = Ct::Untracked;
+        }
+        None => debug_assert_eq!(memo.flow, NO_FLOW),
     }
 }

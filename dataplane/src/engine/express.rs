@@ -366,9 +366,9 @@ impl Engine {
         stands.then_some(recall)
     }
 
-    /// The next hop of a packet whose like has been routed as it would be; none where the routing decision is to be made.
+    /// The next hop and the realms of a packet whose like has been routed as it would be; none where the routing decision is to be made.
     #[inline]
-    pub(super) fn hop_again(&self, p: &Packet) -> Option<Hop> {
+    pub(super) fn way_again(&self, p: &Packet) -> Option<(Hop, u32)> {
         let recall = p.recall.as_ref()?;
         let is_of_it = match (p.ct, recall.known) {
             // Its mapping, if any, is as it was.
@@ -376,7 +376,8 @@ impl Engine {
             (Ct::None | Ct::Untracked, None) => true,
             _ => false,
         };
-        (is_of_it && recall.was_routed_as(&p.facts)).then(|| self.fast.atlas.ways[usize::from(recall.way)].hop)
+        let way = &self.fast.atlas.ways[usize::from(recall.way)];
+        (is_of_it && recall.was_routed_as(&p.facts)).then_some((way.hop, way.realms))
     }
 
     /// The MAC of its next hop, which somebody has asked for in this moment.

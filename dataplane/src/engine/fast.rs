@@ -127,12 +127,14 @@ struct Path {
     bytes: u64,
 }
 
-/// A port and a next hop for packets of a family, and the link's header at a moment ([`Atlas::moment`]).
+/// A port and a next hop for packets of a family, by routes of these realms, and the link's header at a moment ([`Atlas::moment`]).
 #[derive(Clone, Copy)]
 pub(super) struct Way {
     pub hop: Hop,
     /// That of the packets; the next hop may be of another.
     pub family: Family,
+    /// Of the route, for rules that ask.
+    pub realms: u32,
     pub moment: u64,
     pub header: [u8; ETHERNET],
 }
@@ -316,19 +318,20 @@ impl Atlas {
     }
 
     /// The number of a way; none where there are too many.
-    fn way(&mut self, hop: Hop, family: Family) -> Option<u16> {
+    fn way(&mut self, wanted: (Hop, Family, u32)) -> Option<u16> {
         let (ways, hasher) = (&self.ways, &self.hasher);
-        let hash = hasher.hash_one((hop, family));
-        let is_it = |at: &u16| (ways[*at as usize].hop, ways[*at as usize].family) == (hop, family);
-        if let Some(known) = self.way_index.find(hash, is_it) {
+        let key = |at: u16| {
+            let Way { hop, family, realms, .. } = ways[usize::from(at)];
+            (hop, family, realms)
+        };
+        let hash = hasher.hash_one(wanted);
+        if let Some(known) = self.way_index.find(hash, |at| key(*at) == wanted) {
             return Some(*known);
         }
         let at = u16::try_from(ways.len()).ok().filter(|at| usize::from(*at) < WAYS)?;
-        self.way_index.insert_unique(hash, at, |at| {
-            let way = &ways[*at as usize];
-            hasher.hash_one((way.hop, way.family))
-        });
-        self.ways.push(Way { hop, family, moment: u64::MAX, header: [0; ETHERNET] });
+        self.way_index.insert_unique(hash, at, |at| hasher.hash_one(key(*at)));
+        let (hop, family, realms) = wanted;
+        self.ways.push(Way { hop, family, realms, moment: u64::MAX, header: [0; ETHERNET] });
         Some(at)
     }
 }
@@ -368,12 +371,8 @@ impl Engine {
         // A change of both ends is made in two steps, and a chain between them sees the first one.
         let is_doubly_mapped = f.ct_status & MAPPED == MAPPED;
         let is_judged = notes.is_judged() || (has_asks && is_doubly_mapped);
-        if (is_judged || has_asks) && g.fib.has_realms() {
-            // Rules ask for them, and only the routing decision knows.
-            return;
-        }
         let path = if is_judged { Some(0) } else { atlas.path(&notes.script) };
-        let (Some(path), Some(way)) = (path, atlas.way(p.hop, f.family)) else {
+        let (Some(path), Some(way)) = (path, atlas.way((p.hop, f.family, p.realms))) else {
             self.fast.is_full = true;
             return;
         };

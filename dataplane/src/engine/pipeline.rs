@@ -254,7 +254,11 @@ impl Engine {
         }
         let template = match p.ct {
             Ct::None | Ct::Unplaced => Template::default(),
-            Ct::Template(rule) => template(g, p, rule),
+            Ct::Template(rule) => {
+                // Others that look the same may be of another zone.
+                self.fast.notes.stop();
+                template(g, p, rule)
+            }
             Ct::Proxied => Template::proxied(),
             Ct::Untracked | Ct::Flow(_) => return Ok(()),
         };
@@ -347,8 +351,8 @@ impl Engine {
 
     /// The routing decision for a packet from outside (`ip_route_input`).
     fn route_in(&mut self, g: &Running, p: &mut Packet) -> Result<Way, DropReason> {
-        if let Some(hop) = self.hop_again(p) {
-            p.hop = hop;
+        if let Some((hop, realms)) = self.way_again(p) {
+            (p.hop, p.realms) = (hop, realms);
             return Ok(Way::Onwards);
         }
         let key = key(g, &p.facts);

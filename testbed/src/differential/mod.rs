@@ -145,7 +145,7 @@ impl Case {
         let mut differences = choices.flows(&of_kernel, &subject.flows(time), time.elapsed());
         differences.extend(compare::rules(&kernel.rules(family)?, &subject.rules(family)));
         if sets.is_some() {
-            differences.extend(compare::sets(&kernel.sets()?, &subject.sets()?));
+            differences.extend(compare::sets(&kernel.sets()?, &subject.sets(Instant::now())?));
         }
         Ok(match differences.is_empty() {
             true => Outcome::Same(packets),

@@ -235,7 +235,7 @@ impl Script {
             let (asked, ours) = (asking(&kernel.rules(family)?), asking(&subject.rules(family)));
             let mut found: Vec<String> = compare::only("-", &asked, &ours).collect();
             found.extend(compare::only("+", &ours, &asked));
-            found.extend(compare::sets(&kernel.sets()?, &subject.sets()?));
+            found.extend(compare::sets(&kernel.sets()?, &subject.sets(Instant::now())?));
             if !found.is_empty() {
                 let _ = writeln!(text, "{}: at the end\n    {}", self.name, found.join("\n    "));
             }

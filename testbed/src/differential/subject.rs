@@ -154,8 +154,9 @@ impl Subject {
     }
 
     /// The sets, as `ipset save` prints them.
-    pub fn sets(&self) -> Result<String> {
-        let ask = |request| self.router.answer_sets(request, self.now()).map_err(anyhow::Error::msg);
+    pub fn sets(&self, time: Instant) -> Result<String> {
+        let now = self.at(time);
+        let ask = |request| self.router.answer_sets(request, now).map_err(anyhow::Error::msg);
         let SetAnswer::Sets(rows) = ask(SetRequest::List { name: None })? else { anyhow::bail!("no list of sets") };
         let mut text = String::new();
         for row in rows {

@@ -82,7 +82,7 @@ impl Case {
         tell("flows", all.map(|side| side.flows(now)));
         tell("counts of conntrack", all.map(|side| format!("{:#?}", side.counts())));
         tell("drops", all.map(|side| format!("{:#?}", side.drops())));
-        tell("sets", [judging.sets()?, recalling.sets()?, replaying.sets()?]);
+        tell("sets", [judging.sets(now)?, recalling.sets(now)?, replaying.sets(now)?]);
         ensure!(differences.is_empty(), "{differences}{}", self.text());
         recalling.census()?;
         replaying.census()?;
