@@ -1,7 +1,7 @@
 //! The flow fast path: what the walk found out about one direction of a flow is replayed for its later packets.
 //!
 //! Every packet of a flow is judged, as in the kernel. But most rules ask only what the packets of one direction of a flow have
-//! in common ([`Asks`]), and then the answer is known: the same rules count, the same mapping is written, the same way is
+//! in common ([`Asks`](sumun_config::rule::matches::Asks)), and then the answer is known: the same rules count, the same mapping is written, the same way is
 //! taken. While such a packet goes the long way, it is noted what rules it asks of and which of them count; when it has found
 //! its way out, that is remembered under what it looked like when it came in. A later packet that looks the same is tracked,
 //! rewritten and sent at once ([`express`](super::express)). Where nothing is tracked, or raw has let it pass untracked, there is
@@ -12,10 +12,13 @@
 //!                                                             └▶ way: port and next hop
 //! ```
 //!
+//! Where rules ask for more than that (a length, the time, an element of a set), or a target does more than give verdicts and
+//! marks, the chains in question are asked about every packet ([`asked`](super::asked)), as long as they only let packets pass,
+//! end them or tell of them. Else all rules are, and flow, route and next hop alone are remembered ([`Recall`]).
+//!
 //! Exact: the replay does what the walk would do, to the last counter, or is not taken. It is taken only by whole packets of TCP
-//! and UDP that are forwarded; rules that ask for anything else of a packet, the time or an element of a set, targets with an
-//! effect beyond verdicts and marks, first packets, and flows with a helper make a packet go the long way. A new generation of
-//! rules or routes forgets everything at once. Counters are raised once a burst for all packets of one path.
+//! and UDP that are forwarded; first packets and flows with a helper go the long way. A new generation of rules or routes forgets
+//! everything at once. Counters are raised once a burst for all packets of one path.
 
 use super::Engine;
 use super::express::Sight;
