@@ -123,6 +123,8 @@ pub struct Place {
     pub in_memory: bool,
     /// Bytes that fit.
     pub free: u64,
+    /// Where it is a tmpfs that is mounted for small pages only: its mount point.
+    pub small_pages: Option<String>,
 }
 
 /// A processor.

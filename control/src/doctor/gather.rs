@@ -116,7 +116,28 @@ fn place(directory: &Path) -> Option<Place> {
         exists: found == directory,
         in_memory: [TMPFS_MAGIC, RAMFS].contains(&system.filesystem_type()),
         free: system.blocks_available() * system.block_size() as u64,
+        small_pages: in_small_pages(
+            &text("/proc/self/mountinfo").unwrap_or_default(),
+            &text("/sys/kernel/mm/transparent_hugepage/shmem_enabled").unwrap_or_default(),
+            &found.canonicalize().ok()?,
+        ),
     })
+}
+
+/// The mount point that a directory is on, where that is a tmpfs without large pages and the kernel could have them there.
+fn in_small_pages(mounts: &str, switch: &str, directory: &Path) -> Option<String> {
+    // Whatever the mount says, these two settings are for all. No such file: this kernel has none.
+    if switch.is_empty() || switch.contains("[deny]") || switch.contains("[force]") {
+        return None;
+    }
+    // `27 1 0:40 / /run rw,nosuid - tmpfs tmpfs rw,size=...`; the last of those that cover each other counts.
+    let mounts = mounts.lines().filter_map(|line| {
+        let (head, system) = line.split_once(" - ")?;
+        let point = head.split(' ').nth(4)?.replace("\\040", " ");
+        directory.starts_with(&point).then_some((point, system))
+    });
+    let (point, system) = mounts.max_by_key(|(point, _)| point.len())?;
+    (system.starts_with("tmpfs ") && !system.contains("huge=")).then_some(point)
 }
 
 /// The same place, where what the file of flows has already counts as room for it.
@@ -302,6 +323,20 @@ mod tests {
         assert_eq!(with_own_file(place.clone(), directory.path()).free, 1 << 20);
         fs::write(directory.path().join(keep::FILE), vec![1; 64 << 10]).unwrap();
         assert!(with_own_file(place, directory.path()).free >= (1 << 20) + (64 << 10));
+    }
+
+    #[test]
+    fn a_tmpfs_has_large_pages_where_its_mount_or_the_kernel_says_so() {
+        let mounts = "22 1 254:0 / / rw - ext4 /dev/vda rw\n\
+                      27 22 0:24 / /run rw,nosuid shared:5 - tmpfs tmpfs rw,size=1g,mode=755\n\
+                      57 27 0:40 / /run/large\\040one rw - tmpfs none rw,huge=advise\n";
+        let found = |switch, directory| in_small_pages(mounts, switch, Path::new(directory));
+        assert_eq!(found("always [never] deny", "/run/sumun").as_deref(), Some("/run"));
+        assert_eq!(found("always [never] deny", "/run/large one/sumun"), None);
+        assert_eq!(found("always [never] deny", "/runner"), None, "another file system");
+        for switch in ["", "never [deny] force", "never deny [force]"] {
+            assert_eq!(found(switch, "/run/sumun"), None, "{switch}");
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ use sumun_config::model::{Appliance, LogTo};
 const OLDEST: (u32, u32) = (5, 10);
 /// Bytes of a tracked flow.
 const FLOW: u64 = 272;
+/// Bytes of flows from which on the size of pages is told of.
+const MANY_PAGES: u64 = 128 << 20;
 /// Bytes that a log should have left.
 const LOG_ROOM: u64 = 64 << 20;
 
@@ -96,6 +98,14 @@ fn disks(facts: &Facts, appliance: &Appliance, findings: &mut Findings) {
                 "flows do not outlive a restart of the dataplane",
                 Remedy::Command(format!("mount -o remount,size={}M {}", (flows >> 20) * 2, place.directory)),
             );
+        } else if let Some(mount) = place.small_pages.as_ref().filter(|_| flows >= MANY_PAGES) {
+            findings.add(
+                Severity::Note,
+                "machine",
+                format!("{mount} has small pages, {} MB of flows lie there", flows >> 20),
+                "a packet of a flow that was not met lately waits longer for memory",
+                Remedy::Command(format!("mount -o remount,huge=advise {mount}")),
+            );
         }
     }
     let LogTo::File(file) = &appliance.log else { return };
@@ -165,11 +175,22 @@ mod tests {
 
     #[test]
     fn directories_must_be_there_and_in_memory() {
-        let place = |in_memory, free| Some(Place { directory: "/var".into(), exists: true, in_memory, free });
+        let place = |in_memory, free| {
+            Some(Place { directory: "/var".into(), exists: true, in_memory, free, small_pages: None })
+        };
         let found = said(&appliance(), |f| f.run_dir = place(false, 1 << 40));
         assert!(found[0].starts_with("Slow machine: run-dir is on the disk of /var"), "{found:?}");
         let found = said(&appliance(), |f| f.run_dir = place(true, 1 << 20));
         assert!(found[0].starts_with("Note machine: /var has 1 MB free, the file of flows needs 68"), "{found:?}");
+        let small = |max_flows: u32| {
+            let many = appliance_of(&format!("max-flows = {max_flows}"), "", "");
+            said(&many, |f| f.run_dir.as_mut().unwrap().small_pages = Some("/run".into()))
+        };
+        assert_eq!(small(262_144), [""; 0]);
+        assert_eq!(
+            small(1_000_000),
+            ["Note machine: /run has small pages, 259 MB of flows lie there -> mount -o remount,huge=advise /run"]
+        );
         let forgetful = appliance_of("keep-flows = false", "", "");
         assert_eq!(said(&forgetful, |f| f.run_dir = place(false, 0)), [""; 0]);
 
