@@ -80,8 +80,15 @@ fn lines(outcome: &Outcome, x: impl Fn(&Throughput) -> Option<u32>) -> Vec<Line>
 
 /// The 99th percentile of each, at the rates of the kernel's.
 fn bars(outcome: &Outcome) -> Vec<Bar> {
-    let bar = |row: &super::outcome::Delay| (format!("{}, {:.2} Mpps", row.work, row.mpps), row.contestant, row.p99_us);
-    outcome.latency.iter().map(bar).collect()
+    let mut bars: Vec<Bar> = Vec::new();
+    for row in &outcome.latency {
+        let place = format!("{}, {:.2} Mpps", row.work, row.mpps);
+        // The first of a contestant is how it is arranged for throughput.
+        if !bars.iter().any(|(other, contestant, _)| *other == place && *contestant == row.contestant) {
+            bars.push((place, row.contestant, row.p99_us));
+        }
+    }
+    bars
 }
 
 fn chart(canvas: Canvas, title: &str, x: &str, lines: &[Line]) -> Result<()> {

@@ -69,8 +69,18 @@ impl Entry<'_> {
         self.tried.first().map_or(0.0, |(_, rates)| median(rates))
     }
 
-    fn latency(&mut self, rate: f64, window: Window) -> Result<Paced> {
-        self.arrange(self.tried[0].0, window)?;
+    /// How it is arranged while its latency is measured: its best, and where that is the generator's core, on a core of its own
+    /// as Sumun is. On the generator's core a router that stops also stops the frames that would have waited for it.
+    fn arrangements(&self) -> Vec<Option<Arrangement>> {
+        match self.tried.first() {
+            Some((Some(Arrangement::Inline), _)) => vec![Some(Arrangement::Inline), Some(Arrangement::Rps)],
+            Some((best, _)) => vec![*best],
+            None => Vec::new(),
+        }
+    }
+
+    fn latency(&mut self, arrangement: Option<Arrangement>, rate: f64, window: Window) -> Result<Paced> {
+        self.arrange(arrangement, window)?;
         latency(self.site, &mut self.stamped, rate, window)
             .with_context(|| format!("measuring the latency of {}", self.contestant))
     }
@@ -156,22 +166,23 @@ fn latencies(point: Point, entries: &mut [Entry], rounds: usize, window: Window,
         if rate < 1.0 {
             continue;
         }
-        let mut who = vec![at];
-        who.extend(sumun.filter(|sumun| *sumun != at));
+        let mut who: Vec<(usize, Option<Arrangement>)> =
+            entries[at].arrangements().into_iter().map(|arrangement| (at, arrangement)).collect();
+        who.extend(sumun.filter(|sumun| *sumun != at).map(|sumun| (sumun, None)));
         let mut paced: Vec<Vec<Paced>> = who.iter().map(|_| Vec::new()).collect();
         for _ in 0..rounds {
-            for (entry, paced) in who.iter().zip(&mut paced) {
-                paced.push(entries[*entry].latency(rate, window)?);
+            for ((entry, arrangement), paced) in who.iter().zip(&mut paced) {
+                paced.push(entries[*entry].latency(*arrangement, rate, window)?);
             }
         }
-        for (entry, paced) in who.iter().zip(paced) {
+        for ((entry, arrangement), paced) in who.iter().zip(paced) {
             let of = |part: fn(&Paced) -> f64| median(&paced.iter().map(part).collect::<Vec<_>>());
             outcome.latency.push(Delay {
                 work: point.work,
                 flows: point.flows,
                 half_of: entries[at].contestant,
                 contestant: entries[*entry].contestant,
-                arrangement: entries[*entry].tried[0].0,
+                arrangement: *arrangement,
                 mpps: rate / 1e6,
                 p50_us: of(|paced| paced.latency.p50 / 1e3),
                 p99_us: of(|paced| paced.latency.p99 / 1e3),
