@@ -4,7 +4,8 @@
 //! Each row is a process of its own under `valgrind --tool=callgrind`: it opens flows, runs a round so that all ways are known,
 //! and then one whose instructions are counted, the engine's alone. What is left of chance is the key under which the fast
 //! path remembers flows, which is random in each process: it moves figures by less than a thousandth. What moves them without
-//! a reason in the engine is the compiler: where it happens to inline. Another compiler moves them by more, so figures
+//! a reason in the engine is the compiler: code elsewhere in the package changes what it inlines, which has made 1.8 % once.
+//! Another compiler moves them by more, so figures
 //! name the one that they are of, and others are given more room. Valgrind shows programs a processor of its own, so that
 //! what they choose at run time is the same on all that have AVX2.
 
@@ -37,7 +38,7 @@ pub struct Options {
     #[arg(long, conflicts_with = "write")]
     only: Option<String>,
     /// Percent that figures may differ.
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 3.0)]
     tolerance: f64,
     /// Counts one row, in the process that is watched.
     #[arg(long, hide = true)]
