@@ -23,9 +23,11 @@ use crate::protocol::{
 use crate::reason::DropReason;
 use crate::server::Service;
 use crate::server::events::{Hub, Subscription, WAITING, WAITING_PACKETS};
+use crate::umem::huge::Reservation;
 use crate::worker::{self, Control, Member, Workers};
 use anyhow::Context;
 use std::sync::Arc;
+use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 use sumun_config::facts::{Dir, Family, PortId};
 use sumun_config::model::{Appliance, Interface, Kind, Policy, Vlan};
@@ -59,20 +61,26 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
     tracing::info!("{} MB for {} flows{large}; {adopted}", conntrack.memory().div_ceil(1 << 20), conntrack.max_flows());
     let router = Router::with(conntrack, appliance, opened.links, seed);
     let [v4, v6] = router.memory_of_ways().map(|bytes| bytes.div_ceil(1 << 20));
-    tracing::info!("as flows come, up to {v4} MB more for their ways over IPv4 and {v6} MB over IPv6");
+    tracing::info!("{v4} MB for the ways of flows over IPv4 and {v6} MB over IPv6");
     let exchange = beside.as_ref().map(|beside| beside.exchange.clone());
+    let mut reservations = Vec::new();
     let members = opened.workers.into_iter().zip(&appliance.cores).enumerate().map(|(number, (share, core))| {
         let mut engine = router.engine(number, share.pool);
+        reservations.extend(engine.reserve());
         engine.set_wall_clock((wall.as_nanos() as u64).wrapping_sub(worker::now()));
         if exchange.is_some() {
             engine.attach_host();
         }
         Member { core: *core, engine, seats: share.seats }
     });
-    let members = members.collect();
+    let members = members.collect::<Vec<_>>();
     let workers = worker::start_beside(exchange, members, appliance.idle)?;
     if let Err(error) = worker::stand_aside(&appliance.cores) {
         tracing::warn!("the other threads of this process may run on the workers' cores: {error}");
+    }
+    let reserve = || reservations.into_iter().for_each(Reservation::run);
+    if let Err(error) = thread::Builder::new().name("memory".into()).spawn(reserve) {
+        tracing::warn!("memory for the ways of flows is taken as they come: {error}");
     }
     let control = workers.control();
     let host = match (beside, opened.beside.into_iter().next()) {

@@ -31,6 +31,7 @@ use super::stats::{Bank, WorkerStats};
 use crate::conntrack::{Ct, Flow, Known};
 use crate::nat::Manip;
 use crate::packet::glance::{Change, Glance, V4, V6};
+use crate::umem::huge::Reservation;
 use hashbrown::HashTable;
 use std::hash::{BuildHasher, RandomState};
 use sumun_config::facts::{Dir, Facts, Family, status};
@@ -203,6 +204,11 @@ impl FastPath {
             sights: Vec::with_capacity(super::BURST),
             notes: Notes::default(),
         }
+    }
+
+    /// What is to be done for its memory to be there before it is touched.
+    pub fn reserve(&self) -> impl Iterator<Item = Reservation> {
+        self.v4.reserve().chain(self.v6.reserve())
     }
 
     /// Bytes that it takes for so many flows of each family once it is in use, by [`Family::index`].

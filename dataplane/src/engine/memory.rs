@@ -4,7 +4,7 @@
 //! tag is set by the first packet that has it and a memo by the next, so what comes once costs no more than a tag. Where a
 //! set is full, what comes later takes the place of what was there: memos are worth what they save, and no more.
 
-use crate::umem::huge::Zeros;
+use crate::umem::huge::{Reservation, Zeros};
 use crate::umem::prefetch::prefetch;
 use zerocopy::{FromBytes, FromZeros};
 
@@ -40,6 +40,11 @@ impl<M: FromBytes + Copy> Memory<M> {
         let sets = memos.div_ceil(PLACES).clamp(1, u32::MAX as usize / PLACES);
         let memory = "memory for the fast path";
         Memory { tags: Zeros::new(sets).expect(memory), memos: Zeros::new(sets * PLACES).expect(memory) }
+    }
+
+    /// What is to be done for its pages to be there before they are touched.
+    pub fn reserve(&self) -> impl Iterator<Item = Reservation> {
+        self.tags.reserve().into_iter().chain(self.memos.reserve())
     }
 
     /// Bytes that so many take once all are in use.

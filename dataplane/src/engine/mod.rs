@@ -32,6 +32,7 @@ use crate::packet::parse::{self, NotIp};
 use crate::packet::partial;
 use crate::reason::DropReason;
 use crate::set::View;
+use crate::umem::huge::Reservation;
 use crate::umem::{Frame, Pool};
 use crate::worker::Forwarder;
 use around::Rng;
@@ -358,6 +359,11 @@ impl Engine {
     /// From now on remembers no more than that of flows: the same is done, and it takes longer. For benches and tests.
     pub fn remember_only(&mut self, what: Remembered) {
         self.fast.remember_only(what, self.now);
+    }
+
+    /// What is to be done, by a thread with time, for the memory of ways to be there before a packet needs it.
+    pub fn reserve(&self) -> Vec<Reservation> {
+        self.fast.reserve().collect()
     }
 
     /// Packets so far whose flow told their way.

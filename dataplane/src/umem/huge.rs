@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::Arc;
 use zerocopy::FromZeros;
 
 /// Bytes of a large page of most processors.
@@ -38,11 +39,42 @@ pub fn filled<T>(count: usize, make: impl FnMut() -> T) -> Box<[T]> {
     cells.into_boxed_slice()
 }
 
-/// An array that begins as zeros. Pages that nobody touches cost nothing.
+/// An array that begins as zeros. Pages cost nothing until they are touched, or [taken](Zeros::reserve).
 pub struct Zeros<T> {
     cells: NonNull<[T]>,
     /// What is mapped for it: none for an empty one.
-    pages: Option<(NonNull<c_void>, NonZeroUsize)>,
+    pages: Option<Arc<Pages>>,
+}
+
+/// A mapping of its own.
+struct Pages {
+    base: NonNull<c_void>,
+    len: NonZeroUsize,
+}
+
+// SAFETY: it is a range of addresses, which nobody reads or writes but through an array.
+unsafe impl Send for Pages {}
+// SAFETY: as above.
+unsafe impl Sync for Pages {}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `Zeros::new` with this length, and no array is left in it. An error cannot be answered: the range
+        // then stays mapped until the process ends.
+        let _ = unsafe { munmap(self.base, self.len.get()) };
+    }
+}
+
+/// The pages of an array, to be taken by a thread with time: a large one takes the kernel a tenth of a millisecond and more.
+pub struct Reservation(Arc<Pages>);
+
+impl Reservation {
+    /// Takes all of them. Kernels before 5.14 refuse, and those that have no memory left: then pages are taken when they are
+    /// touched.
+    pub fn run(self) {
+        // SAFETY: all of a mapping that is kept here; the advice changes nothing that is in it.
+        let _ = unsafe { madvise(self.0.base, self.0.len.get(), MmapAdvise::MADV_POPULATE_WRITE) };
+    }
 }
 
 // SAFETY: it owns its cells, as a box does.
@@ -68,7 +100,15 @@ impl<T: FromZeros + Copy> Zeros<T> {
         let start = unsafe { base.cast::<u8>().add(offset) };
         // SAFETY: within the mapping; the advice changes which pages back it, and nothing that is in it.
         let _ = unsafe { madvise(start.cast(), bytes, MmapAdvise::MADV_HUGEPAGE) };
-        Some(Zeros { cells: NonNull::slice_from_raw_parts(start.cast(), count), pages: Some((base, len)) })
+        let pages = Some(Arc::new(Pages { base, len }));
+        Some(Zeros { cells: NonNull::slice_from_raw_parts(start.cast(), count), pages })
+    }
+}
+
+impl<T> Zeros<T> {
+    /// What is to be done for its pages to be there before they are touched.
+    pub fn reserve(&self) -> Option<Reservation> {
+        self.pages.clone().map(Reservation)
     }
 }
 
@@ -88,16 +128,6 @@ impl<T> DerefMut for Zeros<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as in `deref`, and borrowed exclusively.
         unsafe { self.cells.as_mut() }
-    }
-}
-
-impl<T> Drop for Zeros<T> {
-    fn drop(&mut self) {
-        if let Some((base, len)) = self.pages {
-            // SAFETY: mapped in `new` with this length, and nobody borrows it any more. An error cannot be answered: the range
-            // then stays mapped until the process ends.
-            let _ = unsafe { munmap(base, len.get()) };
-        }
     }
 }
 
@@ -135,5 +165,9 @@ mod tests {
         let zeros = Zeros::<[u64; 8]>::new(BYTES / 64).expect("memory");
         assert_eq!(zeros.last(), Some(&[0; 8]));
         assert!(resident() < before + BYTES / 4, "{} and then {}", before, resident());
+        let few = Zeros::<u64>::new(1 << 10).expect("memory");
+        let reservation = few.reserve().expect("it is not empty");
+        drop(few);
+        reservation.run();
     }
 }
