@@ -23,7 +23,6 @@ use crate::protocol::{
 use crate::reason::DropReason;
 use crate::server::Service;
 use crate::server::events::{Hub, Subscription, WAITING, WAITING_PACKETS};
-use crate::umem::huge::Reservation;
 use crate::worker::{self, Control, Member, Workers};
 use anyhow::Context;
 use std::sync::Arc;
@@ -73,14 +72,12 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
         }
         Member { core: *core, engine, seats: share.seats }
     });
-    let members = members.collect::<Vec<_>>();
+    let members = members.collect();
+    // Before the first frame: a worker that takes a page keeps frames waiting, on some machines for milliseconds.
+    thread::scope(|scope| reservations.into_iter().for_each(|pages| drop(scope.spawn(|| pages.run()))));
     let workers = worker::start_beside(exchange, members, appliance.idle)?;
     if let Err(error) = worker::stand_aside(&appliance.cores) {
         tracing::warn!("the other threads of this process may run on the workers' cores: {error}");
-    }
-    let reserve = || reservations.into_iter().for_each(Reservation::run);
-    if let Err(error) = thread::Builder::new().name("memory".into()).spawn(reserve) {
-        tracing::warn!("memory for the ways of flows is taken as they come: {error}");
     }
     let control = workers.control();
     let host = match (beside, opened.beside.into_iter().next()) {

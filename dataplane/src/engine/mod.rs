@@ -361,7 +361,7 @@ impl Engine {
         self.fast.remember_only(what, self.now);
     }
 
-    /// What is to be done, by a thread with time, for the memory of ways to be there before a packet needs it.
+    /// What is to be done for the memory of ways to be there before a packet needs it.
     pub fn reserve(&self) -> Vec<Reservation> {
         self.fast.reserve().collect()
     }

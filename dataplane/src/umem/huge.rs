@@ -65,7 +65,8 @@ impl Drop for Pages {
     }
 }
 
-/// The pages of an array, to be taken by a thread with time: a large one takes the kernel a tenth of a millisecond and more.
+/// The pages of an array, to be taken at a time when nobody waits: a large one takes the kernel a tenth of a millisecond, and
+/// milliseconds where the machine is a virtual one that has to be given memory first.
 pub struct Reservation(Arc<Pages>);
 
 impl Reservation {
