@@ -23,10 +23,10 @@ use crate::protocol::{
 use crate::reason::DropReason;
 use crate::server::Service;
 use crate::server::events::{Hub, Subscription, WAITING, WAITING_PACKETS};
+use crate::umem::huge::Reservation;
 use crate::worker::{self, Control, Member, Workers};
 use anyhow::Context;
 use std::sync::Arc;
-use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 use sumun_config::facts::{Dir, Family, PortId};
 use sumun_config::model::{Appliance, Interface, Kind, Policy, Vlan};
@@ -74,7 +74,7 @@ pub fn start(appliance: &Appliance) -> anyhow::Result<Box<dyn Machine>> {
     });
     let members = members.collect();
     // Before the first frame: a worker that takes a page keeps frames waiting, on some machines for milliseconds.
-    thread::scope(|scope| reservations.into_iter().for_each(|pages| drop(scope.spawn(|| pages.run()))));
+    reservations.into_iter().for_each(Reservation::run);
     let workers = worker::start_beside(exchange, members, appliance.idle)?;
     if let Err(error) = worker::stand_aside(&appliance.cores) {
         tracing::warn!("the other threads of this process may run on the workers' cores: {error}");

@@ -101,6 +101,20 @@ fn a_packet_ends_in_a_chain_that_is_asked_with_the_counters_that_it_has_raised_u
 }
 
 #[test]
+fn every_packet_is_copied_whatever_its_copies_meet() {
+    let mut rig = Rig::new(
+        "[mangle.FORWARD]\nrules = [\"-4 -p udp -j TEE --gateway 192.168.1.9\"]\n\
+         [mangle.POSTROUTING]\nrules = [\"-m conntrack --ctstate UNTRACKED\"]\n",
+    );
+    for _ in 0..6 {
+        assert_eq!(rig.send(LAN, &question(Family::V4)).len(), 2);
+    }
+    assert_eq!(rig.engine.replayed(), 0);
+    assert_eq!(rig.packets(Family::V4, "mangle.FORWARD"), [6, 6]);
+    assert_eq!(rig.packets(Family::V4, "mangle.POSTROUTING"), [6, 12]);
+}
+
+#[test]
 fn a_flow_is_not_taken_from_packets_that_raw_put_into_another_zone() {
     let (client, server) = ends(Family::V4);
     let mut rig = Rig::new(

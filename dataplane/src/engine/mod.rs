@@ -204,7 +204,8 @@ impl Engine {
         self.tracker.quiescent(now);
     }
 
-    /// Ethernet and IP headers to facts; an [ordinary packet](crate::packet::glance) needs no check. Whether there is a packet now; ARP and what is malformed ends here.
+    /// Ethernet and IP headers to facts; an [ordinary packet](crate::packet::glance) needs no check. Whether there is a packet
+    /// now; ARP and what is malformed ends here.
     #[inline(always)]
     fn parse(&mut self, g: &Running, port: PortId, ordinary: Option<Family>, frame: Frame, stand: &mut Place) -> bool {
         let Packet { frame, facts, l3, .. } = stand.put(frame);

@@ -91,6 +91,8 @@ impl Engine {
                 }
             }
             Effect::Tee(tee) => {
+                // What the copy meets is not what the packet meets.
+                self.fast.notes.stop();
                 if !p.is_copy {
                     self.tee(g, hook, p, tee);
                 }
