@@ -89,8 +89,8 @@ impl Program {
             }
             let chains = &tables.tables[table as usize].chains;
             program.depth = program.depth.max(chains.len());
-            let targets = chains.iter().flat_map(|chain| &chain.rules).map(|rule| &rule.target);
-            program.changes[table as usize] = targets.into_iter().any(changes_packets);
+            let mut targets = chains.iter().flat_map(|chain| &chain.rules).filter_map(|rule| rule.target.as_ref());
+            program.changes[table as usize] = targets.any(Target::changes_packets);
             for chain in chains {
                 let chain_slot = slot();
                 let first = program.rules.len() as u32;
@@ -246,13 +246,4 @@ impl Program {
         }
         Found::End
     }
-}
-
-/// Whether a target may change a packet, its flow, its way, or what later rules tell of it.
-fn changes_packets(target: &Option<Target>) -> bool {
-    use Target::{Audit, Idletimer, Log, Nflog, Rateest, Reject, Set, Verdict};
-    !matches!(
-        target,
-        None | Some(Verdict(_) | Reject(_) | Log(_) | Nflog(_) | Set(_) | Rateest(_) | Idletimer(_) | Audit(_))
-    )
 }

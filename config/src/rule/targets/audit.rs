@@ -58,6 +58,10 @@ impl Action for Audit {
         Effect::Audit
     }
 
+    fn changes_packets(&self) -> bool {
+        false
+    }
+
     fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         Some(&EXTENSION)
     }

@@ -125,6 +125,10 @@ impl Action for Idletimer {
         Effect::Continue
     }
 
+    fn changes_packets(&self) -> bool {
+        false
+    }
+
     fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         Some(&EXTENSION)
     }

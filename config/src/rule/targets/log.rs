@@ -154,6 +154,10 @@ impl Action for Log {
         Effect::Log(self)
     }
 
+    fn changes_packets(&self) -> bool {
+        false
+    }
+
     fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         Some(&EXTENSION)
     }

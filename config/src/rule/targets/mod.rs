@@ -17,6 +17,11 @@ pub trait Action {
     /// Writes its options as iptables-save does, each with a blank before it.
     fn print(&self, family: Family, out: &mut String);
 
+    /// Whether it may change a packet, its flow, its way, or what later rules tell of it. True is always safe.
+    fn changes_packets(&self) -> bool {
+        true
+    }
+
     /// What the rule's conditions lack for this target, where they do.
     fn misses(&self, _conds: &[Cond]) -> Option<&'static str> {
         None
@@ -75,6 +80,13 @@ macro_rules! registry {
             pub fn print(&self, family: Family, out: &mut String) {
                 match self {
                     $(Target::$variant(t) => t.print(family, out),)*
+                }
+            }
+
+            /// Whether it may change a packet, its flow, its way, or what later rules tell of it.
+            pub fn changes_packets(&self) -> bool {
+                match self {
+                    $(Target::$variant(t) => t.changes_packets(),)*
                 }
             }
 

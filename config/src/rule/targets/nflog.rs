@@ -112,6 +112,10 @@ impl Action for Nflog {
         Effect::Nflog(self)
     }
 
+    fn changes_packets(&self) -> bool {
+        false
+    }
+
     fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         Some(&EXTENSION)
     }

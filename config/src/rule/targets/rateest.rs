@@ -258,6 +258,10 @@ impl Action for Rateest {
         Effect::Continue
     }
 
+    fn changes_packets(&self) -> bool {
+        false
+    }
+
     fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         Some(&EXTENSION)
     }

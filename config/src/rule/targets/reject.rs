@@ -150,6 +150,10 @@ impl Action for Reject {
         Effect::Reject(self.0)
     }
 
+    fn changes_packets(&self) -> bool {
+        false
+    }
+
     fn extension(&self, family: Family) -> Option<&'static TargetExtension> {
         Some(match family {
             Family::V4 => &V4,

@@ -193,6 +193,10 @@ impl Action for Set {
         }
     }
 
+    fn changes_packets(&self) -> bool {
+        self.0.map.is_some()
+    }
+
     fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         Some(&EXTENSION)
     }

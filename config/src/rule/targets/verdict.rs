@@ -103,6 +103,10 @@ impl Action for Verdict {
         }
     }
 
+    fn changes_packets(&self) -> bool {
+        false
+    }
+
     fn extension(&self, _: Family) -> Option<&'static TargetExtension> {
         match self {
             Verdict::Accept => Some(&ACCEPT),
