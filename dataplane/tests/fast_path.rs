@@ -115,6 +115,28 @@ fn every_packet_is_copied_whatever_its_copies_meet() {
 }
 
 #[test]
+fn a_mark_that_a_set_gives_is_taken_from_it_every_time() {
+    let (from, to) = ends(Family::V4);
+    let client = Family::V4.address(from);
+    let mut rig = Rig::new(&format!(
+        "[sets.marks]\ntype = \"hash:ip\"\nskbinfo = true\nelements = [\"{client} skbmark 0x5\"]\n\
+         [mangle.PREROUTING]\nrules = [\"-4 -j SET --map-set marks src --map-mark\", \
+         \"-4 -p udp -m udp --dport 99 -j SET --del-set marks src\"]\n\
+         [filter.FORWARD]\nrules = [\"-m mark --mark 5\", \"-m mark --mark 0\"]\n"
+    ));
+    let marked = |rig: &mut Rig| {
+        for _ in 0..4 {
+            rig.send(LAN, &question(Family::V4));
+        }
+        rig.packets(Family::V4, "filter.FORWARD")[..2].to_vec()
+    };
+    assert_eq!(marked(&mut rig), [4, 0]);
+    rig.send(LAN, &udp(Family::V4, from, to, (1000, 99), b"gone"));
+    assert_eq!(marked(&mut rig), [5, 4]);
+    assert_eq!((rig.engine.replayed(), rig.engine.recalled()), (0, 6));
+}
+
+#[test]
 fn a_flow_is_not_taken_from_packets_that_raw_put_into_another_zone() {
     let (client, server) = ends(Family::V4);
     let mut rig = Rig::new(

@@ -366,7 +366,8 @@ impl Engine {
         stands.then_some(recall)
     }
 
-    /// The next hop and the realms of a packet whose like has been routed as it would be; none where the routing decision is to be made.
+    /// The next hop and the realms of a packet whose like has been routed as it would be; none where the routing decision is to
+    /// be made.
     #[inline]
     pub(super) fn way_again(&self, p: &Packet) -> Option<(Hop, u32)> {
         let recall = p.recall.as_ref()?;
