@@ -4,5 +4,5 @@
 mod bpf;
 
 fn main() {
-    bpf::compile(&["redirect", "xmit"]);
+    bpf::compile(&["redirect", "stalled", "xmit"]);
 }

@@ -1,6 +1,8 @@
 //! The two ways out: the tx ring and XDP.
 
 use super::rig::*;
+use nix::sys::socket::{setsockopt, sockopt};
+use std::net::UdpSocket;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use sumun_config::model::{Attach, Interface, Transmit};
@@ -91,4 +93,37 @@ fn auto_takes_the_ring_where_two_ways_might_be_two_orders() {
     site.set_gro("on");
     let chosen = |tx| site.within("r", || open(&sending(tx), 1)).expect("opens").sending[0].to_string();
     assert_eq!([chosen(Transmit::Auto), chosen(Transmit::Ring), chosen(Transmit::Xdp)], ["ring", "ring", "xdp"]);
+}
+
+#[test]
+fn calls_are_made_for_more_frames_while_receivers_keep_the_pages_of_earlier_ones() {
+    let site = Site::new("stalled", 1);
+    site.set_gro("on");
+    let mut interfaces = sending(Transmit::Auto);
+    // So that every frame makes a call.
+    device_of(&mut interfaces[1]).tx = Transmit::Xdp;
+    let running = site.bridge_of(&interfaces, 2048, 1);
+    let socket = site.within("b", || {
+        let socket = UdpSocket::bind("10.9.0.2:7").expect("a socket");
+        setsockopt(&socket, sockopt::RcvBufForce, &(256 << 20)).expect("set");
+        socket
+    });
+    let wait = |is_so: fn(&str) -> bool, pause: &dyn Fn()| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !is_so(&running.sending[0].to_string()) {
+            assert!(Instant::now() < deadline, "{}", running.sending[0]);
+            pause();
+        }
+    };
+    site.within("a", || {
+        let sender = UdpSocket::bind("10.9.0.1:0").expect("a socket");
+        sender.connect("10.9.0.2:7").expect("an address");
+        wait(
+            |how| how.starts_with("ring and xdp, from ") && how.ends_with(" frames on while receivers keep pages"),
+            &|| assert!(sender.send(&[0; 18]).is_ok()),
+        );
+    });
+    drop(socket);
+    wait(|how| how == "ring and xdp", &|| std::thread::sleep(Duration::from_millis(10)));
+    running.stop();
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `ring` | through the ring |
 //! | `xdp` | through XDP |
-//! | `auto`, a veth with one queue | through XDP from [`WORTHWHILE`] frames on, through the ring below: that is quicker there |
+//! | `auto`, a veth with one queue | through XDP from some frames on ([`worthwhile`]), through the ring below: that is quicker there |
 //! | `auto`, every other device | through the ring |
 //!
 //! What would go through XDP takes the ring nevertheless while the device takes no XDP frames ([`super::watch`]), for
@@ -18,9 +18,11 @@
 //! `tx = "xdp"` may overtake on such devices, when it has to step in.
 
 use super::device::Device;
+use super::stalled::Stalled;
 use super::watch::{Watch, Watched};
 use super::xmit::{Lane, fits};
 use crate::umem::{Frame, Pool};
+use crate::worker::now;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,8 +30,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use sumun_config::model::{self, Transmit};
 
-/// Frames from which on a call is cheaper than the ring.
+/// Frames from which on a call is cheaper than the ring, on a machine without stalled pools.
 const WORTHWHILE: usize = 20;
+
+/// So many stalled pools cost a call what a frame costs the ring more than the call.
+const POOLS_OF_A_FRAME: u64 = 64;
+
+/// Frames from which on a call is cheaper than the ring, where so many pools of pages are stalled ([`Stalled`]): the more calls
+/// leave such pools behind, the fewer are made.
+fn worthwhile(stalled: u64) -> usize {
+    WORTHWHILE + (stalled / POOLS_OF_A_FRAME) as usize
+}
 
 /// Ethernet header and one tag: what a frame that is sent through XDP may be longer than the MTU (`xdp_ok_fwd_dev`).
 const HEADER: usize = 14 + 4;
@@ -42,6 +53,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Sending {
     how: Transmit,
     takes: Arc<AtomicBool>,
+    stalled: Option<Arc<Stalled>>,
 }
 
 impl Sending {
@@ -55,7 +67,11 @@ impl fmt::Display for Sending {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self.now() {
             (Transmit::Ring, _) => "ring",
-            (Transmit::Auto, true) => "ring and xdp",
+            (Transmit::Auto, true) => match worthwhile(self.stalled.as_ref().map_or(0, |stalled| stalled.pools(now())))
+            {
+                WORTHWHILE => "ring and xdp",
+                least => return write!(f, "ring and xdp, from {least} frames on while receivers keep pages"),
+            },
             (Transmit::Xdp, true) => "xdp",
             (_, false) => "ring while the device takes no xdp frames",
         })
@@ -87,10 +103,11 @@ pub(super) struct Outlets {
 impl Outlets {
     /// Chooses for each port. Whatever is missing for XDP leaves the rings.
     pub(super) fn open(wanted: &[&model::Device], devices: &[Device], zero_copy: bool, workers: usize) -> Outlets {
-        let sending = wanted
-            .iter()
-            .zip(devices)
-            .map(|(wanted, device)| Sending { how: choose(wanted, device, zero_copy), takes: Arc::default() });
+        let sending = wanted.iter().zip(devices).map(|(wanted, device)| Sending {
+            how: choose(wanted, device, zero_copy),
+            takes: Arc::default(),
+            stalled: None,
+        });
         let longest = devices.iter().map(|device| device.mtu as usize + HEADER).collect();
         let mut outlets = Outlets { sending: sending.collect(), longest, watch: None, lanes: Vec::new() };
         if let Err(error) = outlets.equip(devices, workers) {
@@ -120,6 +137,17 @@ impl Outlets {
         let indices: Vec<u32> = devices.iter().map(|device| device.index).collect();
         let lanes = (0..senders.max().unwrap_or(0)).map(|_| Ok(Arc::new(Mutex::new(Lane::open(&indices)?))));
         self.lanes = lanes.collect::<io::Result<_>>()?;
+        let mut choosing = self.sending.iter_mut().filter(|sending| sending.how == Transmit::Auto).peekable();
+        if choosing.peek().is_some() {
+            match Stalled::watch().map(Arc::new) {
+                Ok(stalled) => {
+                    choosing.for_each(|sending| sending.stalled = Some(stalled.clone()));
+                }
+                Err(error) => tracing::info!(
+                    "the kernel does not tell of pages that receivers keep, which makes sending through XDP dear: {error}"
+                ),
+            }
+        }
         self.watch = Some(Arc::new(Watch::start(watched)?));
         Ok(())
     }
@@ -142,6 +170,7 @@ impl Outlets {
             lane: self.lanes.get(worker)?.clone(),
             port: port as u32,
             least: if self.sending[port].how == Transmit::Auto { WORTHWHILE } else { 1 },
+            stalled: self.sending[port].stalled.clone(),
             longest: self.longest[port],
             takes: self.sending[port].takes.clone(),
             paused: None,
@@ -164,6 +193,8 @@ pub(super) struct Express {
     port: u32,
     /// Fewer frames take the ring.
     least: usize,
+    /// More of them do where it tells of many.
+    stalled: Option<Arc<Stalled>>,
     /// Longer ones do, too.
     longest: usize,
     takes: Arc<AtomicBool>,
@@ -186,6 +217,11 @@ impl Express {
             return false;
         }
         self.paused = None;
+        if let Some(stalled) = &self.stalled
+            && frames.len() < worthwhile(stalled.pools(now()))
+        {
+            return false;
+        }
         frames.iter().all(|frame| frame.len() <= self.longest && fits(frame))
     }
 

@@ -18,16 +18,14 @@
 #![allow(unsafe_code, reason = "maps that are shared with a BPF program")]
 
 use super::live::{self, Aligned, Parked, park};
+use super::mapping::{Mapping, map};
 use crate::umem::Frame;
-use libbpf_rs::{MapCore, MapFlags, Object, ObjectBuilder};
+use libbpf_rs::{MapCore, MapFlags, ObjectBuilder};
 use nix::libc;
-use nix::sys::mman::{MapFlags as Mapped, ProtFlags, mmap, munmap};
-use std::ffi::{OsStr, c_void};
+use std::ffi::OsStr;
 use std::io;
 use std::mem::{offset_of, size_of};
-use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
-use std::ptr::NonNull;
 
 /// The name under which the kernel lists the program.
 const NAME: &str = "sumun_xmit";
@@ -141,7 +139,7 @@ impl Lane {
             // SAFETY: the mapping has SLOTS slots; the number is less and the length at most SLOT_BYTES. No reference to the
             // mapping exists, and the program does not run now.
             unsafe {
-                let slot = self.slots.base.cast::<Slot>().as_ptr().add(number);
+                let slot = self.slots.base().cast::<Slot>().as_ptr().add(number);
                 (&raw mut (*slot).len).write_volatile(bytes.len() as u32);
                 (&raw mut (*slot).bytes).cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
             }
@@ -158,46 +156,11 @@ impl Lane {
 
     fn set(&mut self, member: usize, value: u32) {
         // SAFETY: an aligned member of `Head` in the mapping; no reference to it exists.
-        unsafe { self.head.base.byte_add(member).cast::<u32>().write_volatile(value) }
+        unsafe { self.head.base().byte_add(member).cast::<u32>().write_volatile(value) }
     }
 
     fn get(&self, member: usize) -> u32 {
         // SAFETY: as in `set`.
-        unsafe { self.head.base.byte_add(member).cast::<u32>().read_volatile() }
-    }
-}
-
-fn missing() -> io::Error {
-    io::Error::other("the program's object lacks a part")
-}
-
-fn map<'a>(object: &'a Object, name: &str) -> io::Result<libbpf_rs::Map<'a>> {
-    object.maps().find(|map| map.name() == OsStr::new(name)).ok_or_else(missing)
-}
-
-/// The bytes of a mapped BPF array.
-struct Mapping {
-    base: NonNull<c_void>,
-    len: NonZeroUsize,
-}
-
-// SAFETY: the mapping is memory that belongs to this value alone, on the side of this process.
-unsafe impl Send for Mapping {}
-
-impl Mapping {
-    fn new(map: std::os::fd::BorrowedFd, bytes: usize) -> io::Result<Mapping> {
-        let len = NonZeroUsize::new(bytes).ok_or_else(missing)?;
-        // SAFETY: a fresh mapping at an address of the kernel's choice; the kernel refuses one longer than the map.
-        let base =
-            unsafe { mmap(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, Mapped::MAP_SHARED, map, 0) }?;
-        Ok(Mapping { base, len })
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: mapped in `new` with this length, and nothing borrows from it.
-        let unmapped = unsafe { munmap(self.base, self.len.get()) };
-        debug_assert!(unmapped.is_ok());
+        unsafe { self.head.base().byte_add(member).cast::<u32>().read_volatile() }
     }
 }
