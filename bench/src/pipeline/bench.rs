@@ -1,6 +1,6 @@
 //! A workload under way: its router, its workers, and their rounds.
 
-use super::lane::{Clock, Lane, MORE, Meeting, Watch};
+use super::lane::{Clock, Lane, MORE, Meeting, Unwatched, Watch};
 use super::meter::{Counts, Meter};
 use super::report::Figure;
 use super::traffic::{self, Spread};
@@ -16,6 +16,9 @@ use sumun_dataplane::umem::{Pool, Region};
 
 /// Frames of each worker.
 const FRAMES: u32 = 4096;
+/// How often a packet has come by until its way is known: its place is marked, what it meets is noted, and once more where its
+/// answer has moved its flow on.
+const SEEN: usize = 3;
 
 /// How a workload is run.
 #[derive(Clone)]
@@ -121,7 +124,7 @@ impl Bench {
             let mut watch = watch();
             let seen = match &mut watch {
                 Ok(watch) => lane.round(packets, &meeting, watch)?,
-                Err(_) => lane.round(0, &meeting, &mut super::lane::Unwatched)?,
+                Err(_) => lane.round(0, &meeting, &mut Unwatched)?,
             };
             Ok((watch?, seen))
         };
@@ -150,6 +153,13 @@ impl Bench {
                 self.lanes.iter_mut().for_each(Lane::tick);
             }
         }
+    }
+
+    /// Rounds that do not count: every packet comes by until the way of its like is known.
+    pub fn warm_up(&mut self, core: usize) -> Result<()> {
+        let cycle = self.lanes.iter().map(|lane| lane.traffic.cycle()).max().unwrap_or(0);
+        let rounds = (SEEN * cycle).div_ceil(self.settings.packets).max(1);
+        (0..rounds).try_for_each(|_| self.round(Some(core), || Ok(Unwatched)).map(drop))
     }
 
     /// A round that is timed.

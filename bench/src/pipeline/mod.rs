@@ -122,6 +122,7 @@ pub fn run(options: &Options) -> Result<()> {
         };
         let each = apply.flat_map(|workload| options.workers.iter().map(|workers| bench(workload, *workers)));
         let mut benches: Vec<Bench> = each.collect::<Result<_>>()?;
+        benches.iter_mut().try_for_each(|bench| bench.warm_up(options.core))?;
         for _ in 0..options.rounds {
             benches.iter_mut().try_for_each(|bench| bench.time(options.core))?;
         }

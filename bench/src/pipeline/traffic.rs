@@ -73,7 +73,13 @@ impl Traffic {
 
     /// Whether nothing comes to this worker.
     pub fn is_empty(&self) -> bool {
-        self.sides.iter().all(|side| side.packets.is_empty())
+        self.cycle() == 0
+    }
+
+    /// So many packets, and all have come by.
+    pub fn cycle(&self) -> usize {
+        let [one, other] = [0, 1].map(|side: usize| self.sides[side].packets.len());
+        if one == 0 || other == 0 { one + other } else { 2 * one.max(other) }
     }
 
     /// The port whose turn it is, and its packets again and again: both have theirs by turns. Not where it is empty.
@@ -137,9 +143,11 @@ mod tests {
             let (port, packets) = traffic.burst();
             assert_eq!((port, packets.take(64).count()), (WAN, 64));
         }
+        assert_eq!(traffic.cycle(), 1);
         for n in 2..5 {
             traffic.add(LAN, packet(n));
         }
+        assert_eq!(traffic.cycle(), 6, "both ports have their turn");
         traffic.next = 0;
         let (port, packets) = traffic.burst();
         let ends: Vec<_> = packets.take(4).map(|packet| packet.ends().to_vec()).collect();
