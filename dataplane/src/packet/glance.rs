@@ -262,16 +262,19 @@ impl<const N: usize> Change<N> {
     }
 
     /// The other ends alone, of a frame that has lost its hop already.
+    #[inline]
     pub fn apply_late(&self, frame: &mut [u8]) {
+        // Where there are other ends, their sum is not zero.
+        if self.upper == 0 {
+            return;
+        }
         if N == V4
             && let Some(h) = frame.first_chunk_mut::<{ L2 + 20 }>()
         {
             let check = Sum::new().word(!u16::from_ne_bytes([h[24], h[25]])).word(self.header);
             [h[24], h[25]] = check.checksum().to_ne_bytes();
         }
-        if self.upper != 0 {
-            self.apply_ends(frame);
-        }
+        self.apply_ends(frame);
     }
 
     #[inline(always)]
