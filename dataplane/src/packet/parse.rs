@@ -182,31 +182,79 @@ pub fn frame_into(bytes: &[u8], iif: PortId, mac: [u8; 6], facts: &mut Facts) ->
 pub fn ordinary_into(family: Family, bytes: &[u8], iif: PortId, facts: &mut Facts) -> Result<u16, NotIp> {
     let short = Err(NotIp::Drop(DropReason::ShortFrame));
     let Some(ethernet) = Ethernet::new(bytes) else { return short };
-    let (smac, dmac) = (ethernet.source(), ethernet.destination());
-    let link = Link { smac, dmac, pkt_type: PacketType::Host, iif, is_there: true };
     let packet = &bytes[Ethernet::LEN..];
-    let (network, l4) = match family {
+    match family {
         Family::V4 => {
+            let Some(ports) = packet.get(Ipv4::LEN..).and_then(Ports::new) else { return short };
             let Some(header) = Ipv4::new(packet) else { return short };
-            let network = Network {
-                l4_off: Ipv4::LEN as u16,
-                frag_off: 0,
-                more_frags: false,
-                has_options: false,
-                ..ipv4_network(header)
-            };
-            (network, &packet[Ipv4::LEN..])
+            ordinary(family, Ipv4::LEN, iif, facts);
+            (facts.src, facts.dst) = (header.source().into(), header.destination().into());
+            (facts.sport, facts.dport) = (ports.source(), ports.destination());
+            (facts.proto, facts.tos, facts.ttl) = (header.protocol(), header.tos(), header.ttl());
+            (facts.len, facts.ip_id, facts.flow_label) = (header.total_len(), header.id(), 0);
+            facts.dont_frag = header.fragment() & DONT_FRAGMENT != 0;
         }
         Family::V6 => {
+            let Some(ports) = packet.get(Ipv6::LEN..).and_then(Ports::new) else { return short };
             let Some(header) = Ipv6::new(packet) else { return short };
-            (ipv6_plain(header), &packet[Ipv6::LEN..])
+            ordinary(family, Ipv6::LEN, iif, facts);
+            (facts.src, facts.dst) = (header.source(), header.destination());
+            (facts.sport, facts.dport) = (ports.source(), ports.destination());
+            (facts.proto, facts.tos, facts.ttl) = (header.next_header(), header.traffic_class(), header.hop_limit());
+            (facts.len, facts.ip_id, facts.flow_label) = (header.total_len(), 0, header.flow_label());
+            facts.dont_frag = false;
         }
+    }
+    (facts.dmac, facts.smac) = (ethernet.destination(), ethernet.source());
+    facts.tcp_flags = match facts.proto {
+        proto::TCP => packet.get(usize::from(facts.l4_off) + 13).copied().unwrap_or(0),
+        _ => 0,
     };
-    let Some(ports) = Ports::new(l4) else { return short };
-    let tcp_flags = if network.proto == proto::TCP { l4.get(13).copied().unwrap_or(0) } else { 0 };
-    let upper = Upper { tcp_flags, ..Upper::ports(ports.source(), ports.destination()) };
-    *facts = facts_of(family, link, network, upper);
     Ok(Ethernet::LEN as u16)
+}
+
+/// Facts that all ordinary packets with so many bytes of IP header have in common. Each is written where it belongs at once: in one
+/// piece they would be more than there are registers.
+#[inline(always)]
+fn ordinary(of: Family, header: usize, port: PortId, facts: &mut Facts) {
+    let Facts {
+        // What packets say.
+        src: _,
+        dst: _,
+        proto: _,
+        sport: _,
+        dport: _,
+        tcp_flags: _,
+        tos: _,
+        ttl: _,
+        len: _,
+        ip_id: _,
+        flow_label: _,
+        dont_frag: _,
+        smac: _,
+        dmac: _,
+        family,
+        has_l4,
+        l4_off,
+        frag_off,
+        more_frags,
+        has_options,
+        has_link,
+        pkt_type,
+        iif,
+        oif,
+        mark,
+        ct_state,
+        ct_dir,
+        ct_status,
+        ct_mark,
+        ct_proto,
+        has_ct,
+    } = facts;
+    (*family, *l4_off, *iif, *oif, *pkt_type) = (of, header as u16, port, PortId::NONE, PacketType::Host);
+    (*has_l4, *has_link, *frag_off, *more_frags, *has_options) = (true, true, 0, false, false);
+    (*mark, *ct_state, *ct_dir, *ct_status) = (0, CtState::Invalid, Dir::Original, 0);
+    (*ct_mark, *ct_proto, *has_ct) = (0, 0, false);
 }
 
 /// How a frame to `dmac` looks to the port with the address `mac`, as `eth_type_trans`.
@@ -323,8 +371,7 @@ fn ipv6_plain(header: Ipv6) -> Network {
         proto: header.next_header(),
         tos: header.traffic_class(),
         ttl: header.hop_limit(),
-        // Packets that are longer than the field allows are refused before, embedded ones were never that long.
-        len: u16::try_from(Ipv6::LEN + usize::from(header.payload_len())).unwrap_or(u16::MAX),
+        len: header.total_len(),
         l4_off: Ipv6::LEN as u16,
         frag_off: 0,
         more_frags: false,

@@ -261,6 +261,12 @@ impl Ipv6<'_> {
         long(self.0, field::ipv6::VERSION) & 0xf_ffff
     }
 
+    /// Bytes of the packet. Packets that are longer than this can say are refused before, embedded ones were never that long.
+    #[inline]
+    pub fn total_len(self) -> u16 {
+        (Self::LEN as u16).saturating_add(self.payload_len())
+    }
+
     /// Bytes behind this header, as it says itself.
     #[inline]
     pub fn payload_len(self) -> u16 {
