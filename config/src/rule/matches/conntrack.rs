@@ -348,9 +348,10 @@ impl Flowless {
     }
 }
 
-impl Condition for Conntrack {
-    #[inline]
-    fn test(&self, facts: &Facts, cx: &Context) -> Outcome {
+impl Conntrack {
+    /// What is asked less often than the state.
+    #[inline(never)]
+    fn test_more(&self, facts: &Facts, cx: &Context) -> Outcome {
         match *self {
             Conntrack::State(mask) => yes(mask & states_of(facts) != 0),
             Conntrack::Protocol { number, flowless } => flowless.or(facts, facts.ct_proto == number),
@@ -366,6 +367,16 @@ impl Condition for Conntrack {
                 let seconds = cx.around.flow().map_or(0, |flow| flow.left() / 1000);
                 flowless.or(facts, (first..=last).contains(&seconds))
             }
+        }
+    }
+}
+
+impl Condition for Conntrack {
+    #[inline]
+    fn test(&self, facts: &Facts, cx: &Context) -> Outcome {
+        match *self {
+            Conntrack::State(mask) => yes(mask & states_of(facts) != 0),
+            _ => self.test_more(facts, cx),
         }
     }
 
