@@ -12,6 +12,9 @@
 //!  rules without a key ────────────┘
 //! ```
 //!
+//! Where none of a packet's values is a key, as is so of most, nothing is merged. Addresses outside of the smallest network around
+//! all keys are not even looked up.
+//!
 //! The index only prunes, and never changes what a walk does: a rule is left out only where its key is a condition that
 //! says No, and where every condition before that key can only say Yes or No and has no memory. So a rule that is left out
 //! would not have matched, dropped the packet or counted in a `limit`. For ports all this is true of packets that have them;
@@ -23,6 +26,7 @@
 //! overlap in it); keys so broad that the lists would outgrow the chain many times are not used.
 
 use crate::fib::lpm::{Address, Entry, Lpm};
+use arrayvec::ArrayVec;
 use std::collections::HashMap;
 use std::ops::Range;
 use sumun_config::facts::{Facts, Family, proto};
@@ -32,8 +36,8 @@ use sumun_config::rule::matches::ports::{L4, Ports};
 use sumun_config::rule::matches::tcp::Tcp;
 use sumun_config::rule::{Cond, Match};
 
-/// Shorter chains are walked.
-pub(super) const WORTHWHILE: usize = 8;
+/// Shorter chains are walked: four look-ups take as long as asking one or two rules.
+pub(super) const WORTHWHILE: usize = 4;
 
 /// Rule numbers in all classes of one kind of key together, at most, for each rule of the chain.
 const SPREAD: usize = 16;
@@ -47,19 +51,25 @@ pub(super) struct Index {
     dst: Networks,
     sport: PortSets,
     dport: PortSets,
-    /// Rules keyed by ports, for packets whose ports are not known.
-    by_ports: Vec<u32>,
-    /// Those of them that packets of protocols without ports could match.
-    without_ports: Vec<u32>,
+    /// Class of `dport`: rules keyed by ports, for packets whose ports are not known.
+    by_ports: u32,
+    /// Class of `dport`: those of them that packets of protocols without ports could match.
+    without_ports: u32,
+}
+
+/// What a packet's values are to an index: a class of each kind of key.
+#[derive(Clone, Copy)]
+pub(super) struct Classified {
+    src: u32,
+    dst: u32,
+    sport: u32,
+    dport: u32,
 }
 
 /// Candidates of one packet, in the order of the chain.
-#[derive(Default)]
 pub(super) struct Candidates<'a> {
-    /// Those that are not empty come first.
-    lists: [&'a [u32]; 5],
-    /// How many are not.
-    count: usize,
+    /// None is empty.
+    lists: ArrayVec<&'a [u32], 5>,
 }
 
 /// A condition that can be a rule's key.
@@ -97,7 +107,7 @@ impl Index {
         let src = Networks::build(family, src, most, &mut always);
         let dst = Networks::build(family, dst, most, &mut always);
         let sport = PortSets::build(sport, most, &mut always);
-        let dport = PortSets::build(dport, most, &mut always);
+        let mut dport = PortSets::build(dport, most, &mut always);
         if always.len() == rules.len() {
             return None;
         }
@@ -108,29 +118,57 @@ impl Index {
             let at = rules.partition_point(|(number, _)| number < rule);
             rules[at].1.iter().take_while(|cond| is_quiet(cond)).any(wants_ports)
         };
-        let without_ports = by_ports.iter().copied().filter(|rule| !asks_for_ports(rule)).collect();
+        let without_ports: Vec<u32> = by_ports.iter().copied().filter(|rule| !asks_for_ports(rule)).collect();
+        let [by_ports, without_ports] = [by_ports, without_ports].map(|rules| dport.classes.add(&rules));
         Some(Index { always, src, dst, sport, dport, by_ports, without_ports })
+    }
+
+    /// The packet's values looked up.
+    #[inline(always)]
+    pub fn classify(&self, facts: &Facts) -> Classified {
+        let (sport, dport) = match (has_ports(facts.proto), facts.has_l4) {
+            (true, true) => (self.sport.class(facts.sport), self.dport.class(facts.dport)),
+            (true, false) => (0, self.by_ports),
+            (false, _) => (0, self.without_ports),
+        };
+        Classified { src: self.src.class(facts.src), dst: self.dst.class(facts.dst), sport, dport }
     }
 
     /// The rules from number `start` on that may match.
     #[inline]
-    pub fn candidates(&self, facts: &Facts, start: u32) -> Candidates<'_> {
-        let (sport, dport): (&[u32], &[u32]) = match (has_ports(facts.proto), facts.has_l4) {
-            (true, true) => (self.sport.find(facts.sport), self.dport.find(facts.dport)),
-            (true, false) => (&self.by_ports, &[]),
-            (false, _) => (&self.without_ports, &[]),
-        };
-        let mut found = Candidates::default();
-        for mut list in [&self.always[..], self.src.find(facts.src), self.dst.find(facts.dst), sport, dport] {
-            if list.first().is_some_and(|first| *first < start) {
-                list = &list[list.partition_point(|rule| *rule < start)..];
-            }
-            if !list.is_empty() {
-                found.lists[found.count] = list;
-                found.count += 1;
-            }
-        }
-        found
+    pub fn candidates(&self, of: Classified, start: u32) -> Candidates<'_> {
+        let Classified { src, dst, sport, dport } = of;
+        let keyed = [
+            self.src.classes.list(src),
+            self.dst.classes.list(dst),
+            self.sport.classes.list(sport),
+            self.dport.classes.list(dport),
+        ];
+        let lists = [&self.always[..]].into_iter().chain(keyed).map(|list| from(list, start));
+        Candidates { lists: lists.filter(|list| !list.is_empty()).collect() }
+    }
+
+    /// The same for packets whose values are no rule's key, as those of most are.
+    #[inline(always)]
+    pub fn without_key(&self, start: u32) -> &[u32] {
+        from(&self.always, start)
+    }
+}
+
+/// The rules of a list from number `start` on.
+#[inline(always)]
+fn from(list: &[u32], start: u32) -> &[u32] {
+    match list.first() {
+        Some(first) if *first < start => &list[list.partition_point(|rule| *rule < start)..],
+        _ => list,
+    }
+}
+
+impl Classified {
+    /// Whether no rule has one of its values as its key.
+    #[inline(always)]
+    pub fn is_nothing(self) -> bool {
+        self.src | self.dst | self.sport | self.dport == 0
     }
 }
 
@@ -139,21 +177,13 @@ impl Iterator for Candidates<'_> {
 
     #[inline]
     fn next(&mut self) -> Option<u32> {
-        // Each rule is in one list only. Most packets have one list, or one and what is always asked.
-        let (mut least, mut of) = (*self.lists[0].first()?, 0);
-        for (i, list) in self.lists.iter().enumerate().take(self.count).skip(1) {
-            if let Some(first) = list.first()
-                && *first < least
-            {
-                (least, of) = (*first, i);
-            }
+        // Each rule is in one list only.
+        let list = self.lists.iter_mut().min_by_key(|list| list.first().copied())?;
+        let least = list.split_off_first().copied();
+        if list.is_empty() {
+            self.lists.retain(|list| !list.is_empty());
         }
-        self.lists[of] = &self.lists[of][1..];
-        if self.lists[of].is_empty() {
-            self.count -= 1;
-            self.lists.swap(of, self.count);
-        }
-        Some(least)
+        least
     }
 }
 
@@ -287,6 +317,9 @@ impl Classes {
 
     /// Adds the class of these rules.
     fn add(&mut self, rules: &[u32]) -> u32 {
+        if rules.is_empty() {
+            return 0;
+        }
         let start = self.lists.len();
         self.lists.extend_from_slice(rules);
         self.lists[start..].sort_unstable();
@@ -295,7 +328,8 @@ impl Classes {
     }
 
     #[inline]
-    fn list(&self, class: usize) -> &[u32] {
+    fn list(&self, class: u32) -> &[u32] {
+        let class = class as usize;
         &self.lists[self.bounds[class] as usize..self.bounds[class + 1] as usize]
     }
 }
@@ -303,6 +337,8 @@ impl Classes {
 /// Rules keyed by a network.
 #[derive(Debug)]
 struct Networks {
+    /// A network around all of them, and its mask; nothing is in it where there are none.
+    outer: (u128, u128),
     table: Table,
     classes: Classes,
 }
@@ -348,23 +384,38 @@ impl Networks {
             found.push((*net, *len, classes.add(&all)));
             around.push((*net, *len, all));
         }
+        let outer = outer(family, found.iter().map(|(net, len, _)| (*net, *len)));
         let table = match family {
             _ if found.is_empty() => Table::Empty,
             Family::V4 => Table::V4(table(found)),
             Family::V6 => Table::V6(table(found)),
         };
-        Networks { table, classes }
+        Networks { outer, table, classes }
     }
 
-    #[inline]
-    fn find(&self, addr: u128) -> &[u32] {
-        let class = match &self.table {
-            Table::Empty => return &[],
+    #[inline(always)]
+    fn class(&self, addr: u128) -> u32 {
+        let (net, mask) = self.outer;
+        if addr & mask == net { self.class_within(addr) } else { 0 }
+    }
+
+    #[inline(never)]
+    fn class_within(&self, addr: u128) -> u32 {
+        match &self.table {
+            Table::Empty => 0,
             Table::V4(lpm) => lpm.lookup(addr as u32),
             Table::V6(lpm) => lpm.lookup(addr),
-        };
-        self.classes.list(class as usize)
+        }
     }
+}
+
+/// The smallest network around these, and its mask. Where there are none, no address is in it.
+fn outer(family: Family, networks: impl Iterator<Item = (u128, u8)>) -> (u128, u128) {
+    let common = networks.reduce(|(net, len), (other, others)| {
+        let differs = family.bits() - (u128::BITS - (net ^ other).leading_zeros()) as u8;
+        (net, len.min(others).min(differs))
+    });
+    common.map_or((1, 0), |(net, len)| (net & family.mask(len), family.mask(len)))
 }
 
 fn table<A: Address>(networks: Vec<(u128, u8, u32)>) -> Lpm<A> {
@@ -401,6 +452,9 @@ impl PortSets {
             intervals = self::intervals(&rules);
         }
         let mut classes = Classes::new();
+        if rules.is_empty() {
+            return PortSets { roots: Vec::new(), pages: Vec::new(), classes, rules: Vec::new() };
+        }
         let mut ports = vec![0u32; 1 << 16];
         let mut known: HashMap<Vec<u32>, u32> = HashMap::new();
         let mut within: Vec<Vec<u32>> = vec![Vec::new(); intervals.len()];
@@ -418,23 +472,21 @@ impl PortSets {
             ports[intervals[i] as usize..end].fill(class);
         }
         let (mut roots, mut pages) = (Vec::new(), Vec::new());
-        if !rules.is_empty() {
-            let mut numbers: HashMap<&[u32], u16> = HashMap::new();
-            for page in ports.chunks(PAGE) {
-                let next = numbers.len() as u16;
-                roots.push(*numbers.entry(page).or_insert_with(|| {
-                    pages.extend_from_slice(page);
-                    next
-                }));
-            }
+        let mut numbers: HashMap<&[u32], u16> = HashMap::new();
+        for page in ports.chunks(PAGE) {
+            let next = numbers.len() as u16;
+            roots.push(*numbers.entry(page).or_insert_with(|| {
+                pages.extend_from_slice(page);
+                next
+            }));
         }
         PortSets { roots, pages, classes, rules: rules.into_iter().map(|(_, rule)| rule).collect() }
     }
 
-    #[inline]
-    fn find(&self, port: u16) -> &[u32] {
-        let Some(page) = self.roots.get(usize::from(port >> 8)) else { return &[] };
-        self.classes.list(self.pages[usize::from(*page) * PAGE + usize::from(port & 0xff)] as usize)
+    #[inline(always)]
+    fn class(&self, port: u16) -> u32 {
+        let Some(page) = self.roots.get(usize::from(port >> 8)) else { return 0 };
+        self.pages[usize::from(*page) * PAGE + usize::from(port & 0xff)]
     }
 }
 

@@ -2,10 +2,10 @@
 //!
 //! A chain is a range of rules, a rule a range of conditions; jumps name chains of the whole program, so a walk follows
 //! numbers only. [`Program::find`] answers the one question of a walk: which rule, from here to the end of the chain, is
-//! the first that matches? Long chains have an index that prunes ([`classify`](super::classify)); what a condition means is
+//! the first that matches? Chains but for the shortest have an index that prunes ([`classify`](super::classify)); what a condition means is
 //! said by [`Cond::holds`] alone.
 
-use super::classify::{Index, WORTHWHILE};
+use super::classify::{Classified, Index, WORTHWHILE};
 use std::ops::Range;
 use sumun_config::facts::{Context, Facts, Family};
 use sumun_config::rule::matches::Asks;
@@ -178,13 +178,22 @@ impl Program {
     }
 
     /// The first rule of a chain that matches, from rule `start` on.
-    #[inline]
+    #[inline(always)]
     pub fn find(&self, chain: u32, start: u32, facts: &Facts, cx: &Context) -> Found {
         let chain = self.chain(chain);
         match &chain.index {
             None => self.first(start..chain.rules.end, facts, cx),
-            Some(index) => self.first(index.candidates(facts, start), facts, cx),
+            Some(index) => match index.classify(facts) {
+                found if found.is_nothing() => self.first(index.without_key(start).iter().copied(), facts, cx),
+                found => self.first_with_key(index, found, start, facts, cx),
+            },
         }
+    }
+
+    /// The same where some rules have the packet's values as their keys.
+    #[inline(never)]
+    fn first_with_key(&self, index: &Index, found: Classified, start: u32, facts: &Facts, cx: &Context) -> Found {
+        self.first(index.candidates(found, start), facts, cx)
     }
 
     /// What the answer of [`Program::find`] depended on. Asks again only what has no memory.
@@ -196,7 +205,10 @@ impl Program {
         let chain = self.chain(chain);
         match &chain.index {
             None => self.asked_of((start..chain.rules.end).take_while(|at| *at <= last), facts, cx),
-            Some(index) => self.asked_of(index.candidates(facts, start).take_while(|at| *at <= last), facts, cx),
+            Some(index) => {
+                let candidates = index.candidates(index.classify(facts), start);
+                self.asked_of(candidates.take_while(|at| *at <= last), facts, cx)
+            }
         }
     }
 
@@ -227,7 +239,8 @@ impl Program {
     #[cfg(test)]
     pub fn asked(&self, chain: u32, facts: &Facts) -> usize {
         let chain = self.chain(chain);
-        chain.index.as_ref().map_or(chain.rules.len(), |index| index.candidates(facts, chain.rules.start).count())
+        let candidates = |index: &Index| index.candidates(index.classify(facts), chain.rules.start).count();
+        chain.index.as_deref().map_or(chain.rules.len(), candidates)
     }
 
     /// The first of these rules that matches.
