@@ -7,7 +7,8 @@
 use super::Engine;
 use super::fast::{IS_EARLY, IS_UNTRACKED, Memo, NO_FLOW};
 use super::fate::ETHERNET;
-use super::packet::Packet;
+use super::notes::Ask;
+use super::packet::{Hop, Packet};
 use super::place::Place;
 use super::running::Running;
 use crate::conntrack::Ct;
@@ -26,19 +27,19 @@ impl Engine {
         g: &Running,
         port: PortId,
         memo: &Memo<N>,
-        frame: Frame,
+        mut frame: Frame,
         stand: &mut Place,
     ) {
         self.fast.recalled += 1;
-        let p = stand.put(frame);
+        let p = stand.lend(&mut frame);
         if let Err(reason) = self.ask(g, port, memo, p) {
+            stand.keep(frame);
             self.finish_place(g, stand, Err(reason));
             return self.settle(g);
         }
-        let len = p.facts.len;
-        self.fast.atlas.count(memo.path, len);
+        std::mem::swap(&mut p.frame, &mut frame);
+        self.fast.atlas.count(memo.path, p.facts.len);
         let way = &self.fast.atlas.ways[usize::from(memo.way)];
-        let Some(mut frame) = stand.take_frame() else { return };
         if let Some(link) = frame.bytes_mut().first_chunk_mut() {
             *link = way.header;
         }
@@ -47,7 +48,7 @@ impl Engine {
     }
 
     /// Asks the chains of its path. All that is to be changed but the link's header is changed then.
-    #[inline]
+    #[inline(always)]
     fn ask<const N: usize>(
         &mut self,
         g: &Running,
@@ -55,42 +56,84 @@ impl Engine {
         memo: &Memo<N>,
         p: &mut Packet,
     ) -> Result<(), DropReason> {
-        let asks = self.fast.atlas.script(memo.path).asks.clone();
-        let mut is_forwarded = false;
-        for ask in &asks {
-            if ask.hook != Hook::Prerouting && !is_forwarded {
-                match memo.bits & IS_EARLY {
-                    0 => Change::<N>::NONE.apply(p.frame.bytes_mut()),
-                    _ => memo.change.apply(p.frame.bytes_mut()),
-                }
-                is_forwarded = true;
-                tell_facts(port, memo, p);
-                let way = &self.fast.atlas.ways[usize::from(memo.way)];
-                (p.hop, p.realms, p.facts.oif) = (way.hop, way.realms, way.hop.port);
-            } else if p.l3 == 0 {
-                tell_facts(port, memo, p);
-            }
+        let (mut number, mut first) = (0, self.ask_of(memo, 0));
+        if first.is_some_and(|ask| ask.hook == Hook::Prerouting) {
+            number = self.ask_early(g, port, memo, p)?;
+            first = self.ask_of(memo, number);
+        }
+        let Some(mut ask) = first else {
+            memo.change.apply(p.frame.bytes_mut());
+            return Ok(());
+        };
+        let is_early = memo.bits & IS_EARLY != 0;
+        match is_early {
+            true => memo.change.apply(p.frame.bytes_mut()),
+            false => Change::<N>::NONE.apply(p.frame.bytes_mut()),
+        }
+        tell_facts(port, memo, p);
+        let way = &self.fast.atlas.ways[usize::from(memo.way)];
+        p.hop = way.hop;
+        p.realms = way.realms;
+        p.facts.oif = way.hop.port;
+        loop {
             p.facts.mark = ask.mark;
-            if let Err(reason) = self.judge(g, ask.hook, ask.table, p) {
-                let bank = &g.banks[self.worker];
-                for slot in self.fast.atlas.script(memo.path).slots.iter().take(usize::from(ask.before)) {
-                    bank.slot(*slot).count(p.facts.len as usize);
-                }
+            if let Err(reason) = self.ask_chain(g, &ask, p) {
+                self.count_before(g, memo.path, &ask, p);
                 return Err(reason);
             }
+            number += 1;
+            match self.ask_of(memo, number) {
+                Some(next) => ask = next,
+                None => break,
+            }
         }
-        let bytes = p.frame.bytes_mut();
-        match (is_forwarded, memo.bits & IS_EARLY) {
-            (false, _) => memo.change.apply(bytes),
-            (true, 0) => memo.change.apply_late(bytes),
-            (true, _) => {}
+        if !is_early {
+            memo.change.apply_late(p.frame.bytes_mut());
         }
         Ok(())
+    }
+
+    /// Asks the chains of PREROUTING, which come first and see the packet as it came. How many there are.
+    #[inline(never)]
+    fn ask_early<const N: usize>(
+        &mut self,
+        g: &Running,
+        port: PortId,
+        memo: &Memo<N>,
+        p: &mut Packet,
+    ) -> Result<usize, DropReason> {
+        tell_facts(port, memo, p);
+        (p.hop, p.realms) = (Hop::NOWHERE, 0);
+        let mut number = 0;
+        while let Some(ask) = self.ask_of(memo, number).filter(|ask| ask.hook == Hook::Prerouting) {
+            p.facts.mark = ask.mark;
+            if let Err(reason) = self.judge(g, ask.hook, ask.table, p) {
+                self.count_before(g, memo.path, &ask, p);
+                return Err(reason);
+            }
+            number += 1;
+        }
+        Ok(number)
+    }
+
+    /// The chain of that number that is to be asked.
+    #[inline(always)]
+    fn ask_of<const N: usize>(&self, memo: &Memo<N>, number: usize) -> Option<Ask> {
+        self.fast.atlas.script(memo.path).asks.get(number).copied()
+    }
+
+    /// Raises the counters that come before a chain, in which the packet ends.
+    #[cold]
+    fn count_before(&self, g: &Running, path: u16, ask: &Ask, p: &Packet) {
+        let bank = &g.banks[self.worker];
+        for slot in self.fast.atlas.script(path).slots.iter().take(usize::from(ask.before)) {
+            bank.slot(*slot).count(p.facts.len as usize);
+        }
     }
 }
 
 /// What is known of the packet as it stands in its frame.
-#[inline]
+#[inline(always)]
 fn tell_facts<const N: usize>(port: PortId, memo: &Memo<N>, p: &mut Packet) {
     // It was found ordinary, and its length is in it.
     let _ = parse::ordinary_into(Glance::<N>::FAMILY, p.frame.bytes(), port, &mut p.facts);
@@ -105,6 +148,9 @@ fn tell_facts<const N: usize>(port: PortId, memo: &Memo<N>, p: &mut Packet) {
             p.facts.ct_state = CtState::Untracked;
             p.ct = Ct::Untracked;
         }
-        None => debug_assert_eq!(memo.flow, NO_FLOW),
+        None => {
+            debug_assert_eq!(memo.flow, NO_FLOW);
+            p.ct = Ct::None;
+        }
     }
 }

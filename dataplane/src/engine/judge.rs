@@ -5,6 +5,7 @@
 //! or, with nothing on it, to the policy of the built-in chain.
 
 use super::Engine;
+use super::notes::Ask;
 use super::packet::Packet;
 use super::program::{Chain, Found, Program};
 use super::running::Running;
@@ -13,6 +14,7 @@ use crate::log::LogEvent;
 use crate::reason::DropReason;
 use std::ops::Range;
 use sumun_config::rule::matches::Asks;
+use sumun_config::rule::targets::Action;
 use sumun_config::rule::targets::nat::Nat;
 use sumun_config::rule::targets::verdict::Verdict;
 use sumun_config::rule::{Effect, Hook, Policy, Table, Target};
@@ -44,7 +46,7 @@ impl Engine {
         let Some(base) = g.program(p.facts.family).entry(table, hook) else { return Ok(Passed::Plainly) };
         match g.program(p.facts.family).chain(base).rules.is_empty() {
             // Most chains of most routers.
-            true => self.policy(g, hook, table, base, p),
+            true => self.policy::<true>(g, hook, table, base, p),
             false => self.walk(g, hook, table, base, p),
         }
     }
@@ -70,6 +72,15 @@ impl Engine {
         Ok(())
     }
 
+    /// The verdict of a chain that is asked about every packet. Nothing is noted, and nobody wants to hear of each rule.
+    #[inline(always)]
+    pub(super) fn ask_chain(&mut self, g: &Running, ask: &Ask, p: &mut Packet) -> Result<(), DropReason> {
+        let floor = self.returns.len();
+        let passed = self.walk_from::<false>(g, ask.hook, ask.table, ask.chain, floor, p);
+        self.returns.truncate(floor);
+        passed.map(|_| ())
+    }
+
     /// From the first rule of a built-in chain to the verdict.
     #[inline(never)]
     fn walk<'g>(
@@ -82,15 +93,16 @@ impl Engine {
     ) -> Result<Passed<'g>, DropReason> {
         // Below is what belongs to a packet that waits for its copy.
         let floor = self.returns.len();
-        let mark = p.facts.mark;
-        self.fast.notes.enter();
-        let passed = self.walk_from(g, hook, table, base, floor, p);
-        self.fast.notes.leave(hook, table, mark, g.program(p.facts.family).changes_packets(table));
+        self.fast.notes.enter(hook, table, base, p.facts.mark);
+        let passed = self.walk_from::<true>(g, hook, table, base, floor, p);
+        self.fast.notes.leave(g.program(p.facts.family).changes_packets(table));
         self.returns.truncate(floor);
         passed
     }
 
-    fn walk_from<'g>(
+    /// The same; `NOTED` where notes are taken or somebody wants to hear of each rule.
+    #[inline(always)]
+    fn walk_from<'g, const NOTED: bool>(
         &mut self,
         g: &'g Running,
         hook: Hook,
@@ -106,7 +118,7 @@ impl Engine {
             let around = self.around(g, p);
             let cx = self.context(&around, p);
             let found = program.find(chain, rules.start, &p.facts, &cx);
-            let asks = match self.fast.notes.is_asking() {
+            let asks = match NOTED && self.fast.notes.is_asking() {
                 true => program.asks(chain, rules.start, found, &p.facts, &cx),
                 false => Asks::Flow,
             };
@@ -114,8 +126,10 @@ impl Engine {
                 Found::Rule(at) => at,
                 Found::Hotdrop => return Err(DropReason::RuleDrop),
                 Found::End => {
-                    self.fast.notes.ask(asks);
-                    if p.is_traced && chain != base {
+                    if NOTED {
+                        self.fast.notes.ask(asks);
+                    }
+                    if NOTED && p.is_traced && chain != base {
                         self.tell_end(program, table, chain, "return", p);
                     }
                     match self.back(floor) {
@@ -123,7 +137,7 @@ impl Engine {
                             (chain, rules) = back;
                             continue;
                         }
-                        None => return self.policy(g, hook, table, base, p),
+                        None => return self.policy::<NOTED>(g, hook, table, base, p),
                     }
                 }
             };
@@ -131,16 +145,19 @@ impl Engine {
             g.banks[self.worker].slot(rule.slot).count(p.facts.len as usize);
             rules.start = at + 1;
             let effect = match &rule.target {
+                Some(Target::Verdict(verdict)) => verdict.act(&p.facts, &cx),
                 Some(target) => target.act(&p.facts, &cx),
                 None => Effect::Continue,
             };
-            self.fast.notes.ask(asks);
-            self.fast.notes.count(rule.slot);
-            self.fast.notes.act(&rule.target);
-            if p.is_traced {
+            if NOTED {
+                self.fast.notes.ask(asks);
+                self.fast.notes.count(rule.slot);
+                self.fast.notes.act(&rule.target);
+            }
+            if NOTED && p.is_traced {
                 self.tell_rule(program, table, chain, at, chain == base, p);
             }
-            if self.trace.is_some() {
+            if NOTED && self.trace.is_some() {
                 self.note(program, hook, table, chain, at);
             }
             match effect {
@@ -149,7 +166,7 @@ impl Engine {
                 Effect::Drop => return Err(DropReason::RuleDrop),
                 Effect::Return => match self.back(floor) {
                     Some(back) => (chain, rules) = back,
-                    None => return self.policy(g, hook, table, base, p),
+                    None => return self.policy::<NOTED>(g, hook, table, base, p),
                 },
                 Effect::Jump(to) => {
                     self.returns.push((chain, rules));
@@ -180,7 +197,7 @@ impl Engine {
 
     /// The end of a built-in chain: its policy decides and counts.
     #[inline]
-    fn policy(
+    fn policy<const NOTED: bool>(
         &mut self,
         g: &Running,
         hook: Hook,
@@ -191,11 +208,13 @@ impl Engine {
         let program = g.program(p.facts.family);
         let chain = program.chain(base);
         g.banks[self.worker].slot(chain.slot).count(p.facts.len as usize);
-        self.fast.notes.count(chain.slot);
-        if p.is_traced {
+        if NOTED {
+            self.fast.notes.count(chain.slot);
+        }
+        if NOTED && p.is_traced {
             self.tell_end(program, table, base, "policy", p);
         }
-        if self.trace.is_some() {
+        if NOTED && self.trace.is_some() {
             self.note_policy(hook, table, chain);
         }
         match chain.policy {

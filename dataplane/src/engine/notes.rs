@@ -19,6 +19,8 @@ pub(super) type Slots = ArrayVec<u32, COUNTERS>;
 pub(super) struct Ask {
     pub hook: Hook,
     pub table: Table,
+    /// Its number in the program.
+    pub chain: u32,
     /// The packet's mark before it.
     pub mark: u32,
     /// Counters that packets have raised before it.
@@ -44,10 +46,10 @@ pub(super) struct Notes {
     /// What rules asked for whose answers hold for others.
     asks: Asks,
     pub script: Script,
-    /// Of the chain at work: what its rules asked for, whether one of them acted, and how many counters were raised before it.
+    /// The chain at work, what its rules asked for, and whether one of them acted.
+    at: Option<Ask>,
     chain: Asks,
     has_acted: bool,
-    before: usize,
     /// Mark and TOS that it was routed with.
     pub routed: (u32, u8),
 }
@@ -102,10 +104,12 @@ impl Notes {
         self.routed = (facts.mark, facts.tos);
     }
 
-    /// A chain begins to judge.
+    /// A chain begins to judge a packet with this mark.
     #[inline]
-    pub fn enter(&mut self) {
-        (self.chain, self.has_acted, self.before) = (Asks::Flow, self.asks_all, self.script.slots.len());
+    pub fn enter(&mut self, hook: Hook, table: Table, chain: u32, mark: u32) {
+        let before = self.script.slots.len() as u8;
+        self.at = Some(Ask { hook, table, chain, mark, before });
+        (self.chain, self.has_acted) = (Asks::Flow, self.asks_all);
     }
 
     /// Rules were asked; what their answers depended on.
@@ -120,21 +124,18 @@ impl Notes {
         self.has_acted |= !matches!(target, None | Some(Target::Verdict(_) | Target::Mark(_) | Target::ConnMark(_)));
     }
 
-    /// It has let the packet pass, whose mark was this before. A chain is asked again where that changes nothing of packets.
+    /// It has let the packet pass. A chain is asked again where that changes nothing of packets.
     #[inline]
-    pub fn leave(&mut self, hook: Hook, table: Table, mark: u32, changes_packets: bool) {
-        if !self.is_asking() {
-            return;
-        }
+    pub fn leave(&mut self, changes_packets: bool) {
+        let Some(ask) = self.at.filter(|_| self.is_asking()) else { return };
         if self.chain < Asks::Packet && !self.has_acted {
             self.asks = self.asks.max(self.chain);
             return;
         }
         // What raw decides comes before the flow is known.
-        let may_ask = !changes_packets && table != Table::Raw;
-        let ask = Ask { hook, table, mark, before: self.before as u8 };
+        let may_ask = !changes_packets && ask.table != Table::Raw;
         if may_ask && self.script.asks.try_push(ask).is_ok() {
-            self.script.slots.truncate(self.before);
+            self.script.slots.truncate(usize::from(ask.before));
         } else {
             self.is_judged = true;
         }
