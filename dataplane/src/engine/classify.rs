@@ -36,8 +36,9 @@ use sumun_config::rule::matches::ports::{L4, Ports};
 use sumun_config::rule::matches::tcp::Tcp;
 use sumun_config::rule::{Cond, Match};
 
-/// Shorter chains are walked: four look-ups take as long as asking one or two rules.
-pub(super) const WORTHWHILE: usize = 4;
+/// Shorter chains are walked: an index by ports takes a fraction of a millisecond to build, and there are rulesets with thousands of
+/// short chains.
+pub(super) const WORTHWHILE: usize = 8;
 
 /// Rule numbers in all classes of one kind of key together, at most, for each rule of the chain.
 const SPREAD: usize = 16;
