@@ -63,12 +63,13 @@ fn set_ipv4_word(l3: &mut [u8], at: usize, new: u16) {
 
 #[inline]
 fn set_address(l3: &mut [u8], facts: &Facts, old: u128, new: u128, v4_at: usize, v6_at: usize) {
+    let [was, is] = [old, new].map(|address| Sum::new().wide(address).fold());
     match facts.family {
         Family::V4 => {
             let Some(check) = read(l3, 10) else { return };
             let Some(field) = l3.get_mut(v4_at..).and_then(|bytes| bytes.first_chunk_mut()) else { return };
             *field = (new as u32).to_be_bytes();
-            write(l3, 10, replace_wide(check, old, new));
+            write(l3, 10, replace(check, was, is));
             // Only ICMPv4 has no pseudo header.
             if facts.proto == proto::ICMP {
                 return;
@@ -79,7 +80,7 @@ fn set_address(l3: &mut [u8], facts: &Facts, old: u128, new: u128, v4_at: usize,
             *field = new.to_be_bytes();
         }
     }
-    update_l4(l3, facts, |check| replace_wide(check, old, new));
+    update_l4(l3, facts, |check| replace(check, was, is));
 }
 
 /// Sets the source address.
