@@ -1,7 +1,7 @@
 //! The last step of a flow's first packet: from now on everybody knows the flow (`nf_conntrack_confirm`).
 //!
-//! Both tuples appear at once or not at all: their shards are held together while both are looked for and put in, and
-//! lookups do not see the entry before it is live. So of two first packets that race one wins, and the other either
+//! Both tuples appear at once or not at all: where there are several workers their shards are held together while both are
+//! looked for and put in, and lookups do not see the entry before it is live. So of two first packets that race one wins, and the other either
 //! joins it or is dropped.
 
 use super::entry::{TENTH, millis};
@@ -86,7 +86,7 @@ impl Tracker {
     fn insert_held(&self, pending: &Pending, over: &mut [Option<(u32, Word)>; 2]) -> Result<(), Option<u32>> {
         let Pending { id, hashes: [original, reply], .. } = *pending;
         let (shared, entry) = (&*self.shared, self.shared.entry(id));
-        let _held = shared.index.hold(original, reply);
+        let _held = (!self.alone).then(|| shared.index.hold(original, reply));
         let divided = entry.zone(Dir::Original) != entry.zone(Dir::Reply);
         for (dir, hash) in [(Dir::Original, original), (Dir::Reply, reply)] {
             let words = entry.words(dir);
@@ -123,7 +123,7 @@ impl Tracker {
         }
         // The time-out counts from now on (the kernel: relative to confirmation, not to the first packet).
         entry.deadline.store(entry.deadline.load(Ordering::Relaxed).wrapping_add(self.now), Ordering::Relaxed);
-        entry.turn(Life::Unconfirmed, Life::Live, status::CONFIRMED);
+        entry.enter(status::CONFIRMED);
         Ok(())
     }
 
@@ -135,7 +135,7 @@ impl Tracker {
         const MOMENT: u32 = 1000;
         let Pending { id, hashes: [_, reply], .. } = *pending;
         let (shared, entry) = (&*self.shared, self.shared.entry(id));
-        let _held = shared.index.hold(reply, reply);
+        let _held = (!self.alone).then(|| shared.index.hold(reply, reply));
         let divided = entry.zone(Dir::Original) != entry.zone(Dir::Reply);
         let other = shared.find_as(divided.then_some(Dir::Reply), reply, &entry.words(Dir::Reply));
         let may = other.is_none() && matches!(facts.proto, proto::UDP | proto::UDPLITE);
@@ -147,7 +147,7 @@ impl Tracker {
         }
         entry.deadline.store(self.now.wrapping_add(MOMENT), Ordering::Relaxed);
         let bits = status::CONFIRMED | status::FIXED_TIMEOUT | status::NAT_CLASH;
-        entry.turn(Life::Unconfirmed, Life::Live, bits);
+        entry.enter(bits);
         facts.ct_status = entry.word().status();
         // It is one flow more, which its removal counts too.
         self.counts().insert.bump();

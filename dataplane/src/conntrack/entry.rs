@@ -294,6 +294,23 @@ impl Entry {
         }
     }
 
+    /// Sets status bits of an unconfirmed entry, whose word nobody but its worker writes: without the read-modify-write, which
+    /// waits for all stores before it.
+    #[inline]
+    pub fn set_own_status(&self, bits: u32) {
+        let word = self.word();
+        debug_assert_eq!(word.life(), Life::Unconfirmed);
+        self.word.store(word.with_status(bits).0, Ordering::Release);
+    }
+
+    /// An unconfirmed entry goes live and gets these status bits: until then nobody else writes its word.
+    #[inline]
+    pub fn enter(&self, bits: u32) {
+        let word = self.word();
+        debug_assert_eq!(word.life(), Life::Unconfirmed);
+        self.word.store(word.with_life(Life::Live).with_status(bits).0, Ordering::Release);
+    }
+
     /// Moves from one life to another and sets status bits; the word before, or none where somebody else was first.
     pub fn turn(&self, from: Life, to: Life, bits: u32) -> Option<Word> {
         let mut word = self.word();

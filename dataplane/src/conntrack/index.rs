@@ -6,8 +6,8 @@
 //! cache line tells that a tuple is not there. Tuples never move, so a reader cannot miss one that stays.
 //!
 //! Writers take the spin flag of the tuple's shard (a run of buckets that probing wraps in). An insertion of a flow holds
-//! both tuples' shards, taken in order, so "both were absent" and "both are there" is one step. Readers may still see a
-//! slot whose entry is just being confirmed or removed; the entry's life tells.
+//! both tuples' shards, taken in order, so "both were absent" and "both are there" is one step. A worker that is alone takes
+//! none. Readers may still see a slot whose entry is just being confirmed or removed; the entry's life tells.
 
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::umem::huge::filled;
@@ -128,8 +128,9 @@ impl Index {
 
     /// Takes the shards of two tuples.
     pub fn hold(&self, a: u64, b: u64) -> Held<'_> {
-        let per_shard = self.within + 1;
-        let (a, b) = (self.home(a) / per_shard, self.home(b) / per_shard);
+        // Buckets of a shard are a power of two: its bits below are all ones.
+        let bits = self.within.trailing_ones();
+        let (a, b) = (self.home(a) >> bits, self.home(b) >> bits);
         let (low, high) = (a.min(b), a.max(b));
         self.shards[low].0.take();
         let second = (low != high).then(|| &self.shards[high].0);
@@ -165,7 +166,7 @@ impl Index {
         None
     }
 
-    /// Puts a tuple in; false where there is no room near its home. The shard must be held.
+    /// Puts a tuple in; false where there is no room near its home. The shard must be held where there are other workers.
     pub fn insert(&self, hash: u64, id: u32, dir: Dir) -> bool {
         let mut at = self.home(hash);
         for passed in 0..PROBES {
@@ -211,7 +212,7 @@ impl Index {
         }
     }
 
-    /// Takes a tuple out again, where it is in. The shard must be held.
+    /// Takes a tuple out again, where it is in. The shard must be held where there are other workers.
     pub fn remove(&self, hash: u64, id: u32, dir: Dir) {
         let word = slot(hash, id, dir);
         let mut at = self.home(hash);

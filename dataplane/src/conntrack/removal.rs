@@ -48,7 +48,7 @@ impl Tracker {
         let entry = shared.entry(id);
         let [original, reply] = [Dir::Original, Dir::Reply].map(|dir| shared.hasher.hash(&entry.words(dir)));
         {
-            let _held = shared.index.hold(original, reply);
+            let _held = (!self.alone).then(|| shared.index.hold(original, reply));
             shared.index.remove(original, id, Dir::Original);
             shared.index.remove(reply, id, Dir::Reply);
         }

@@ -69,7 +69,7 @@ impl Tracker {
                 self.mapped_to[reply.family.index()] = Some(reply.dst);
             }
         }
-        self.shared.entry(flow.id).set_status(bits);
+        self.shared.entry(flow.id).set_own_status(bits);
         Ok(())
     }
 }
