@@ -275,7 +275,8 @@ impl Conntrack {
             self.take_helper(id);
         }
         if flow.entry.word().status() & status::SRC_NAT != 0 {
-            self.sources.insert(self, id);
+            let source = self.hasher.hash_source(&self.entry(id).tuple(Dir::Original));
+            self.sources.insert(self, id, source);
         }
         true
     }

@@ -75,20 +75,22 @@ impl Tracker {
     }
 
     /// Asks for what a flow will need that begins with this tuple and gets a mapping: the list of its source, and where its
-    /// answers are to be found if it is mapped to the address that the last one was.
+    /// answers are to be found if it is mapped to the address that the last one was. The hash of its source; never zero.
     #[inline]
-    pub(crate) fn prefetch_mapping(&self, tuple: &Tuple) {
-        self.shared.sources.prefetch(&self.shared, tuple);
+    pub(crate) fn prefetch_mapping(&self, tuple: &Tuple) -> u64 {
+        let source = self.shared.hasher.hash_source(tuple);
+        self.shared.sources.prefetch(source);
         if let Some(mut reply) = tuple.inverted() {
             reply.dst = self.mapped_to[tuple.family.index()].unwrap_or(reply.dst);
             self.shared.index.prefetch(self.shared.hash(&reply));
         }
+        source.max(1)
     }
 
-    /// Asks for what a new flow will need of the list of its source, once that is there.
+    /// Asks for what a new flow will need of the list of its source, whose hash this is, once that is there.
     #[inline]
-    pub(crate) fn prefetch_source(&self, tuple: &Tuple) {
-        self.shared.sources.prefetch_first(&self.shared, tuple);
+    pub(crate) fn prefetch_source(&self, source: u64) {
+        self.shared.sources.prefetch_first(&self.shared, source);
     }
 
     /// The free entry that the next flow to begin will take, if one is at hand.

@@ -119,12 +119,18 @@ impl Tracker {
         }
         if entry.word().status() & status::SRC_NAT != 0 {
             // Before the entry is live: whoever removes it must find it here.
-            shared.sources.insert(shared, id);
+            shared.sources.insert(shared, id, self.hash_source(pending));
         }
         // The time-out counts from now on (the kernel: relative to confirmation, not to the first packet).
         entry.deadline.store(entry.deadline.load(Ordering::Relaxed).wrapping_add(self.now), Ordering::Relaxed);
         entry.enter(status::CONFIRMED);
         Ok(())
+    }
+
+    /// The hash of the source of an unconfirmed flow.
+    fn hash_source(&self, pending: &Pending) -> u64 {
+        let anew = || self.shared.hasher.hash_source(&self.shared.entry(pending.id).tuple(Dir::Original));
+        pending.source.unwrap_or_else(anew)
     }
 
     /// Two first packets of one flow were mapped each to another destination (`nf_ct_resolve_clash_harder`): the later one's
@@ -143,7 +149,7 @@ impl Tracker {
             return false;
         }
         if entry.word().status() & status::SRC_NAT != 0 {
-            shared.sources.insert(shared, id);
+            shared.sources.insert(shared, id, self.hash_source(pending));
         }
         entry.deadline.store(self.now.wrapping_add(MOMENT), Ordering::Relaxed);
         let bits = status::CONFIRMED | status::FIXED_TIMEOUT | status::NAT_CLASH;

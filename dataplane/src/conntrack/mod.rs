@@ -68,7 +68,7 @@ pub use tuple::Tuple;
 pub(crate) use adopt::Remains;
 pub(crate) use ahead::{Known, Told};
 pub(crate) use entry::{Entry, Life, Word, left, millis};
-pub(crate) use index::Flag;
+pub(crate) use index::{Flag, Held};
 pub(crate) use protocol::Part;
 pub(crate) use reclaim::NONE;
 
@@ -316,7 +316,7 @@ impl Conntrack {
             index: Index::new(max_flows as usize),
             expectations: Expectations::new(expectations(max_flows), helped),
             helped: (0..helped).map(|_| Helped::default()).collect(),
-            sources: Sources::new(max_flows as usize),
+            sources: Sources::new(max_flows as usize, workers),
             depot: Depot::new(entries.len() as u32, max_flows, workers, 0),
             connections: OnceLock::new(),
             counts: (0..workers).map(|_| Counts::default()).collect(),
@@ -349,7 +349,7 @@ impl Conntrack {
         let flows = most(max_flows) as usize;
         lines * (Lines::EACH + size_of::<AtomicU16>())
             + Index::memory(flows)
-            + Sources::memory(flows)
+            + Sources::memory(flows, workers)
             + Depot::memory(lines, workers)
             + Expectations::memory(expectations(flows as u32), helped(flows as u32))
             + workers * (size_of::<Counts>() + size_of::<InvalidCounts>())

@@ -29,6 +29,8 @@ pub(super) struct Pending {
     holders: u32,
     /// Of its two tuples.
     pub hashes: [u64; 2],
+    /// Of its source, where that was mapped.
+    pub source: Option<u64>,
 }
 
 /// Where a packet was placed.
@@ -357,7 +359,7 @@ impl Tracker {
             self.begin_proxied(id);
         }
         let cold_helper = cold.helper().is_some();
-        self.pending.push(Pending { id, holders: 1, hashes: [hash, self.shared.hash(&reply)] });
+        self.pending.push(Pending { id, holders: 1, hashes: [hash, self.shared.hash(&reply)], source: None });
         let flow = Flow { id, dir: Dir::Original, related: false };
         match self.expected(tuple) {
             Some(expectation) => self.welcome(flow, &expectation).inspect_err(|_| self.let_go(id))?,
@@ -484,11 +486,12 @@ impl Tracker {
         taken
     }
 
-    /// Changes the reply tuple of an unconfirmed flow (`nf_conntrack_alter_reply`).
-    pub(crate) fn alter_reply(&mut self, id: u32, reply: &Tuple) {
+    /// Changes the reply tuple of an unconfirmed flow (`nf_conntrack_alter_reply`), whose source has this hash if it is known.
+    pub(crate) fn alter_reply(&mut self, id: u32, reply: &Tuple, source: Option<u64>) {
         let hash = self.shared.hash(reply);
         if let Some(pending) = self.pending.iter_mut().find(|p| p.id == id) {
             pending.hashes[Dir::Reply as usize] = hash;
+            pending.source = pending.source.or(source);
             self.shared.entry(id).set_tuple(Dir::Reply, reply);
         }
     }

@@ -38,7 +38,7 @@ const AHEAD: usize = 4;
 #[derive(Clone, Copy)]
 pub(super) struct Sight {
     hash: u64,
-    /// Of its tuple, where its flow will be looked for; zero: it will not.
+    /// Of its tuple, where its flow will be looked for; zero: it will not. Behind that of its source, if it begins a flow.
     flow_hash: u64,
     /// Where its memo may be; [`NOWHERE`]: nothing like it was seen before, or nothing is remembered.
     place: u32,
@@ -141,13 +141,14 @@ impl Eyes<'_> {
     /// mapping.
     #[inline(always)]
     fn find<const N: usize>(&self, sight: &mut Sight, bytes: &[u8], needs: &Needs, spare: &mut Option<u32>) {
-        if self.tracker.prefetch_found(sight.flow_hash) {
-            sight.flow_hash = 0;
+        let is_found = self.tracker.prefetch_found(sight.flow_hash);
+        sight.flow_hash = 0;
+        if is_found {
             return;
         }
         *spare = self.tracker.prefetch_spare(*spare);
         if needs.nat {
-            self.tracker.prefetch_mapping(&Glance::<N>::again(bytes, sight.port).tuple());
+            sight.flow_hash = self.tracker.prefetch_mapping(&Glance::<N>::again(bytes, sight.port).tuple());
         }
     }
 
@@ -223,13 +224,8 @@ impl Engine {
                 Kind::Other | Kind::Refused => {}
             }
         }
-        for (sight, frame) in sights.iter().zip(rx).filter(|(sight, _)| sight.flow_hash != 0) {
-            let tuple = match sight.kind {
-                Kind::V4 if g.needs[0].nat => Glance::<V4>::again(frame.bytes(), sight.port).tuple(),
-                Kind::V6 if g.needs[1].nat => Glance::<V6>::again(frame.bytes(), sight.port).tuple(),
-                _ => continue,
-            };
-            self.tracker.prefetch_source(&tuple);
+        for sight in sights.iter().filter(|sight| sight.flow_hash != 0) {
+            self.tracker.prefetch_source(sight.flow_hash);
         }
     }
 

@@ -373,10 +373,10 @@ impl Engine {
 
     /// Addresses for a mapping whose rule names none: MASQUERADE takes the outgoing port's, REDIRECT the incoming port's, or
     /// the loopback address in OUTPUT (`nf_nat_masquerade_ipv4`, `nf_nat_redirect`).
-    pub(super) fn resolve_range(&self, g: &Running, hook: Hook, p: &Packet, nat: Nat) -> Result<NatRange, DropReason> {
+    pub(super) fn resolve_range(&self, g: &Running, hook: Hook, p: &Packet, nat: &Nat) -> Result<NatRange, DropReason> {
         let family = p.facts.family;
         let own = match (nat.kind, hook) {
-            (Kind::Snat | Kind::Dnat, _) => return Ok(NatRange::of(&nat, None)),
+            (Kind::Snat | Kind::Dnat, _) => return Ok(NatRange::of(nat, None)),
             (Kind::Masquerade, _) => {
                 // IPv4 looks towards the next hop, IPv6, whose next hops have addresses of their link, to the destination.
                 let gateway = Some(p.hop.address).filter(|_| family == Family::V4);
@@ -389,11 +389,11 @@ impl Engine {
                 Family::V6 => 1,
             }),
             (Kind::Redirect, _) => g.fib.first_address(p.facts.iif, family, p.facts.dst),
-            (Kind::Netmap, Hook::Prerouting | Hook::Output) => return Ok(NatRange::in_network(&nat, p.facts.dst)),
-            (Kind::Netmap, _) => return Ok(NatRange::in_network(&nat, p.facts.src)),
+            (Kind::Netmap, Hook::Prerouting | Hook::Output) => return Ok(NatRange::in_network(nat, p.facts.dst)),
+            (Kind::Netmap, _) => return Ok(NatRange::in_network(nat, p.facts.src)),
         };
         let own = own.ok_or(DropReason::NatExhausted)?;
-        Ok(NatRange::of(&nat, Some((own, own))))
+        Ok(NatRange::of(nat, Some((own, own))))
     }
 }
 

@@ -306,7 +306,7 @@ impl Engine {
             self.fast.notes.stop();
             let nat = match self.judge(g, hook, Table::Nat, p)? {
                 Passed::Plainly => None,
-                Passed::Mapped(nat) => Some(*nat),
+                Passed::Mapped(nat) => Some(nat),
                 Passed::Bypassing => return Ok(()),
             };
             let is_looped = hook == Hook::Postrouting && p.facts.oif == PortId::LOOPBACK;

@@ -109,7 +109,11 @@ fn flows_and_mappings_live_on_in_the_next_process_and_the_one_after_it() {
         // Answers find the flow, and a further flow of a source gets the source's mapping.
         let port = |sport: u16| {
             let t = Tuple { src: A, dst: B, sport, dport: 53, ..Tuple::of(&udp(A, 1, B, 1).facts) };
-            life.shared.sources.find(&life.shared, &t, |_, _| true).expect("a mapping").1
+            life.shared
+                .sources
+                .find(&life.shared, &t, life.shared.hasher.hash_source(&t), |_, _| true)
+                .expect("a mapping")
+                .1
         };
         let mapped = port(1000);
         assert_eq!(life.pass(udp(B, 53, OUTER, mapped), now).0, CtState::Established);

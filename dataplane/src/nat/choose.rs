@@ -55,15 +55,26 @@ impl Tracker {
         if !self.is_unmapped(flow, manip) {
             return Ok(());
         }
+        let entry = self.shared.entry(flow.id);
+        let reply = entry.tuple(Dir::Reply);
+        if manip == Manip::Dst && range.is_none() && !reply.is_icmp() {
+            // Without a range only the identifier of ICMP is ever changed for a destination: nothing is looked for.
+            entry.set_own_status(manip.done());
+            return Ok(());
+        }
         // What packets look like now: as the inverse of what is expected back, so an earlier mapping of the other end counts.
-        let Some(current) = self.shared.entry(flow.id).tuple(Dir::Reply).inverted() else { return Ok(()) };
-        let range = range.copied().unwrap_or_default();
-        let mapped = Search { tracker: self, flow, manip, range, random, status: facts.ct_status }.unique(current)?;
+        let Some(current) = reply.inverted() else { return Ok(()) };
+        let own = entry.tuple(Dir::Original);
+        let range = range.unwrap_or(&NatRange::ANY);
+        let mut search =
+            Search { tracker: self, flow, own, manip, range, random, status: facts.ct_status, source: None };
+        let mapped = search.unique(current)?;
+        let source = search.source;
         let mut bits = manip.done();
         if mapped != current
             && let Some(reply) = mapped.inverted()
         {
-            self.alter_reply(flow.id, &reply);
+            self.alter_reply(flow.id, &reply, source);
             bits |= manip.bit();
             if manip == Manip::Src {
                 self.mapped_to[reply.family.index()] = Some(reply.dst);
@@ -77,10 +88,14 @@ impl Tracker {
 struct Search<'a> {
     tracker: &'a mut Tracker,
     flow: Flow,
+    /// The flow's source and destination as they came, which mappings are remembered by.
+    own: Tuple,
     manip: Manip,
-    range: NatRange,
+    range: &'a NatRange,
     random: u32,
     status: u32,
+    /// The hash of the source, once it was needed.
+    source: Option<u64>,
 }
 
 impl Search<'_> {
@@ -93,7 +108,10 @@ impl Search<'_> {
                 }
             } else {
                 let shared = &self.tracker.shared;
-                let found = shared.sources.find(shared, &self.source(), |src, port| self.fits(src, port, &current));
+                let hash = shared.hasher.hash_source(&self.own);
+                let fits = |src, port| self.fits(src, port, &current);
+                let found = shared.sources.find(shared, &self.own, hash, fits);
+                self.source = Some(hash);
                 if let Some((src, sport)) = found {
                     let tuple = Tuple { src, sport, ..current };
                     if !self.is_used(&tuple) {
@@ -125,11 +143,6 @@ impl Search<'_> {
         Ok(tuple)
     }
 
-    /// The flow's source as it came, which mappings are remembered by.
-    fn source(&self) -> Tuple {
-        self.tracker.shared.entry(self.flow.id).tuple(Dir::Original)
-    }
-
     /// The port (or identifier) that this manip changes.
     fn key(&self, t: &Tuple) -> u16 {
         if t.is_icmp() || self.manip == Manip::Src { t.sport } else { t.dport }
@@ -148,12 +161,11 @@ impl Search<'_> {
     /// Whether a tuple's answers are another flow's.
     fn is_used_unless(&self, t: &Tuple, spare: impl Fn(&Tuple, &Tuple) -> bool) -> bool {
         let Some(reply) = t.inverted() else { return false };
-        let own = self.source();
         self.tracker.is_taken(&reply, self.flow.id, |other| {
             let original = other.tuple(Dir::Original);
             // The same flow, begun by two workers: confirming resolves it, and a mapping would make two of it.
-            original == own
-                || (other.word().status() & (status::SRC_NAT | status::DST_NAT) == 0 && spare(&original, &own))
+            original == self.own
+                || (other.word().status() & (status::SRC_NAT | status::DST_NAT) == 0 && spare(&original, &self.own))
         })
     }
 
@@ -179,7 +191,7 @@ impl Search<'_> {
         let addr = match low == high {
             true => low,
             false => {
-                let zone = self.source().zone | t.zone;
+                let zone = self.own.zone | t.zone;
                 spread::address((low, high), &t, self.manip, self.range.persistent, zone)
             }
         };

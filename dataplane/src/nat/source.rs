@@ -3,9 +3,10 @@
 //! A host that opens a second flow from the same address and port gets the same mapping again where it fits
 //! (`find_appropriate_src`), which is what applications behind NAT rely on. Only flows whose source was really changed are
 //! kept. Lists are short, hang off heads by a keyed hash, are linked through the entries' cold parts and are walked under a
-//! spin flag; only first packets come here.
+//! spin flag, where there are several workers; only first packets come here. Who comes brings the hash of the source
+//! ([`Hasher::hash_source`](crate::conntrack::tuple::Hasher::hash_source)).
 
-use crate::conntrack::{Conntrack, Flag, Life, NONE, Tuple};
+use crate::conntrack::{Conntrack, Flag, Held, Life, NONE, Tuple};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::umem::huge::filled;
 use crate::umem::prefetch::prefetch;
@@ -19,15 +20,16 @@ const WALK: usize = 128;
 /// Lists of entries by source.
 pub(crate) struct Sources {
     heads: Box<[AtomicU32]>,
+    /// None where there is one worker.
     flags: Box<[Flag]>,
 }
 
 impl Sources {
-    /// Lists for this many flows.
-    pub fn new(flows: usize) -> Sources {
+    /// Lists for this many flows and workers.
+    pub fn new(flows: usize, workers: usize) -> Sources {
         Sources {
             heads: filled(Sources::size(flows), || AtomicU32::new(NONE)),
-            flags: (0..FLAGS).map(|_| Flag::default()).collect(),
+            flags: (0..Sources::flags(workers)).map(|_| Flag::default()).collect(),
         }
     }
 
@@ -36,26 +38,36 @@ impl Sources {
         flows.saturating_mul(2).next_power_of_two().clamp(64, 1 << 22)
     }
 
-    /// Bytes that lists for this many flows take.
-    pub fn memory(flows: usize) -> usize {
-        Sources::size(flows) * size_of::<AtomicU32>() + FLAGS * size_of::<Flag>()
+    fn flags(workers: usize) -> usize {
+        if workers == 1 { 0 } else { FLAGS }
     }
 
-    fn place(&self, table: &Conntrack, tuple: &Tuple) -> (&AtomicU32, &Flag) {
-        let hash = table.hasher.hash_source(tuple) as usize;
-        (&self.heads[hash & (self.heads.len() - 1)], &self.flags[hash % FLAGS])
+    /// Bytes that lists for this many flows and workers take.
+    pub fn memory(flows: usize, workers: usize) -> usize {
+        Sources::size(flows) * size_of::<AtomicU32>() + Sources::flags(workers) * size_of::<Flag>()
+    }
+
+    #[inline]
+    fn head(&self, hash: u64) -> &AtomicU32 {
+        &self.heads[hash as usize & (self.heads.len() - 1)]
+    }
+
+    /// Holds the list of a source until the guard is dropped.
+    #[inline]
+    fn hold(&self, hash: u64) -> Option<Held<'_>> {
+        self.flags.get(hash as usize % FLAGS).map(Flag::hold)
     }
 
     /// Asks for the head of the list of a source.
     #[inline]
-    pub fn prefetch(&self, table: &Conntrack, tuple: &Tuple) {
-        prefetch(self.place(table, tuple).0);
+    pub fn prefetch(&self, hash: u64) {
+        prefetch(self.head(hash));
     }
 
     /// Asks for the first flow in the list of a source, once its head is there.
     #[inline]
-    pub fn prefetch_first(&self, table: &Conntrack, tuple: &Tuple) {
-        let first = self.place(table, tuple).0.load(Ordering::Relaxed);
+    pub fn prefetch_first(&self, table: &Conntrack, hash: u64) {
+        let first = self.head(hash).load(Ordering::Relaxed);
         if first != NONE {
             table.entry(first).prefetch_ends();
             prefetch(table.cold(first));
@@ -63,9 +75,9 @@ impl Sources {
     }
 
     /// Adds a flow that is about to be live, unless the list is full.
-    pub fn insert(&self, table: &Conntrack, id: u32) {
-        let (head, flag) = self.place(table, &table.entry(id).tuple(Dir::Original));
-        let _held = flag.hold();
+    pub fn insert(&self, table: &Conntrack, id: u32, hash: u64) {
+        let head = self.head(hash);
+        let _held = self.hold(hash);
         if self.walk(table, head).count() == WALK {
             return;
         }
@@ -75,9 +87,9 @@ impl Sources {
 
     /// Takes a flow out, where it is in.
     pub fn remove(&self, table: &Conntrack, id: u32) {
-        let (head, flag) = self.place(table, &table.entry(id).tuple(Dir::Original));
-        let _held = flag.hold();
-        let mut link = head;
+        let hash = table.hasher.hash_source(&table.entry(id).tuple(Dir::Original));
+        let _held = self.hold(hash);
+        let mut link = self.head(hash);
         loop {
             let at = link.load(Ordering::Relaxed);
             if at == NONE {
@@ -93,12 +105,18 @@ impl Sources {
     }
 
     /// What the source of `tuple` was mapped to in another flow, for which `fits` says yes.
-    pub fn find(&self, table: &Conntrack, tuple: &Tuple, fits: impl Fn(u128, u16) -> bool) -> Option<(u128, u16)> {
-        let (head, flag) = self.place(table, tuple);
+    pub fn find(
+        &self,
+        table: &Conntrack,
+        tuple: &Tuple,
+        hash: u64,
+        fits: impl Fn(u128, u16) -> bool,
+    ) -> Option<(u128, u16)> {
+        let head = self.head(hash);
         if head.load(Ordering::Relaxed) == NONE {
             return None;
         }
-        let _held = flag.hold();
+        let _held = self.hold(hash);
         for at in self.walk(table, head) {
             let entry = table.entry(at);
             let source = entry.tuple(Dir::Original);
@@ -139,9 +157,9 @@ mod tests {
         for id in 0..1000 {
             let original = to(id.into());
             table.entry(id).start(&original, &original.inverted().expect("it has ports"));
-            table.sources.insert(&table, id);
+            table.sources.insert(&table, id, table.hasher.hash_source(&original));
         }
-        let (head, _) = table.sources.place(&table, &to(0));
+        let head = table.sources.head(table.hasher.hash_source(&to(0)));
         let flow = |link: &AtomicU32| Some(link.load(Ordering::Relaxed)).filter(|id| *id != NONE);
         let linked = std::iter::successors(flow(head), |id| flow(&table.cold(*id).source_next));
         assert_eq!(linked.count(), WALK);
