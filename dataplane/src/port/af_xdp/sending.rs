@@ -69,7 +69,8 @@ impl fmt::Display for Sending {
             (Transmit::Ring, _) => "ring",
             (Transmit::Auto, true) => match worthwhile(self.stalled.as_ref().map_or(0, |stalled| stalled.pools(now())))
             {
-                WORTHWHILE => "ring and xdp",
+                // Some receiver always keeps a few.
+                least if least < 2 * WORTHWHILE => "ring and xdp",
                 least => return write!(f, "ring and xdp, from {least} frames on while receivers keep pages"),
             },
             (Transmit::Xdp, true) => "xdp",
@@ -235,5 +236,16 @@ impl Express {
             self.failures += 1;
             self.paused = Some(Instant::now() + PAUSE);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_more_pools_are_stalled_the_more_frames_a_call_must_have() {
+        let least = [0, 63, 64, 6_400, 64_000].map(worthwhile);
+        assert_eq!(least, [20, 20, 21, 120, 1_020]);
     }
 }
