@@ -153,6 +153,29 @@ fn a_flow_is_not_taken_from_packets_that_raw_put_into_another_zone() {
 }
 
 #[test]
+fn a_flow_is_not_taken_from_packets_before_another_one_whose_answers_are_in_a_zone_of_their_own() {
+    let (client, server) = ends(Family::V4);
+    let mut rig = Rig::new(
+        "[raw.PREROUTING]\nrules = [\"-i wan0 -p tcp -m tcp --tcp-flags PSH PSH -j CT --zone-reply 3\"]\n\
+         [filter.FORWARD]\nrules = [\"-i wan0 -m conntrack --ctdir REPLY\", \"-i wan0 -m conntrack --ctdir ORIGINAL\"]\n",
+    );
+    rig.send(LAN, &tcp(Family::V4, client, server, (1000, 80), "S", b""));
+    let answered = |rig: &mut Rig, flags: &[&str]| {
+        for flags in flags {
+            rig.send(WAN, &tcp(Family::V4, server, client, (80, 1000), flags, b""));
+        }
+        rig.packets(Family::V4, "filter.FORWARD")[..2].to_vec()
+    };
+    assert_eq!(answered(&mut rig, &["SA"]), [1, 0]);
+    rig.send(LAN, &tcp(Family::V4, client, server, (1000, 80), "A", b""));
+    assert_eq!(answered(&mut rig, &["A"; 4]), [5, 0]);
+    // This one is no answer, and the flow that it begins is found before the one that the others were answers of.
+    assert_eq!(answered(&mut rig, &["PA"]), [5, 1]);
+    assert_eq!(answered(&mut rig, &["A"; 3]), [5, 4]);
+    assert_eq!(rig.router.conntrack.count(), 2);
+}
+
+#[test]
 fn a_chain_that_is_asked_sees_the_ends_and_the_hop_that_it_would_on_the_long_way() {
     let (client, server) = ends(Family::V4);
     let mut rig = Rig::new(&format!(

@@ -72,6 +72,9 @@ pub struct Needs {
     pub cluster: bool,
     /// Flows get mappings. Once so it stays so, since mappings outlive the rules that chose them.
     pub nat: bool,
+    /// A rule gives flows one zone for their packets and another for answers. Such a flow may come between packets and the flow
+    /// that they were of: what these looked like tells no flow.
+    pub divides: bool,
 }
 
 impl Needs {
@@ -93,7 +96,9 @@ impl Needs {
         let nat = before.nat || (says_anything && tracking);
         // As in the kernel, who looks for sockets wants whole packets (`socket_mt_enable_defrag`).
         let defrag = tracking || has(|test| matches!(test, Match::Socket(_)));
-        Needs { tracking, defrag, cluster: has(|test| matches!(test, Match::Cluster(_))), nat }
+        let divides =
+            rules().any(|rule| matches!(&rule.target, Some(Target::Ct(ct)) if ct.zone.original != ct.zone.reply));
+        Needs { tracking, defrag, cluster: has(|test| matches!(test, Match::Cluster(_))), nat, divides }
     }
 }
 
@@ -177,7 +182,7 @@ mod tests {
         assert_eq!(none, Needs::default());
         let order = Order::of(none);
         assert_eq!(order.at(Hook::Postrouting), [Stage::Chain(Table::Mangle)]);
-        let all = Needs { tracking: true, defrag: true, cluster: false, nat: true };
+        let all = Needs { tracking: true, defrag: true, cluster: false, nat: true, divides: false };
         assert_eq!(Needs::of(empty.of(Family::V4), all), all);
         let tracked = Needs { nat: false, ..all };
         assert_eq!(Needs::of(empty.of(Family::V4), tracked), none);
@@ -196,7 +201,8 @@ mod tests {
         let order = |ruleset: &Ruleset| {
             let mut slots = 0..;
             let program = Program::build(Family::V4, ruleset.of(Family::V4), || slots.next().expect("slots"));
-            Order::of(Needs { tracking: true, defrag: true, cluster: false, nat: true }).for_rules(&program)
+            Order::of(Needs { tracking: true, defrag: true, cluster: false, nat: true, divides: false })
+                .for_rules(&program)
         };
         let before = order(&ruleset);
         // Policies of filter drop: they are no idle chains.
