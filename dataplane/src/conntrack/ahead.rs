@@ -128,6 +128,18 @@ impl Tracker {
         Known { flow, standing: entry.word().0 as u32, mark: entry.mark.load(Ordering::Relaxed) }
     }
 
+    /// Whether packets may be of other flows than those that looked the same were of before this burst.
+    pub(crate) fn is_overtaken(&mut self) -> bool {
+        let overtaken = self.shared.overtaken.load(Ordering::Acquire);
+        std::mem::replace(&mut self.overtaken, overtaken) != overtaken
+    }
+
+    /// The same within the burst.
+    #[inline(always)]
+    fn is_overtaken_now(&self) -> bool {
+        self.shared.overtaken.load(Ordering::Relaxed) != self.overtaken
+    }
+
     /// Says what time it is for [`Tracker::track_known`], in nanoseconds.
     pub(crate) fn set_time(&mut self, now: u64) {
         self.now = millis(now);
@@ -140,7 +152,7 @@ impl Tracker {
         let entry = self.shared.entry(flow.id);
         let word = entry.word();
         let is_known = word.0 as u32 == known.standing && entry.mark.load(Ordering::Relaxed) == known.mark;
-        if !is_known || entry.is_over(word, self.now) {
+        if !is_known || self.is_overtaken_now() || entry.is_over(word, self.now) {
             return Told::Unknown;
         }
         if part.proto == proto::UDP && self.tell_known(entry, flow.dir, word, part, s) {
@@ -162,7 +174,7 @@ impl Tracker {
     /// Whether a flow stands as it is known.
     #[inline]
     pub(crate) fn stands(&self, known: &Known) -> bool {
-        self.shared.entry(known.flow.id).word().0 as u32 == known.standing
+        self.shared.entry(known.flow.id).word().0 as u32 == known.standing && !self.is_overtaken_now()
     }
 
     /// Tracks a packet of TCP or UDP whose flow is known, and tells its facts; false where [`Tracker::track`] is to place it.

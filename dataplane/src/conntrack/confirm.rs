@@ -109,11 +109,13 @@ impl Tracker {
             shared.index.remove(reply, id, Dir::Reply);
             return Err(None);
         }
+        let mut has_overtaken = false;
         if divided {
             // Another flow may have the tuple in the other direction; the kernel puts the later one in front.
             for (dir, hash) in [(Dir::Original, original), (Dir::Reply, reply)] {
                 if let Some((other, there, _)) = shared.find_as(Some(dir.other()), hash, &entry.words(dir)) {
                     shared.index.overtake(hash, (id, dir), (other, there));
+                    has_overtaken = true;
                 }
             }
         }
@@ -124,6 +126,10 @@ impl Tracker {
         // The time-out counts from now on (the kernel: relative to confirmation, not to the first packet).
         entry.deadline.store(entry.deadline.load(Ordering::Relaxed).wrapping_add(self.now), Ordering::Relaxed);
         entry.enter(status::CONFIRMED);
+        if has_overtaken {
+            // Behind that: who forgets what packets looked like finds this flow from then on.
+            shared.overtaken.fetch_add(1, Ordering::Release);
+        }
         Ok(())
     }
 

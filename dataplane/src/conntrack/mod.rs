@@ -278,6 +278,8 @@ pub struct Conntrack {
     pub(crate) expectations: Expectations,
     helped: Box<[Helped]>,
     pub(crate) sources: Sources,
+    /// Raised when a flow is found from now on by a tuple that another one was found by.
+    overtaken: AtomicU32,
     depot: Depot,
     connections: OnceLock<Connections>,
     counts: Box<[Counts]>,
@@ -317,6 +319,7 @@ impl Conntrack {
             expectations: Expectations::new(expectations(max_flows), helped),
             helped: (0..helped).map(|_| Helped::default()).collect(),
             sources: Sources::new(max_flows as usize, workers),
+            overtaken: AtomicU32::new(0),
             depot: Depot::new(entries.len() as u32, max_flows, workers, 0),
             connections: OnceLock::new(),
             counts: (0..workers).map(|_| Counts::default()).collect(),

@@ -50,6 +50,8 @@ pub struct Tracker {
     /// Time of the last packet or burst, in the clock of deadlines.
     pub(crate) now: u32,
     pub(super) alone: bool,
+    /// What was known of [`Conntrack::overtaken`] when this burst began.
+    pub(super) overtaken: u32,
     /// Why the last packet is INVALID.
     why: Option<Invalid>,
     /// Where the packet at work was placed ahead of its turn ([`Tracker::track_known`]).
@@ -83,6 +85,7 @@ impl Tracker {
             store,
             pending: Vec::with_capacity(PENDING),
             now: 0,
+            overtaken: 0,
             alone,
             why: None,
             ahead: None,

@@ -352,7 +352,6 @@ impl Engine {
     pub(super) fn remember(&mut self, g: &Running, p: &Packet) {
         let f = &p.facts;
         let known = match p.ct {
-            Ct::Flow(_) if g.needs[f.family.index()].divides => return,
             Ct::Flow(flow) => {
                 let known = self.tracker.known(flow);
                 let is_fixed = f.ct_status & status::CONFIRMED != 0 && f.ct_status & HELPED == 0 && !flow.related;

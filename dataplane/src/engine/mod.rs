@@ -190,6 +190,9 @@ impl Engine {
         let mut stand = self.stand.take().unwrap_or_else(|| Box::new(Place::new()));
         while !rx.is_empty() {
             let n = rx.len().min(BURST);
+            if self.tracker.is_overtaken() {
+                self.fast.forget(now);
+            }
             self.meet(&g, port, &mut rx[..n]);
             let sights = std::mem::take(&mut self.fast.sights);
             for (sight, frame) in sights.iter().zip(rx.drain(..n)) {

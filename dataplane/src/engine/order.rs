@@ -72,9 +72,6 @@ pub struct Needs {
     pub cluster: bool,
     /// Flows get mappings. Once so it stays so, since mappings outlive the rules that chose them.
     pub nat: bool,
-    /// A rule gives flows one zone for their packets and another for answers. Such a flow may come between packets and the flow
-    /// that they were of: what these looked like tells no flow.
-    pub divides: bool,
 }
 
 impl Needs {
@@ -96,9 +93,7 @@ impl Needs {
         let nat = before.nat || (says_anything && tracking);
         // As in the kernel, who looks for sockets wants whole packets (`socket_mt_enable_defrag`).
         let defrag = tracking || has(|test| matches!(test, Match::Socket(_)));
-        let divides =
-            rules().any(|rule| matches!(&rule.target, Some(Target::Ct(ct)) if ct.zone.original != ct.zone.reply));
-        Needs { tracking, defrag, cluster: has(|test| matches!(test, Match::Cluster(_))), nat, divides }
+        Needs { tracking, defrag, cluster: has(|test| matches!(test, Match::Cluster(_))), nat }
     }
 }
 
@@ -182,7 +177,7 @@ mod tests {
         assert_eq!(none, Needs::default());
         let order = Order::of(none);
         assert_eq!(order.at(Hook::Postrouting), [Stage::Chain(Table::Mangle)]);
-        let all = Needs { tracking: true, defrag: true, cluster: false, nat: true, divides: false };
+        let all = Needs { tracking: true, defrag: true, cluster: false, nat: true };
         assert_eq!(Needs::of(empty.of(Family::V4), all), all);
         let tracked = Needs { nat: false, ..all };
         assert_eq!(Needs::of(empty.of(Family::V4), tracked), none);
@@ -201,8 +196,7 @@ mod tests {
         let order = |ruleset: &Ruleset| {
             let mut slots = 0..;
             let program = Program::build(Family::V4, ruleset.of(Family::V4), || slots.next().expect("slots"));
-            Order::of(Needs { tracking: true, defrag: true, cluster: false, nat: true, divides: false })
-                .for_rules(&program)
+            Order::of(Needs { tracking: true, defrag: true, cluster: false, nat: true }).for_rules(&program)
         };
         let before = order(&ruleset);
         // Policies of filter drop: they are no idle chains.
