@@ -128,16 +128,11 @@ impl Tracker {
         Known { flow, standing: entry.word().0 as u32, mark: entry.mark.load(Ordering::Relaxed) }
     }
 
-    /// Whether packets may be of other flows than those that looked the same were of before this burst.
+    /// Whether packets may be of other flows than those that looked the same were of before. A burst begins.
     pub(crate) fn is_overtaken(&mut self) -> bool {
+        self.overtakes.set(false);
         let overtaken = self.shared.overtaken.load(Ordering::Acquire);
         std::mem::replace(&mut self.overtaken, overtaken) != overtaken
-    }
-
-    /// The same within the burst.
-    #[inline(always)]
-    fn is_overtaken_now(&self) -> bool {
-        self.shared.overtaken.load(Ordering::Relaxed) != self.overtaken
     }
 
     /// Says what time it is for [`Tracker::track_known`], in nanoseconds.
@@ -152,7 +147,7 @@ impl Tracker {
         let entry = self.shared.entry(flow.id);
         let word = entry.word();
         let is_known = word.0 as u32 == known.standing && entry.mark.load(Ordering::Relaxed) == known.mark;
-        if !is_known || self.is_overtaken_now() || entry.is_over(word, self.now) {
+        if !is_known || self.overtakes.get() || entry.is_over(word, self.now) {
             return Told::Unknown;
         }
         if part.proto == proto::UDP && self.tell_known(entry, flow.dir, word, part, s) {
@@ -174,7 +169,7 @@ impl Tracker {
     /// Whether a flow stands as it is known.
     #[inline]
     pub(crate) fn stands(&self, known: &Known) -> bool {
-        self.shared.entry(known.flow.id).word().0 as u32 == known.standing && !self.is_overtaken_now()
+        self.shared.entry(known.flow.id).word().0 as u32 == known.standing && !self.overtakes.get()
     }
 
     /// Tracks a packet of TCP or UDP whose flow is known, and tells its facts; false where [`Tracker::track`] is to place it.

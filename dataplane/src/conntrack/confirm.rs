@@ -1,8 +1,8 @@
 //! The last step of a flow's first packet: from now on everybody knows the flow (`nf_conntrack_confirm`).
 //!
 //! Both tuples appear at once or not at all: where there are several workers their shards are held together while both are
-//! looked for and put in, and lookups do not see the entry before it is live. So of two first packets that race one wins, and the other either
-//! joins it or is dropped.
+//! looked for and put in, and lookups do not see the entry before it is live. So of two first packets that race one wins,
+//! and the other either joins it or is dropped.
 
 use super::entry::{TENTH, millis};
 use super::tracker::Pending;
@@ -129,6 +129,7 @@ impl Tracker {
         if has_overtaken {
             // Behind that: who forgets what packets looked like finds this flow from then on.
             shared.overtaken.fetch_add(1, Ordering::Release);
+            self.overtakes.set(true);
         }
         Ok(())
     }

@@ -50,8 +50,9 @@ pub struct Tracker {
     /// Time of the last packet or burst, in the clock of deadlines.
     pub(crate) now: u32,
     pub(super) alone: bool,
-    /// What was known of [`Conntrack::overtaken`] when this burst began.
+    /// [`Conntrack::overtaken`] when this burst began, and whether this worker has raised it since.
     pub(super) overtaken: u32,
+    pub(super) overtakes: Cell<bool>,
     /// Why the last packet is INVALID.
     why: Option<Invalid>,
     /// Where the packet at work was placed ahead of its turn ([`Tracker::track_known`]).
@@ -86,6 +87,7 @@ impl Tracker {
             pending: Vec::with_capacity(PENDING),
             now: 0,
             overtaken: 0,
+            overtakes: Cell::new(false),
             alone,
             why: None,
             ahead: None,

@@ -36,8 +36,8 @@ use sumun_config::rule::matches::ports::{L4, Ports};
 use sumun_config::rule::matches::tcp::Tcp;
 use sumun_config::rule::{Cond, Match};
 
-/// Shorter chains are walked: an index by ports takes a fraction of a millisecond to build, and there are rulesets with thousands of
-/// short chains.
+/// Shorter chains are walked: an index by ports fills 65,536 classes while it is built, and there are rulesets with thousands
+/// of short chains.
 pub(super) const WORTHWHILE: usize = 8;
 
 /// Rule numbers in all classes of one kind of key together, at most, for each rule of the chain.

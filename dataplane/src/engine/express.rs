@@ -38,7 +38,8 @@ const AHEAD: usize = 4;
 #[derive(Clone, Copy)]
 pub(super) struct Sight {
     hash: u64,
-    /// Of its tuple, where its flow will be looked for; zero: it will not. Behind that of its source, if it begins a flow.
+    /// Of its tuple, where its flow will be looked for; zero: it will not. From [`Eyes::find`] on that of its source, if it begins a
+    /// flow.
     flow_hash: u64,
     /// Where its memo may be; [`NOWHERE`]: nothing like it was seen before, or nothing is remembered.
     place: u32,

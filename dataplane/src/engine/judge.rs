@@ -145,6 +145,7 @@ impl Engine {
             g.banks[self.worker].slot(rule.slot).count(p.facts.len as usize);
             rules.start = at + 1;
             let effect = match &rule.target {
+                // Most rules': said without a call.
                 Some(Target::Verdict(verdict)) => verdict.act(&p.facts, &cx),
                 Some(target) => target.act(&p.facts, &cx),
                 None => Effect::Continue,

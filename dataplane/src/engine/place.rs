@@ -51,6 +51,7 @@ impl Place {
     /// The packet that was lent the place stays there: what its frame was exchanged for.
     pub fn keep(&mut self, hollow: Frame) {
         self.hollow = Some(hollow);
+        self.is_plain = false;
     }
 
     /// The packet.

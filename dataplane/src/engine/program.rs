@@ -2,7 +2,7 @@
 //!
 //! A chain is a range of rules, a rule a range of conditions; jumps name chains of the whole program, so a walk follows
 //! numbers only. [`Program::find`] answers the one question of a walk: which rule, from here to the end of the chain, is
-//! the first that matches? Chains but for the shortest have an index that prunes ([`classify`](super::classify)); what a condition means is
+//! the first that matches? Long chains have an index that prunes ([`classify`](super::classify)); what a condition means is
 //! said by [`Cond::holds`] alone.
 
 use super::classify::{Classified, Index, WORTHWHILE};

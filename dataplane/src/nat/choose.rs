@@ -65,7 +65,8 @@ impl Tracker {
         // What packets look like now: as the inverse of what is expected back, so an earlier mapping of the other end counts.
         let Some(current) = reply.inverted() else { return Ok(()) };
         let own = entry.tuple(Dir::Original);
-        let range = range.unwrap_or(&NatRange::ANY);
+        let any = NatRange::default();
+        let range = range.unwrap_or(&any);
         let mut search =
             Search { tracker: self, flow, own, manip, range, random, status: facts.ct_status, source: None };
         let mapped = search.unique(current)?;

@@ -99,16 +99,6 @@ pub struct NatRange {
 }
 
 impl NatRange {
-    /// Whatever is free, as near to what is there as possible.
-    pub const ANY: NatRange = NatRange {
-        addresses: None,
-        ports: None,
-        port_base: None,
-        random: false,
-        random_fully: false,
-        persistent: false,
-    };
-
     /// The range of a target, with these addresses where it has none of its own.
     pub fn of(target: &Nat, addresses: Option<(u128, u128)>) -> NatRange {
         NatRange {
