@@ -38,13 +38,13 @@ impl Engine {
             return self.settle(g);
         }
         std::mem::swap(&mut p.frame, &mut frame);
-        self.fast.atlas.count(memo.path, p.facts.len);
+        self.fast.atlas.count(memo.path, memo.way, p.facts.len);
         let way = &self.fast.atlas.ways[usize::from(memo.way)];
         if let Some(link) = frame.bytes_mut().first_chunk_mut() {
             *link = way.header;
         }
         let out = usize::from(way.hop.port.0);
-        self.queue(out, frame);
+        self.queue_counted(out, frame);
     }
 
     /// Asks the chains of its path. All that is to be changed but the link's header is changed then.

@@ -13,9 +13,9 @@
 //! In the last one packets go in the order in which they came, each the short way or the long one.
 
 use super::Engine;
-use super::fast::{Atlas, FastPath, HAS_ASKS, HAS_FLAGS, IS_JUDGED, Look, Memo, NO_FLOW, Recall, Way};
+use super::fast::{Atlas, FastPath, HAS_ASKS, HAS_FLAGS, HAS_FLOW, IS_JUDGED, IS_SUMMED, Look, Memo, Recall, Way};
 use super::fate::{ETHERNET, Fate, link_header};
-use super::memory::Memory;
+use super::memory::{Memory, Spot};
 use super::order::Needs;
 use super::packet::{Hop, Packet};
 use super::place::Place;
@@ -24,12 +24,11 @@ use crate::conntrack::{Ct, Part, Told, Tracker};
 use crate::neigh::Hop as Next;
 use crate::packet::glance::{self, Glance, Mac, V4, V6};
 use crate::packet::vlan;
-use crate::port::Link;
 use crate::reason::DropReason;
 use crate::umem::Frame;
 use crate::umem::prefetch::prefetch;
 use sumun_config::facts::{Family, PortId};
-use sumun_config::model::{Checksums, Sysctl};
+use sumun_config::model::Sysctl;
 
 /// How many frames ahead headers are asked for.
 const AHEAD: usize = 4;
@@ -37,7 +36,9 @@ const AHEAD: usize = 4;
 /// What a frame of the burst looks like.
 #[derive(Clone, Copy)]
 pub(super) struct Sight {
-    hash: u64,
+    spot: Spot,
+    /// Of its look ([`Glance::rest`]).
+    rest: u64,
     /// Of its tuple, where its flow will be looked for; zero: it will not. From [`Eyes::find`] on that of its source, if it begins a
     /// flow.
     flow_hash: u64,
@@ -82,16 +83,25 @@ enum Off {
 struct Hands<'a> {
     atlas: &'a mut Atlas,
     tracker: &'a mut Tracker,
-    links: &'a [Link],
     s: &'a Sysctl,
-    /// Somebody wants to hear of each rule.
-    is_traced: bool,
 }
 
 impl Sight {
+    /// Of no frame yet.
+    pub const BLANK: Sight = Sight {
+        spot: Spot::NONE,
+        rest: 0,
+        flow_hash: 0,
+        place: NOWHERE,
+        port: PortId::NONE,
+        kind: Kind::Other,
+        refused: DropReason::UnknownVlan,
+    };
+
+    /// What its frame shows, which was found ordinary.
     #[inline(always)]
-    fn of(kind: Kind, port: PortId, hash: u64) -> Sight {
-        Sight { hash, flow_hash: 0, place: NOWHERE, port, kind, refused: DropReason::UnknownVlan }
+    fn glance<const N: usize>(&self, frame: &[u8]) -> Glance<N> {
+        Glance::again(frame, self.rest).0
     }
 }
 
@@ -99,42 +109,46 @@ impl Sight {
 struct Eyes<'a> {
     fast: &'a FastPath,
     tracker: &'a Tracker,
+    /// Memos are looked for.
+    remembers: bool,
 }
 
 impl Eyes<'_> {
+    /// Writes down what a frame looks like, and asks for the tags of its memo.
     #[inline(always)]
-    fn see(&self, bytes: &[u8], port: PortId, mac: Mac) -> Sight {
+    fn see(&self, bytes: &[u8], port: PortId, mac: Mac, sight: &mut Sight) {
+        (sight.flow_hash, sight.place, sight.port) = (0, NOWHERE, port);
         if let Some(seen) = glance::v4(bytes, port, mac) {
-            let hash = seen.hash(&self.fast.keys);
-            self.fast.v4.prefetch_tags(hash);
-            Sight::of(Kind::V4, port, hash)
+            (sight.kind, sight.rest) = (Kind::V4, seen.rest);
+            sight.spot = self.fast.v4.spot(seen.hash(&self.fast.keys));
+            self.fast.v4.prefetch_tags(sight.spot);
         } else if let Some(seen) = glance::v6(bytes, port, mac) {
-            let hash = seen.hash(&self.fast.keys);
-            self.fast.v6.prefetch_tags(hash);
-            Sight::of(Kind::V6, port, hash)
+            (sight.kind, sight.rest) = (Kind::V6, seen.rest);
+            sight.spot = self.fast.v6.spot(seen.hash(&self.fast.keys));
+            self.fast.v6.prefetch_tags(sight.spot);
         } else {
-            Sight::of(Kind::Other, port, 0)
+            sight.kind = Kind::Other;
         }
     }
 
     /// Asks for the memo of what was seen; where there is none, for where its flow is to be found.
     #[inline(always)]
     fn recall<const N: usize>(&self, sight: &mut Sight, memory: &Memory<Memo<N>>, bytes: &[u8], needs: &Needs) {
-        let found = if self.fast.remembers() { memory.find(sight.hash) } else { None };
+        let found = if self.remembers { memory.find(sight.spot) } else { None };
         match found {
             Some(place) => {
                 sight.place = place;
                 memory.prefetch(place);
             }
-            None if needs.tracking => self.seek(sight, &Glance::<N>::again(bytes, sight.port)),
+            None if needs.tracking => self.seek::<N>(sight, bytes),
             None => {}
         }
     }
 
     /// Nothing is remembered of it: asks where its flow is to be found.
     #[inline(always)]
-    fn seek<const N: usize>(&self, sight: &mut Sight, seen: &Glance<N>) {
-        sight.flow_hash = self.tracker.hash_of(&seen.tuple());
+    fn seek<const N: usize>(&self, sight: &mut Sight, bytes: &[u8]) {
+        sight.flow_hash = self.tracker.hash_of(&sight.glance::<N>(bytes).tuple());
         self.tracker.prefetch_index(sight.flow_hash);
     }
 
@@ -149,7 +163,7 @@ impl Eyes<'_> {
         }
         *spare = self.tracker.prefetch_spare(*spare);
         if needs.nat {
-            sight.flow_hash = self.tracker.prefetch_mapping(&Glance::<N>::again(bytes, sight.port).tuple());
+            sight.flow_hash = self.tracker.prefetch_mapping(&sight.glance::<N>(bytes).tuple());
         }
     }
 
@@ -163,7 +177,7 @@ impl Eyes<'_> {
         if memo.epoch == self.fast.atlas.epoch {
             self.tracker.prefetch_flow(memo.flow, (memo.rest >> 32) as u8);
         } else if needs.tracking {
-            self.seek(sight, &Glance::<N>::again(bytes, sight.port));
+            self.seek::<N>(sight, bytes);
         }
     }
 }
@@ -173,24 +187,23 @@ impl Engine {
     #[inline]
     pub(super) fn meet(&mut self, g: &Running, port: PortId, rx: &mut [Frame]) {
         let own = glance::mac(self.router.links[port.0 as usize].mac);
-        let mut sights = std::mem::take(&mut self.fast.sights);
-        sights.clear();
+        let mut all = std::mem::take(&mut self.fast.sights);
+        let sights = &mut all[..rx.len()];
         let (mut bytes, mut are_tagged) = (0, false);
-        let eyes = Eyes { fast: &self.fast, tracker: &self.tracker };
-        for (at, frame) in rx.iter().enumerate() {
+        let eyes = self.eyes();
+        for (at, (sight, frame)) in sights.iter_mut().zip(rx.iter()).enumerate() {
             if let Some(ahead) = rx.get(at + AHEAD) {
                 prefetch(ahead.bytes());
             }
             bytes += frame.len() as u64;
-            let sight = eyes.see(frame.bytes(), port, own);
+            eyes.see(frame.bytes(), port, own, sight);
             are_tagged |= sight.kind == Kind::Other && vlan::is_tagged(frame.bytes());
-            sights.push(sight);
         }
         if are_tagged {
-            self.untag(port, rx, &mut sights);
+            self.untag(port, rx, sights);
         }
         self.stats.rx[port.0 as usize].add(rx.len() as u64, bytes);
-        let eyes = Eyes { fast: &self.fast, tracker: &self.tracker };
+        let eyes = self.eyes();
         for (sight, frame) in sights.iter_mut().zip(rx.iter()) {
             match sight.kind {
                 Kind::V4 => eyes.recall(sight, &self.fast.v4, frame.bytes(), &g.needs[0]),
@@ -198,25 +211,38 @@ impl Engine {
                 Kind::Other | Kind::Refused => {}
             }
         }
-        let mut are_sought = false;
-        for (sight, frame) in sights.iter_mut().zip(rx.iter()) {
-            match sight.kind {
-                Kind::V4 => eyes.meet(sight, &self.fast.v4, frame.bytes(), &g.needs[0]),
-                Kind::V6 => eyes.meet(sight, &self.fast.v6, frame.bytes(), &g.needs[1]),
-                Kind::Other | Kind::Refused => {}
+        if g.needs.iter().any(|needs| needs.tracking) {
+            let mut are_sought = false;
+            for (sight, frame) in sights.iter_mut().zip(rx.iter()) {
+                match sight.kind {
+                    Kind::V4 => eyes.meet(sight, &self.fast.v4, frame.bytes(), &g.needs[0]),
+                    Kind::V6 => eyes.meet(sight, &self.fast.v6, frame.bytes(), &g.needs[1]),
+                    Kind::Other | Kind::Refused => {}
+                }
+                are_sought |= sight.flow_hash != 0;
             }
-            are_sought |= sight.flow_hash != 0;
+            if are_sought {
+                self.look_ahead(g, rx, sights);
+            }
         }
-        if are_sought {
-            self.look_ahead(g, rx, &mut sights);
-        }
-        self.fast.sights = sights;
+        self.fast.sights = all;
+    }
+
+    #[inline(always)]
+    fn eyes(&self) -> Eyes<'_> {
+        Eyes { fast: &self.fast, tracker: &self.tracker, remembers: self.remembers() }
+    }
+
+    /// Whether memos are looked for: something is remembered, and nobody wants to hear of each rule.
+    #[inline(always)]
+    fn remembers(&self) -> bool {
+        self.fast.remembers() && self.trace.is_none()
     }
 
     /// The stages of packets without a memo that is worth anything: their flows, or what it takes to begin one.
     #[inline(never)]
     fn look_ahead(&self, g: &Running, rx: &[Frame], sights: &mut [Sight]) {
-        let eyes = Eyes { fast: &self.fast, tracker: &self.tracker };
+        let eyes = self.eyes();
         let mut spare = self.tracker.spare();
         for (sight, frame) in sights.iter_mut().zip(rx).filter(|(sight, _)| sight.flow_hash != 0) {
             match sight.kind {
@@ -233,7 +259,7 @@ impl Engine {
     /// Frames with tags: go on without them, on the ports that they lead to.
     #[inline(never)]
     fn untag(&self, port: PortId, rx: &mut [Frame], sights: &mut [Sight]) {
-        let eyes = Eyes { fast: &self.fast, tracker: &self.tracker };
+        let eyes = self.eyes();
         for (frame, sight) in rx.iter_mut().zip(sights).filter(|(frame, _)| vlan::is_tagged(frame.bytes())) {
             match self.router.vlans.untag(port, frame) {
                 Ok(owner) => {
@@ -241,7 +267,7 @@ impl Engine {
                     if owner != port {
                         self.stats.rx[link].count(frame.len());
                     }
-                    *sight = eyes.see(frame.bytes(), owner, glance::mac(self.router.links[link].mac));
+                    eyes.see(frame.bytes(), owner, glance::mac(self.router.links[link].mac), sight);
                 }
                 Err(reason) => (sight.kind, sight.refused) = (Kind::Refused, reason),
             }
@@ -259,16 +285,15 @@ impl Engine {
             if place == NOWHERE {
                 break Off::Apart;
             }
-            let Engine { fast: FastPath { v4, v6, atlas, .. }, tracker, router, trace, .. } = self;
-            let is_traced = trace.is_some();
-            let hands = Hands { atlas, tracker, links: &router.links, s: &g.policy.sysctl, is_traced };
+            let Engine { fast: FastPath { v4, v6, atlas, .. }, tracker, .. } = self;
+            let hands = Hands { atlas, tracker, s: &g.policy.sysctl };
             let told = match sight.kind {
-                Kind::V4 => hands.replay(v4.at(place), sight.port, &mut frame),
-                Kind::V6 => hands.replay(v6.at(place), sight.port, &mut frame),
+                Kind::V4 => hands.replay(v4.at(place), sight.rest, &mut frame),
+                Kind::V6 => hands.replay(v6.at(place), sight.rest, &mut frame),
                 Kind::Other | Kind::Refused => break Off::Apart,
             };
             match told {
-                Ok(out) => return self.queue(out, frame),
+                Ok(out) => return self.queue_counted(out, frame),
                 Err(Off::Stale(way)) if self.ask_way(g, way) => {}
                 Err(off) => break off,
             }
@@ -289,15 +314,15 @@ impl Engine {
     /// Makes a place for the memo of what has not been seen before in earlier bursts, and maybe in this one.
     #[inline(never)]
     fn mark(&mut self, sight: &Sight) -> u32 {
-        fn marked<const N: usize>(memory: &mut Memory<Memo<N>>, hash: u64) -> u32 {
-            memory.find(hash).unwrap_or_else(|| {
-                memory.mark(hash);
+        fn marked<const N: usize>(memory: &mut Memory<Memo<N>>, spot: Spot) -> u32 {
+            memory.find(spot).unwrap_or_else(|| {
+                memory.mark(spot);
                 NOWHERE
             })
         }
         match sight.kind {
-            Kind::V4 if self.fast.remembers() => marked(&mut self.fast.v4, sight.hash),
-            Kind::V6 if self.fast.remembers() => marked(&mut self.fast.v6, sight.hash),
+            Kind::V4 if self.remembers() => marked(&mut self.fast.v4, sight.spot),
+            Kind::V6 if self.remembers() => marked(&mut self.fast.v6, sight.spot),
             _ => NOWHERE,
         }
     }
@@ -322,10 +347,10 @@ impl Engine {
             Kind::Other => (None, None),
             Kind::Refused => return self.refuse_frame(sight.refused, frame),
         };
-        if ordinary.is_some() && recall.is_none() && matches!(why.0, Off::New | Off::Judged) && self.trace.is_none() {
+        if ordinary.is_some() && recall.is_none() && matches!(why.0, Off::New | Off::Judged) {
             let seen = |frame: &Frame| match sight.kind {
-                Kind::V4 => Look::V4(Glance::again(frame.bytes(), sight.port), why.1),
-                _ => Look::V6(Glance::again(frame.bytes(), sight.port), why.1),
+                Kind::V4 => Look::V4(sight.glance(frame.bytes()), why.1),
+                _ => Look::V6(sight.glance(frame.bytes()), why.1),
             };
             self.fast.notes.start(seen(&frame));
         }
@@ -391,36 +416,37 @@ impl Engine {
 impl Hands<'_> {
     /// Does to a packet what was remembered of others that look the same; the port that it leaves by.
     #[inline(always)]
-    fn replay<const N: usize>(self, memo: &Memo<N>, port: PortId, frame: &mut Frame) -> Result<usize, Off> {
-        let seen = Glance::<N>::again(frame.bytes(), port);
-        let Some((len, upper)) = Glance::<N>::extent(frame.bytes()) else { return Err(Off::Apart) };
+    fn replay<const N: usize>(self, memo: &Memo<N>, rest: u64, frame: &mut Frame) -> Result<usize, Off> {
+        let (seen, len) = Glance::<N>::again(frame.bytes(), rest);
         if (memo.addresses, memo.rest, memo.epoch) != (seen.addresses, seen.rest, self.atlas.epoch) {
             return Err(Off::New);
         }
-        if memo.bits & IS_JUDGED != 0 || self.is_traced {
+        if memo.bits & IS_JUDGED != 0 {
             return Err(Off::Judged);
         }
-        if memo.bits & HAS_FLAGS != 0 && memo.tcp_flags != glance::tcp_flags(upper) {
-            return Err(Off::New);
-        }
-        let way = &self.atlas.ways[memo.way as usize];
+        let Atlas { ways, busy_ways, tallies, busy_paths, moment, .. } = self.atlas;
+        let way = &mut ways[memo.way as usize];
         if len > way.hop.mtu || frame.is_large() {
             return Err(Off::Apart);
         }
-        if way.moment != self.atlas.moment {
+        if way.moment != *moment {
             return Err(Off::Stale(memo.way));
         }
-        let is_summed = memo.flow != NO_FLOW && self.s.nf_conntrack_checksum;
-        let must_be_right = is_summed || self.links[port.0 as usize].checksums == Checksums::Finish;
-        if must_be_right && !seen.is_sum_right(upper) {
-            return Err(Off::Apart);
-        }
-        if let Some(known) = memo.known() {
-            let part = Part { family: Glance::<N>::FAMILY, proto: seen.protocol(), icmp: None, len, l4: upper };
-            match self.tracker.track_known(&known, &part, self.s) {
-                Told::AsKnown => {}
-                Told::Changed | Told::Unknown => return Err(Off::New),
-                Told::Apart => return Err(Off::Apart),
+        if memo.bits & (HAS_FLOW | HAS_FLAGS | IS_SUMMED) != 0 {
+            let upper = Glance::<N>::upper(frame.bytes(), len);
+            if memo.bits & HAS_FLAGS != 0 && memo.tcp_flags != glance::tcp_flags(upper) {
+                return Err(Off::New);
+            }
+            if memo.bits & IS_SUMMED != 0 && !seen.is_sum_right(upper) {
+                return Err(Off::Apart);
+            }
+            if let Some(known) = memo.known() {
+                let part = Part { family: Glance::<N>::FAMILY, proto: seen.protocol(), icmp: None, len, l4: upper };
+                match self.tracker.track_known(&known, &part, self.s) {
+                    Told::AsKnown => {}
+                    Told::Changed | Told::Unknown => return Err(Off::New),
+                    Told::Apart => return Err(Off::Apart),
+                }
             }
         }
         if memo.bits & HAS_ASKS != 0 {
@@ -433,8 +459,8 @@ impl Hands<'_> {
             *link = way.header;
         }
         memo.change.apply(bytes);
-        let out = way.hop.port;
-        self.atlas.count(memo.path, len);
-        Ok(out.0 as usize)
+        way.tally.count(len, memo.way, busy_ways);
+        tallies[memo.path as usize].count(len, memo.path, busy_paths);
+        Ok(way.hop.port.0 as usize)
     }
 }

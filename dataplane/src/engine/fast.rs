@@ -35,6 +35,7 @@ use crate::umem::huge::Reservation;
 use hashbrown::HashTable;
 use std::hash::{BuildHasher, RandomState};
 use sumun_config::facts::{Dir, Facts, Family, status};
+use sumun_config::model::Checksums;
 use zerocopy::FromBytes;
 
 /// Places for memos of each flow: one for each direction, and as many so that few sets are full.
@@ -89,6 +90,10 @@ pub(super) const HAS_ASKS: u8 = 4;
 pub(super) const IS_EARLY: u8 = 8;
 /// Of a memo: raw has let them pass untracked.
 pub(super) const IS_UNTRACKED: u8 = 16;
+/// Of a memo: only those whose upper layer's checksum is right.
+pub(super) const IS_SUMMED: u8 = 32;
+/// Of a memo: they are of a flow.
+pub(super) const HAS_FLOW: u8 = 64;
 
 /// What is remembered of packets without a flow.
 pub(super) const NO_FLOW: u32 = u32::MAX;
@@ -122,18 +127,29 @@ pub(super) enum Look {
     V6(Glance<V6>, u32),
 }
 
-/// What packets raise and are asked on their way.
-#[derive(Clone, Default)]
-struct Path {
-    script: Script,
-    /// Packets and bytes of this burst.
+/// Packets of this burst, and their bytes of IP.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Tally {
     packets: u64,
     bytes: u64,
+}
+
+impl Tally {
+    /// Counts one on a path or way, which is busy from the first on.
+    #[inline(always)]
+    pub fn count(&mut self, bytes: u16, at: u16, busy: &mut Vec<u16>) {
+        if self.packets == 0 {
+            busy.push(at);
+        }
+        self.packets += 1;
+        self.bytes += u64::from(bytes);
+    }
 }
 
 /// A port and a next hop for packets of a family, by routes of these realms, and the link's header at a moment ([`Atlas::moment`]).
 #[derive(Clone, Copy)]
 pub(super) struct Way {
+    pub tally: Tally,
     pub hop: Hop,
     /// That of the packets; the next hop may be of another.
     pub family: Family,
@@ -157,7 +173,7 @@ pub(super) struct FastPath {
     pub atlas: Atlas,
     /// Of the hashes of looks.
     pub keys: [u64; 2],
-    /// What the frames of the burst look like.
+    /// What the frames of the burst look like, and room for more.
     pub sights: Vec<Sight>,
     pub notes: Notes,
 }
@@ -170,10 +186,13 @@ pub(super) struct Atlas {
     pub moment: u64,
     pub ways: Vec<Way>,
     way_index: HashTable<u16>,
-    paths: Vec<Path>,
+    /// What packets raise and are asked on their way, and how many there are, by path.
+    paths: Vec<Script>,
+    pub tallies: Vec<Tally>,
     path_index: HashTable<u16>,
-    /// Paths with packets in this burst.
-    busy: Vec<u16>,
+    /// Paths and ways with packets in this burst.
+    pub busy_paths: Vec<u16>,
+    pub busy_ways: Vec<u16>,
     hasher: RandomState,
 }
 
@@ -201,7 +220,7 @@ impl FastPath {
             v6: Memory::new(ROOM * flows),
             keys: [atlas.hasher.hash_one(0), atlas.hasher.hash_one(1)],
             atlas,
-            sights: Vec::with_capacity(super::BURST),
+            sights: vec![Sight::BLANK; super::BURST],
             notes: Notes::default(),
         }
     }
@@ -258,18 +277,24 @@ impl Atlas {
             ways: Vec::with_capacity(WAYS),
             way_index: HashTable::with_capacity(WAYS),
             paths: Vec::with_capacity(PATHS),
+            tallies: Vec::with_capacity(PATHS),
             path_index: HashTable::with_capacity(PATHS),
-            busy: Vec::with_capacity(super::BURST),
+            busy_paths: Vec::with_capacity(super::BURST),
+            busy_ways: Vec::with_capacity(super::BURST),
             hasher: RandomState::new(),
         }
     }
 
     /// Forgets all paths and ways, and begins the next epoch; false where that is the first one again.
     fn begin_anew(&mut self) -> bool {
-        debug_assert!(self.busy.is_empty(), "counters of a burst are not raised yet");
+        debug_assert!(
+            self.busy_paths.is_empty() && self.busy_ways.is_empty(),
+            "counters of a burst are not raised yet"
+        );
         let next = self.epoch.checked_add(1);
         self.epoch = next.unwrap_or(1);
         self.paths.clear();
+        self.tallies.clear();
         self.path_index.clear();
         self.ways.clear();
         self.way_index.clear();
@@ -285,44 +310,46 @@ impl Atlas {
     #[inline]
     fn settle(&mut self, bank: &Bank, stats: &WorkerStats) {
         self.moment += 1;
-        for path in self.busy.drain(..) {
-            let path = &mut self.paths[path as usize];
-            if path.script.asks.is_empty() {
-                stats.replayed.add(path.packets);
+        for at in self.busy_paths.drain(..) {
+            let Tally { packets, bytes } = std::mem::take(&mut self.tallies[at as usize]);
+            let script = &self.paths[at as usize];
+            if script.asks.is_empty() {
+                stats.replayed.add(packets);
             }
-            for slot in &path.script.slots {
-                bank.slot(*slot).add(path.packets, path.bytes);
+            for slot in &script.slots {
+                bank.slot(*slot).add(packets, bytes);
             }
-            (path.packets, path.bytes) = (0, 0);
+        }
+        for at in self.busy_ways.drain(..) {
+            let Way { tally, hop, .. } = &mut self.ways[at as usize];
+            let Tally { packets, bytes } = std::mem::take(tally);
+            stats.tx[hop.port.0 as usize].add(packets, bytes + packets * ETHERNET as u64);
         }
     }
 
-    /// A packet goes this path.
+    /// A packet of so many bytes of IP goes this path this way: both count it.
     #[inline(always)]
-    pub fn count(&mut self, path: u16, bytes: u16) {
-        let known = &mut self.paths[path as usize];
-        if known.packets == 0 {
-            self.busy.push(path);
-        }
-        known.packets += 1;
-        known.bytes += u64::from(bytes);
+    pub fn count(&mut self, path: u16, way: u16, bytes: u16) {
+        self.tallies[path as usize].count(bytes, path, &mut self.busy_paths);
+        self.ways[way as usize].tally.count(bytes, way, &mut self.busy_ways);
     }
 
     /// What packets of a path raise and are asked.
     pub fn script(&self, path: u16) -> &Script {
-        &self.paths[path as usize].script
+        &self.paths[path as usize]
     }
 
     /// The number of the path with this script; none where there are too many.
     fn path(&mut self, script: &Script) -> Option<u16> {
         let (paths, hasher) = (&self.paths, &self.hasher);
         let hash = hasher.hash_one(script);
-        if let Some(known) = self.path_index.find(hash, |at| paths[*at as usize].script == *script) {
+        if let Some(known) = self.path_index.find(hash, |at| paths[*at as usize] == *script) {
             return Some(*known);
         }
         let at = u16::try_from(paths.len()).ok().filter(|at| usize::from(*at) < PATHS)?;
-        self.path_index.insert_unique(hash, at, |at| hasher.hash_one(&paths[*at as usize].script));
-        self.paths.push(Path { script: script.clone(), ..Path::default() });
+        self.path_index.insert_unique(hash, at, |at| hasher.hash_one(&paths[*at as usize]));
+        self.paths.push(script.clone());
+        self.tallies.push(Tally::default());
         Some(at)
     }
 
@@ -340,7 +367,8 @@ impl Atlas {
         let at = u16::try_from(ways.len()).ok().filter(|at| usize::from(*at) < WAYS)?;
         self.way_index.insert_unique(hash, at, |at| hasher.hash_one(key(*at)));
         let (hop, family, realms) = wanted;
-        self.ways.push(Way { hop, family, realms, moment: u64::MAX, header: [0; ETHERNET] });
+        let header = [0; ETHERNET];
+        self.ways.push(Way { tally: Tally::default(), hop, family, realms, moment: u64::MAX, header });
         Some(at)
     }
 }
@@ -386,12 +414,17 @@ impl Engine {
             return;
         };
         let early = known.is_some_and(|known| f.ct_status & Manip::Dst.bit_for(known.flow.dir) != 0);
+        let came_in = self.router.links.get(f.iif.0 as usize);
+        let is_finished = came_in.is_some_and(|link| link.checksums == Checksums::Finish);
+        let is_summed = is_finished || (known.is_some() && g.policy.sysctl.nf_conntrack_checksum);
         let bits = [
             (HAS_FLAGS, notes.has_flags()),
             (IS_JUDGED, is_judged),
             (HAS_ASKS, has_asks && !is_judged),
             (IS_EARLY, early),
             (IS_UNTRACKED, p.ct == Ct::Untracked),
+            (IS_SUMMED, is_summed),
+            (HAS_FLOW, known.is_some()),
         ];
         let bits = bits.iter().filter(|(_, is_so)| *is_so).fold(0, |bits, (bit, _)| bits | bit);
         let memo = Noted { known, epoch: atlas.epoch, path, way, bits, routed: notes.routed };
@@ -447,7 +480,7 @@ impl<const N: usize> Memo<N> {
     pub fn known(&self) -> Option<Known> {
         let dir = if self.dir == 0 { Dir::Original } else { Dir::Reply };
         let flow = Flow { id: self.flow, dir, related: false };
-        (self.flow != NO_FLOW).then_some(Known { flow, standing: self.standing, mark: self.mark })
+        (self.bits & HAS_FLOW != 0).then_some(Known { flow, standing: self.standing, mark: self.mark })
     }
 
     /// What is left of it where rules are asked.

@@ -223,10 +223,18 @@ impl Engine {
     }
 
     /// A whole Ethernet frame, without tags, in line for a port.
-    #[inline(always)]
+    #[inline]
     pub(super) fn queue(&mut self, port: usize, frame: Frame) {
-        if let Some((vlan, frame)) = self.lines.push(port, frame) {
-            self.queue_tagged(vlan, frame);
+        self.lines.count(port, &frame);
+        self.queue_counted(port, frame);
+    }
+
+    /// The same of one that is [counted by its way](super::fast::Atlas::count).
+    #[inline(always)]
+    pub(super) fn queue_counted(&mut self, port: usize, frame: Frame) {
+        match self.lines.vlan(port) {
+            None => self.lines.of(port).push(frame),
+            Some(vlan) => self.queue_tagged(vlan, frame),
         }
     }
 

@@ -33,22 +33,21 @@ impl Lines {
         Lines { lines: links.iter().map(line).collect(), busy: Vec::with_capacity(links.len()) }
     }
 
-    /// Puts a whole Ethernet frame in line; on a VLAN it is counted and given back, to be tagged.
-    #[inline(always)]
-    pub fn push(&mut self, port: usize, frame: Frame) -> Option<(Vlan, Frame)> {
+    /// Counts a whole Ethernet frame that is to be put in line.
+    #[inline]
+    pub fn count(&mut self, port: usize, frame: &Frame) {
         let line = &mut self.lines[port];
         if line.packets == 0 {
             self.busy.push(PortId(port as u16));
         }
         line.packets += 1;
         line.bytes += frame.len() as u64;
-        match line.vlan {
-            None => {
-                line.frames.push(frame);
-                None
-            }
-            Some(vlan) => Some((vlan, frame)),
-        }
+    }
+
+    /// The VLAN of a port that is one.
+    #[inline(always)]
+    pub fn vlan(&self, port: usize) -> Option<Vlan> {
+        self.lines[port].vlan
     }
 
     /// Raises the counters of what came in line since the last time.
@@ -63,8 +62,8 @@ impl Lines {
 
     /// The frames in line for a port.
     #[inline]
-    pub fn of(&mut self, port: PortId) -> &mut Vec<Frame> {
-        &mut self.lines[port.0 as usize].frames
+    pub fn of(&mut self, port: usize) -> &mut Vec<Frame> {
+        &mut self.lines[port].frames
     }
 
     /// Whether there is such a port.

@@ -6,23 +6,37 @@
 
 use crate::umem::huge::{Reservation, Zeros};
 use crate::umem::prefetch::prefetch;
+use std::num::NonZeroU32;
+use wide::u16x8;
 use zerocopy::{FromBytes, FromZeros};
 
 /// Memos of a set.
 const PLACES: usize = 8;
-/// Tags in a word.
-const LANES: u32 = 4;
-/// One in each lane.
-const ONES: u64 = 0x0001_0001_0001_0001;
 
-/// Tags of the memos of a set, 16 bits each, the first one lowest. Zero is none.
-type Tags = [u64; 2];
+/// Tags of the memos of a set. Zero is none.
+#[derive(Clone, Copy, FromBytes)]
+#[repr(C, align(16))]
+struct Tags([u16; PLACES]);
 
-/// The lowest 16 bits in a row that are zero; [`LANES`] where there are none.
-#[inline(always)]
-fn zero_lane(word: u64) -> u32 {
-    // A lane's highest bit is set where taking one off borrows: at the first zero, and only then possibly above it.
-    (word.wrapping_sub(ONES) & !word & ONES << 15).trailing_zeros() / u16::BITS
+impl Tags {
+    /// The first memo with this tag.
+    #[inline(always)]
+    fn find(&self, tag: u16) -> Option<u32> {
+        let same = u16x8::new(self.0).simd_eq(u16x8::splat(tag));
+        NonZeroU32::new(same.to_bitmask()).map(NonZeroU32::trailing_zeros)
+    }
+}
+
+/// Where in a memory the memo of a hash is: its set, and its tag there.
+#[derive(Clone, Copy)]
+pub(super) struct Spot {
+    set: u32,
+    tag: u16,
+}
+
+impl Spot {
+    /// Where nothing is looked for.
+    pub const NONE: Spot = Spot { set: 0, tag: 0 };
 }
 
 /// Memos of one kind, by the hash of their keys.
@@ -52,40 +66,25 @@ impl<M: FromBytes + Copy> Memory<M> {
         memos.div_ceil(PLACES) * (PLACES * size_of::<M>() + size_of::<Tags>())
     }
 
+    /// Where the memo of a hash is.
     #[inline(always)]
-    fn set(&self, hash: u64) -> usize {
-        (((hash >> 32) * self.tags.len() as u64) >> 32) as usize
+    pub fn spot(&self, hash: u64) -> Spot {
+        let set = ((hash >> 32) * self.tags.len() as u64) >> 32;
+        Spot { set: set as u32, tag: hash as u16 | 1 }
     }
 
+    /// The place of the memo that is at this spot; none where it was not [marked](Memory::mark).
     #[inline(always)]
-    fn tag(hash: u64) -> u16 {
-        hash as u16 | 1
+    pub fn find(&self, spot: Spot) -> Option<u32> {
+        let found = self.tags[spot.set as usize].find(spot.tag)?;
+        Some(spot.set * PLACES as u32 + found)
     }
 
-    /// The place of the memo that this hash leads to; none where it was not [marked](Memory::mark).
-    #[inline(always)]
-    pub fn find(&self, hash: u64) -> Option<u32> {
-        let set = self.set(hash);
-        let [low, high] = self.tags[set];
-        let wanted = u64::from(Self::tag(hash)) * ONES;
-        let found = match zero_lane(low ^ wanted) {
-            LANES => LANES + zero_lane(high ^ wanted),
-            found => found,
-        };
-        (found < PLACES as u32).then_some((set * PLACES) as u32 + found)
-    }
-
-    /// Makes a place for a memo under this hash.
-    pub fn mark(&mut self, hash: u64) {
-        let set = self.set(hash);
-        let free = match self.tags[set].map(zero_lane) {
-            [LANES, LANES] => (hash >> 16) as u32 % PLACES as u32,
-            [LANES, high] => LANES + high,
-            [low, _] => low,
-        };
-        let tag = u64::from(Self::tag(hash)) << (free % LANES * u16::BITS);
-        let word = &mut self.tags[set][(free / LANES) as usize];
-        *word = *word & !(u64::from(u16::MAX) << (free % LANES * u16::BITS)) | tag;
+    /// Makes a place for a memo at this spot.
+    pub fn mark(&mut self, spot: Spot) {
+        let tags = &mut self.tags[spot.set as usize];
+        let at = tags.find(0).unwrap_or(u32::from(spot.tag) / 2);
+        tags.0[at as usize % PLACES] = spot.tag;
     }
 
     /// The memo at a place.
@@ -99,10 +98,10 @@ impl<M: FromBytes + Copy> Memory<M> {
         self.memos[place as usize] = memo;
     }
 
-    /// Asks for the tags that a hash leads to.
+    /// Asks for the tags of a spot.
     #[inline(always)]
-    pub fn prefetch_tags(&self, hash: u64) {
-        prefetch(&self.tags[self.set(hash)]);
+    pub fn prefetch_tags(&self, spot: Spot) {
+        prefetch(&self.tags[spot.set as usize]);
     }
 
     /// Asks for a memo.
@@ -113,7 +112,7 @@ impl<M: FromBytes + Copy> Memory<M> {
 
     /// Forgets all.
     pub fn clear(&mut self) {
-        self.tags.fill([0; 2]);
+        self.tags.fill(Tags([0; PLACES]));
         self.memos.zero();
     }
 }
@@ -125,24 +124,23 @@ mod tests {
     #[test]
     fn what_was_marked_is_found_and_keeps_its_memo() {
         let mut memory: Memory<u64> = Memory::new(64);
-        for n in 0..8u64 {
-            let hash = (n << 40) + 2 * n + 1;
-            assert_eq!(memory.find(hash).map(|at| *memory.at(at)), None);
-            memory.mark(hash);
-            let at = memory.find(hash).expect("marked");
-            memory.set_at(at, n + 1);
+        let spots: Vec<Spot> = (0..8u64).map(|n| memory.spot((n << 40) + 2 * n + 1)).collect();
+        for (n, spot) in spots.iter().enumerate() {
+            assert_eq!(memory.find(*spot).map(|at| *memory.at(at)), None);
+            memory.mark(*spot);
+            let at = memory.find(*spot).expect("marked");
+            memory.set_at(at, n as u64 + 1);
         }
+        assert!(spots.iter().filter_map(|spot| memory.find(*spot)).map(|at| *memory.at(at)).eq(1..=8));
         memory.clear();
-        assert_eq!((0..8u64).find_map(|n| memory.find((n << 40) + 2 * n + 1)), None);
+        assert_eq!(spots.iter().find_map(|spot| memory.find(*spot)), None);
     }
 
     #[test]
     fn a_full_set_makes_room_for_what_comes_later_and_no_more() {
         let mut memory: Memory<u64> = Memory::new(1);
-        let hash = |n: u64| (n << 16) + 2 * n + 1;
-        for n in 0..9 {
-            memory.mark(hash(n));
-        }
-        assert_eq!((0..9).filter(|n| memory.find(hash(*n)).is_none()).collect::<Vec<_>>(), [0]);
+        let spots: Vec<Spot> = (0..9).map(|n| memory.spot(2 * n + 1)).collect();
+        spots.iter().for_each(|spot| memory.mark(*spot));
+        assert_eq!((0..9).filter(|n| memory.find(spots[*n]).is_none()).collect::<Vec<_>>(), [0]);
     }
 }

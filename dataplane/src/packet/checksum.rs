@@ -6,7 +6,8 @@
 /// Bytes from which on they are summed many at once.
 const LONG: usize = 128;
 
-/// A running ones'-complement sum. Only the last piece that is added may have an odd length.
+/// A running ones'-complement sum: modulo 0xffff a carry out of 64 bits is worth one. Only the last piece that is added may have
+/// an odd length.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sum(u64);
 
@@ -16,11 +17,17 @@ impl Sum {
         Sum(0)
     }
 
+    #[inline(always)]
+    const fn plus(self, n: u64) -> Sum {
+        let (sum, carry) = self.0.overflowing_add(n);
+        Sum(sum + carry as u64)
+    }
+
     /// Adds bytes; an odd last byte is padded with zero (RFC 1071 section 4.1).
     #[inline]
     pub fn bytes(self, bytes: &[u8]) -> Sum {
         // A sum of swapped words is the swapped sum (RFC 1071 section 2).
-        Sum(self.0 + u64::from(u16::from_be(Sum::new().native(bytes).fold())))
+        self.plus(u64::from(u16::from_be(Sum::new().native(bytes).fold())))
     }
 
     /// Adds bytes as words of the processor's own order. A sum of such words can be folded, compared with other such sums, and
@@ -32,7 +39,7 @@ impl Sum {
         }
         // 32-bit words are as good as 16-bit ones modulo 0xffff, and 2^32 of them fit before the sum could overflow.
         let (words, rest) = bytes.as_chunks::<4>();
-        let mut sum = self.0;
+        let mut sum = 0;
         for word in words {
             sum += u64::from(u32::from_ne_bytes(*word));
         }
@@ -42,34 +49,29 @@ impl Sum {
             [a, b] => u64::from(u16::from_ne_bytes([a, b])),
             [a, b, c, ..] => u64::from(u32::from_ne_bytes([a, b, c, 0])),
         };
-        Sum(sum)
+        self.plus(sum)
     }
 
     /// The same for few bytes: fewer instructions, one after the other.
     #[inline]
     fn native_short(self, bytes: &[u8]) -> Sum {
-        // Modulo 0xffff a carry out of 64 bits is worth one.
-        let add = |sum: u64, word: u64| {
-            let (sum, carry) = sum.overflowing_add(word);
-            sum + u64::from(carry)
-        };
         let (words, rest) = bytes.as_chunks::<8>();
-        let mut sum = words.iter().fold(self.0, |sum, word| add(sum, u64::from_ne_bytes(*word)));
-        if !rest.is_empty() {
-            let last = match bytes.last_chunk::<8>() {
-                // The bytes before the rest are shifted out.
-                Some(last) => u64::from_le_bytes(*last) >> (64 - 8 * rest.len()),
-                None => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
-            };
-            sum = add(sum, last.to_le());
+        let sum = words.iter().fold(self, |sum, word| sum.plus(u64::from_ne_bytes(*word)));
+        if rest.is_empty() {
+            return sum;
         }
-        Sum((sum >> 32) + (sum & u64::from(u32::MAX)))
+        let last = match bytes.last_chunk::<8>() {
+            // The bytes before the rest are shifted out.
+            Some(last) => u64::from_le_bytes(*last) >> (64 - 8 * rest.len()),
+            None => rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        };
+        sum.plus(last.to_le())
     }
 
     /// Adds a 16-bit word.
     #[inline]
     pub const fn word(self, word: u16) -> Sum {
-        Sum(self.0 + word as u64)
+        self.plus(word as u64)
     }
 
     /// Adds a 128-bit field, or a shorter one that is right-aligned in it.
@@ -77,14 +79,14 @@ impl Sum {
     pub const fn wide(self, value: u128) -> Sum {
         const LOW: u128 = 0xffff_ffff;
         let pairs = ((value >> 96) + (value >> 64 & LOW) + (value >> 32 & LOW) + (value & LOW)) as u64;
-        Sum(self.0 + pairs)
+        self.plus(pairs)
     }
 
     /// Adds the pseudo header of an upper-layer packet of `len` bytes: RFC 768 and RFC 9293 for IPv4, RFC 8200 section 8.1.
     #[inline]
     pub const fn pseudo(self, src: u128, dst: u128, proto: u8, len: usize) -> Sum {
         // Both families add the same things: IPv6 only spreads protocol and length over wider fields.
-        Sum(self.wide(src).wide(dst).0 + proto as u64 + len as u64)
+        self.wide(src).wide(dst).plus(proto as u64 + len as u64)
     }
 
     /// The sum as one 16-bit word. Zero only for nothing but zeros.

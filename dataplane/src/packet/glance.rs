@@ -24,6 +24,19 @@ const L2: usize = Ethernet::LEN;
 /// What one hop less adds to the sum of the word that holds the TTL: old complemented and new, added up.
 const HOP: u16 = !u16::from_ne_bytes([1, 0]);
 
+/// The sum of two words in ones' complement: the carry comes round.
+#[inline(always)]
+const fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u16
+}
+
+/// Adds to the sum that a checksum is of (RFC 1624).
+#[inline(always)]
+fn grow(check: &mut [u8; 2], by: u16) {
+    *check = (!add(!u16::from_ne_bytes(*check), by)).to_ne_bytes();
+}
+
 /// What an ordinary packet shows at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Glance<const N: usize> {
@@ -33,13 +46,13 @@ pub struct Glance<const N: usize> {
     pub rest: u64,
 }
 
-/// What becomes of the packets of one direction of a flow. All zero: nothing but that they have a hop less.
+/// What becomes of the packets of one direction of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes)]
 #[repr(C)]
 pub struct Change<const N: usize> {
     addresses: [u64; N],
     ports: [u8; 4],
-    /// What is added to the sum of the IPv4 header.
+    /// What is added to the sum of the IPv4 header, the hop counted.
     header: u16,
     /// What is added to the upper layer's; zero: the ends stay as they are.
     upper: u16,
@@ -147,36 +160,30 @@ impl<const N: usize> Glance<N> {
         fold(ends, self.rest ^ keys[0])
     }
 
-    /// Bytes of its IP packet, and where its upper layer is in the frame.
+    /// What a frame shows that was found ordinary before, and had this [`Glance::rest`]; and the bytes of its IP packet.
     #[inline(always)]
-    pub fn extent(frame: &[u8]) -> Option<(u16, &[u8])> {
-        let len = match N {
-            V4 => u16::from_be_bytes([*frame.get(16)?, *frame.get(17)?]),
-            _ => u16::from_be_bytes([*frame.get(18)?, *frame.get(19)?]).saturating_add(40),
+    pub fn again(frame: &[u8], rest: u64) -> (Glance<N>, u16) {
+        let v4: Option<&[u8; L2 + 28]> = frame.first_chunk().filter(|_| N == V4);
+        let v6: Option<&[u8; L2 + 48]> = frame.first_chunk().filter(|_| N == V6);
+        let (addresses, len) = match (v4, v6) {
+            (Some(h), _) => (std::array::from_fn(|i| long(h, 26 + 8 * i % 8)), u16::from_be_bytes([h[16], h[17]])),
+            (_, Some(h)) => (
+                std::array::from_fn(|i| long(h, 22 + 8 * i % 32)),
+                u16::from_be_bytes([h[18], h[19]]).saturating_add(40),
+            ),
+            _ => ([0; N], 0),
         };
-        Some((len, frame.get(L2 + Self::IP..L2 + usize::from(len))?))
+        (Glance { addresses, rest }, len)
+    }
+
+    /// Its upper layer, in the frame with so many bytes of IP.
+    #[inline(always)]
+    pub fn upper(frame: &[u8], len: u16) -> &[u8] {
+        frame.get(L2 + Self::IP..L2 + usize::from(len)).unwrap_or_default()
     }
 
     /// The family of such packets.
     pub const FAMILY: Family = if N == V4 { Family::V4 } else { Family::V6 };
-
-    /// The same of a frame that was found ordinary before.
-    #[inline(always)]
-    pub fn again(frame: &[u8], iif: PortId) -> Glance<N> {
-        let v4: Option<&[u8; L2 + 28]> = frame.first_chunk().filter(|_| N == V4);
-        let v6: Option<&[u8; L2 + 48]> = frame.first_chunk().filter(|_| N == V6);
-        match (v4, v6) {
-            (Some(h), _) => Glance {
-                addresses: std::array::from_fn(|i| long(h, 26 + 8 * i % 8)),
-                rest: rest([h[34], h[35], h[36], h[37]], h[23], h[15], iif),
-            },
-            (_, Some(h)) => Glance {
-                addresses: std::array::from_fn(|i| long(h, 22 + 8 * i % 32)),
-                rest: rest([h[54], h[55], h[56], h[57]], h[20], h[14] << 4 | h[15] >> 4, iif),
-            },
-            _ => Glance { addresses: [0; N], rest: 0 },
-        }
-    }
 
     /// The tuple of such packets.
     #[inline(always)]
@@ -217,7 +224,7 @@ impl<const N: usize> Glance<N> {
 
 impl<const N: usize> Change<N> {
     /// No change but the hop.
-    pub const NONE: Change<N> = Change { addresses: [0; N], ports: [0; 4], header: 0, upper: 0 };
+    pub const NONE: Change<N> = Change { addresses: [0; N], ports: [0; 4], header: HOP, upper: 0 };
 
     /// The change of packets that look so into packets with the ends of these facts.
     pub fn of(glance: &Glance<N>, to: &Facts) -> Change<N> {
@@ -237,7 +244,7 @@ impl<const N: usize> Change<N> {
         // Less the old, more the new, in ones' complement (RFC 1624).
         let header = Sum::new().native(glance.addresses.map(|word| !word).as_bytes()).native(addresses.as_bytes());
         let upper = Sum::new().word(header.fold()).native(&old.map(|byte| !byte)).native(&ports);
-        Change { addresses, ports, header: header.fold(), upper: upper.fold() }
+        Change { addresses, ports, header: add(header.fold(), HOP), upper: upper.fold() }
     }
 
     /// Changes a frame that was glanced at and has not changed since: one hop less, and the other ends where there are any.
@@ -247,8 +254,9 @@ impl<const N: usize> Change<N> {
             V4 => {
                 let Some(h) = frame.first_chunk_mut::<{ L2 + 20 }>() else { return };
                 h[22] = h[22].wrapping_sub(1);
-                let check = Sum::new().word(!u16::from_ne_bytes([h[24], h[25]])).word(HOP).word(self.header);
-                [h[24], h[25]] = check.checksum().to_ne_bytes();
+                if let Some(check) = h[24..].first_chunk_mut() {
+                    grow(check, self.header);
+                }
             }
             _ => {
                 if let Some(hops) = frame.get_mut(21) {
@@ -270,9 +278,9 @@ impl<const N: usize> Change<N> {
         }
         if N == V4
             && let Some(h) = frame.first_chunk_mut::<{ L2 + 20 }>()
+            && let Some(check) = h[24..].first_chunk_mut()
         {
-            let check = Sum::new().word(!u16::from_ne_bytes([h[24], h[25]])).word(self.header);
-            [h[24], h[25]] = check.checksum().to_ne_bytes();
+            grow(check, add(self.header, !HOP));
         }
         self.apply_ends(frame);
     }
@@ -288,15 +296,14 @@ impl<const N: usize> Change<N> {
         let Some(h) = frame.get_mut(..sum + 2) else { return };
         h[at..upper].copy_from_slice(self.addresses.as_bytes());
         h[upper..upper + 4].copy_from_slice(&self.ports);
-        let check = u16::from_ne_bytes([h[sum], h[sum + 1]]);
-        if is_udp && check == 0 {
+        let Some(check) = h.last_chunk_mut() else { return };
+        if is_udp && *check == [0; 2] {
             return;
         }
-        let check = match Sum::new().word(!check).word(self.upper).checksum() {
-            0 if is_udp => 0xffff,
-            check => check,
-        };
-        h[sum..sum + 2].copy_from_slice(&check.to_ne_bytes());
+        grow(check, self.upper);
+        if is_udp && *check == [0; 2] {
+            *check = [0xff; 2];
+        }
     }
 }
 
@@ -384,15 +391,15 @@ mod tests {
             Some(f) if is_ordinary(&f) && f.family == Family::V4 => {
                 assert_eq!((v4, v6), (Some(told(&f)), None));
                 assert_eq!(
-                    (v4.map(|seen| seen.tuple()), Glance::again(frame, PORT)),
-                    (Some(Tuple::of(&f)), told::<V4>(&f))
+                    (v4.map(|seen| seen.tuple()), Glance::again(frame, told::<V4>(&f).rest)),
+                    (Some(Tuple::of(&f)), (told::<V4>(&f), f.len))
                 );
             }
             Some(f) if is_ordinary(&f) => {
                 assert_eq!((v4, v6), (None, Some(told(&f))));
                 assert_eq!(
-                    (v6.map(|seen| seen.tuple()), Glance::again(frame, PORT)),
-                    (Some(Tuple::of(&f)), told::<V6>(&f))
+                    (v6.map(|seen| seen.tuple()), Glance::again(frame, told::<V6>(&f).rest)),
+                    (Some(Tuple::of(&f)), (told::<V6>(&f), f.len))
                 );
             }
             other => assert_eq!((v4, v6), (None, None), "{other:?}"),
@@ -465,12 +472,12 @@ mod tests {
             let right = parse::l4_checksum_ok(&known, &frame[14..]);
             let (len, seen) = match family {
                 Family::V4 => {
-                    let (len, upper) = Glance::<V4>::extent(&frame).unwrap();
-                    (len, v4(&frame, PORT, mac(MAC)).unwrap().is_sum_right(upper))
+                    let (seen, len) = Glance::<V4>::again(&frame, told::<V4>(&known).rest);
+                    (len, seen.is_sum_right(Glance::<V4>::upper(&frame, len)))
                 }
                 Family::V6 => {
-                    let (len, upper) = Glance::<V6>::extent(&frame).unwrap();
-                    (len, v6(&frame, PORT, mac(MAC)).unwrap().is_sum_right(upper))
+                    let (seen, len) = Glance::<V6>::again(&frame, told::<V6>(&known).rest);
+                    (len, seen.is_sum_right(Glance::<V6>::upper(&frame, len)))
                 }
             };
             prop_assert_eq!((len, seen), (known.len, right));
