@@ -198,7 +198,7 @@ impl Tracker {
         if is_first_answer || becomes_assured || has_more || protocol::check_datagram(part).is_err() {
             return false;
         }
-        entry.set_deadline(self.now.wrapping_add(clamp(timeout)));
+        entry.set_deadline(self.now.wrapping_add(clamp(timeout)), self.near);
         self.account(entry, dir, part, s);
         true
     }

@@ -420,10 +420,10 @@ impl Entry {
         b.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Moves the end of the flow's life, without a store where it is there already.
+    /// Moves the end of the flow's life, without a store where it is there already, or less than `near` milliseconds before.
     #[inline]
-    pub fn set_deadline(&self, deadline: u32) {
-        if self.deadline.load(Ordering::Relaxed) != deadline {
+    pub fn set_deadline(&self, deadline: u32, near: u32) {
+        if deadline.wrapping_sub(self.deadline.load(Ordering::Relaxed)) >= near {
             self.deadline.store(deadline, Ordering::Relaxed);
         }
     }

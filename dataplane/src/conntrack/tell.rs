@@ -107,7 +107,7 @@ impl Tracker {
             let timeout = clamp(timeout);
             let live = word.life() != Life::Unconfirmed;
             if word.status() & status::FIXED_TIMEOUT == 0 {
-                entry.set_deadline(if live { self.now.wrapping_add(timeout) } else { timeout });
+                entry.set_deadline(if live { self.now.wrapping_add(timeout) } else { timeout }, self.near);
             }
             self.account(entry, flow.dir, part, s);
         }
@@ -167,7 +167,7 @@ impl Tracker {
                 let short = s.nf_conntrack_tcp_timeout_unacknowledged;
                 let now_left = left(entry.deadline.load(Ordering::Relaxed), self.now);
                 if ends && now_left >= LONG && now_left as u64 > short {
-                    entry.set_deadline(self.now.wrapping_add(clamp(short)));
+                    entry.set_deadline(self.now.wrapping_add(clamp(short)), 1);
                 }
                 Err(Verdict::Invalid(why))
             }
@@ -204,7 +204,7 @@ impl Tracker {
             && word.status() & status::FIXED_TIMEOUT == 0
         {
             let s = self.settings(flow.id, s);
-            entry.set_deadline(self.now.wrapping_add(clamp(tcp::State::Close.timeout(s))));
+            entry.set_deadline(self.now.wrapping_add(clamp(tcp::State::Close.timeout(s))), 1);
             self.changed(flow.id, change::PROTOINFO);
         }
     }

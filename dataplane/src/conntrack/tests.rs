@@ -52,6 +52,11 @@ pub(crate) fn ping(src: u128, dst: u128, kind: u8, id: u16) -> Sample {
     sample(Family::V4, src, dst, proto::ICMP, &sample::icmp(kind, 0, u32::from(id) << 16 | 1, b"data"))
 }
 
+/// The kernel's settings, and flows that count.
+fn counting() -> Sysctl {
+    Sysctl { nf_conntrack_acct: true, ..Sysctl::default() }
+}
+
 fn table(flows: u32) -> (Arc<Conntrack>, Tracker) {
     let shared = Arc::new(Conntrack::new(flows, 1, 42));
     let tracker = Tracker::new(shared.clone(), 0);
@@ -60,7 +65,7 @@ fn table(flows: u32) -> (Arc<Conntrack>, Tracker) {
 
 /// Tracks and confirms one packet: its state, direction and status.
 fn pass(t: &mut Tracker, p: &mut Sample, now: u64) -> Result<(CtState, Dir, u32), DropReason> {
-    let ct = t.track(&mut p.facts, &p.l3, now, &Sysctl::default())?;
+    let ct = t.track(&mut p.facts, &p.l3, now, &counting())?;
     t.confirm(ct, &mut p.facts, now)?;
     t.quiescent(now);
     Ok((p.facts.ct_state, p.facts.ct_dir, p.facts.ct_status & !status::CONFIRMED))
@@ -305,7 +310,7 @@ fn an_abandoned_flow_never_was() {
 #[test]
 fn packets_of_one_burst_share_the_flow_that_they_begin() {
     let (shared, mut t) = table(100);
-    let s = Sysctl::default();
+    let s = counting();
     let mut p: Vec<Sample> = (0..3).map(|_| udp(A, 1, B, 2)).collect();
     let cts: Vec<Ct> = p.iter_mut().map(|p| t.track(&mut p.facts, &p.l3, 0, &s).unwrap()).collect();
     assert!(cts.iter().all(|ct| *ct == cts[0]));
@@ -523,7 +528,7 @@ fn marks_stay_with_the_flow() {
 fn first_packets_that_race_are_one_flow_for_udp_and_a_clash_for_tcp() {
     let shared = Arc::new(Conntrack::new(100, 2, 1));
     let (mut one, mut two) = (Tracker::new(shared.clone(), 0), Tracker::new(shared.clone(), 1));
-    let s = Sysctl::default();
+    let s = counting();
     let mut race = |mut p: Sample, mut q: Sample| {
         let a = one.track(&mut p.facts, &p.l3, 0, &s).unwrap();
         let b = two.track(&mut q.facts, &q.l3, 0, &s).unwrap();
@@ -540,6 +545,24 @@ fn first_packets_that_race_are_one_flow_for_udp_and_a_clash_for_tcp() {
     assert_eq!((view.original.packets, view.original.bytes), (2, 66));
     let view = shared.flow_of(&udp(A, 2, B, 53).facts, 0).unwrap().0;
     assert_eq!((view.reply.packets, view.status & status::SEEN_REPLY), (1, status::SEEN_REPLY));
+}
+
+#[test]
+fn the_end_of_a_life_is_moved_for_each_packet_and_once_a_jiffy_where_workers_share_it() {
+    let ends = |workers| {
+        let shared = Arc::new(Conntrack::new(100, workers, 1));
+        let mut t = Tracker::new(shared.clone(), 0);
+        let mut end = |ms: u64| {
+            let mut p = udp(A, 1, B, 53);
+            pass(&mut t, &mut p, ms * 1_000_000).unwrap();
+            let tuple = Tuple::of(&p.facts);
+            let (id, ..) = shared.find(shared.hash(&tuple), &tuple.words()).unwrap();
+            shared.entry(id).deadline.load(Ordering::Relaxed)
+        };
+        [0, 1, 3, 4, 6, 9].map(&mut end)
+    };
+    assert_eq!(ends(1), [30_000, 30_001, 30_003, 30_004, 30_006, 30_009]);
+    assert_eq!(ends(2), [30_000, 30_000, 30_000, 30_004, 30_004, 30_009]);
 }
 
 #[test]
@@ -623,7 +646,7 @@ fn both_directions_of_a_connection_on_two_workers_at_once_never_tear_its_windows
     const SEGMENTS: u32 = 20_000;
     let shared = Arc::new(Conntrack::new(64, 2, 3));
     let mut one = Tracker::new(shared.clone(), 0);
-    let s = Sysctl { nf_conntrack_checksum: false, ..Sysctl::default() };
+    let s = Sysctl { nf_conntrack_checksum: false, ..counting() };
     for mut p in [tcp(A, 1, B, 80, 0x02), tcp(B, 80, A, 1, 0x12), tcp(A, 1, B, 80, 0x10)] {
         let ct = one.track(&mut p.facts, &p.l3, 0, &s).unwrap();
         one.confirm(ct, &mut p.facts, 0).unwrap();

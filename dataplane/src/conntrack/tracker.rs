@@ -18,6 +18,8 @@ use std::sync::Arc;
 use sumun_config::facts::{CtState, Dir, Facts, PortId, status};
 use sumun_config::model::Sysctl;
 
+/// Milliseconds by which kernels count the lives of flows (`jiffies`, at 250 a second).
+const JIFFY: u32 = 4;
 /// Most unconfirmed flows of a worker at a time: several bursts' worth.
 const PENDING: usize = 512;
 
@@ -50,6 +52,9 @@ pub struct Tracker {
     /// Time of the last packet or burst, in the clock of deadlines.
     pub(crate) now: u32,
     pub(super) alone: bool,
+    /// Ends of a flow's life that are nearer than so many milliseconds count as one. Where packets come to several workers a line
+    /// that all of them read is not to be written for each.
+    pub(super) near: u32,
     /// [`Conntrack::overtaken`] when this burst began, and whether this worker has raised it since.
     pub(super) overtaken: u32,
     pub(super) overtakes: Cell<bool>,
@@ -89,6 +94,7 @@ impl Tracker {
             overtaken: 0,
             overtakes: Cell::new(false),
             alone,
+            near: if alone { 1 } else { JIFFY },
             why: None,
             ahead: None,
             eventful: Cell::new(false),
