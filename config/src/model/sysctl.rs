@@ -120,7 +120,7 @@ impl Default for Sysctl {
             nf_conntrack_gre_timeout_stream: 180 * S,
             nf_conntrack_generic_timeout: 600 * S,
             nf_conntrack_checksum: true,
-            nf_conntrack_acct: true,
+            nf_conntrack_acct: false,
             nf_conntrack_timestamp: false,
             nf_conntrack_events: 2,
             nf_conntrack_log_invalid: 0,
