@@ -7,7 +7,7 @@
 use super::Engine;
 use super::fast::{IS_EARLY, IS_UNTRACKED, Memo, NO_FLOW};
 use super::fate::ETHERNET;
-use super::notes::Ask;
+use super::notes::{Ask, Questions};
 use super::packet::{Hop, Packet};
 use super::place::Place;
 use super::running::Running;
@@ -38,8 +38,7 @@ impl Engine {
             return self.settle(g);
         }
         std::mem::swap(&mut p.frame, &mut frame);
-        self.fast.atlas.count(memo.path, memo.way, p.facts.len);
-        let way = &self.fast.atlas.ways[usize::from(memo.way)];
+        let way = self.fast.atlas.go(memo.path, memo.way, p.facts.len);
         if let Some(link) = frame.bytes_mut().first_chunk_mut() {
             *link = way.header;
         }
@@ -56,15 +55,16 @@ impl Engine {
         memo: &Memo<N>,
         p: &mut Packet,
     ) -> Result<(), DropReason> {
-        let (mut number, mut first) = (0, self.ask_of(memo, 0));
-        if first.is_some_and(|ask| ask.hook == Hook::Prerouting) {
-            number = self.ask_early(g, port, memo, p)?;
-            first = self.ask_of(memo, number);
-        }
-        let Some(mut ask) = first else {
+        let asks = self.fast.atlas.script(memo.path).asks;
+        let early = match asks[0] {
+            Some(first) if first.hook == Hook::Prerouting => self.ask_early(g, port, memo, &asks, p)?,
+            _ => 0,
+        };
+        let late = asks.get(early..).unwrap_or_default();
+        if late.iter().all(Option::is_none) {
             memo.change.apply(p.frame.bytes_mut());
             return Ok(());
-        };
+        }
         let is_early = memo.bits & IS_EARLY != 0;
         match is_early {
             true => memo.change.apply(p.frame.bytes_mut()),
@@ -75,16 +75,11 @@ impl Engine {
         p.hop = way.hop;
         p.realms = way.realms;
         p.facts.oif = way.hop.port;
-        loop {
+        for ask in late.iter().flatten() {
             p.facts.mark = ask.mark;
-            if let Err(reason) = self.ask_chain(g, &ask, p) {
-                self.count_before(g, memo.path, &ask, p);
+            if let Err(reason) = self.ask_chain(g, ask, p) {
+                self.count_before(g, memo.path, ask, p);
                 return Err(reason);
-            }
-            number += 1;
-            match self.ask_of(memo, number) {
-                Some(next) => ask = next,
-                None => break,
             }
         }
         if !is_early {
@@ -100,26 +95,22 @@ impl Engine {
         g: &Running,
         port: PortId,
         memo: &Memo<N>,
+        asks: &Questions,
         p: &mut Packet,
     ) -> Result<usize, DropReason> {
         tell_facts(port, memo, p);
         (p.hop, p.realms) = (Hop::NOWHERE, 0);
+        let early = asks.iter().flatten().take_while(|ask| ask.hook == Hook::Prerouting);
         let mut number = 0;
-        while let Some(ask) = self.ask_of(memo, number).filter(|ask| ask.hook == Hook::Prerouting) {
+        for ask in early {
             p.facts.mark = ask.mark;
             if let Err(reason) = self.judge(g, ask.hook, ask.table, p) {
-                self.count_before(g, memo.path, &ask, p);
+                self.count_before(g, memo.path, ask, p);
                 return Err(reason);
             }
             number += 1;
         }
         Ok(number)
-    }
-
-    /// The chain of that number that is to be asked.
-    #[inline(always)]
-    fn ask_of<const N: usize>(&self, memo: &Memo<N>, number: usize) -> Option<Ask> {
-        self.fast.atlas.script(memo.path).asks.get(number).copied()
     }
 
     /// Raises the counters that come before a chain, in which the packet ends.

@@ -28,7 +28,6 @@ use crate::reason::DropReason;
 use crate::umem::Frame;
 use crate::umem::prefetch::prefetch;
 use sumun_config::facts::{Family, PortId};
-use sumun_config::model::Sysctl;
 
 /// How many frames ahead headers are asked for.
 const AHEAD: usize = 4;
@@ -83,7 +82,7 @@ enum Off {
 struct Hands<'a> {
     atlas: &'a mut Atlas,
     tracker: &'a mut Tracker,
-    s: &'a Sysctl,
+    g: &'a Running,
 }
 
 impl Sight {
@@ -205,19 +204,19 @@ impl Engine {
         self.stats.rx[port.0 as usize].add(rx.len() as u64, bytes);
         let eyes = self.eyes();
         for (sight, frame) in sights.iter_mut().zip(rx.iter()) {
-            match sight.kind {
-                Kind::V4 => eyes.recall(sight, &self.fast.v4, frame.bytes(), &g.needs[0]),
-                Kind::V6 => eyes.recall(sight, &self.fast.v6, frame.bytes(), &g.needs[1]),
-                Kind::Other | Kind::Refused => {}
+            if sight.kind == Kind::V4 {
+                eyes.recall(sight, &self.fast.v4, frame.bytes(), &g.needs[0]);
+            } else if sight.kind == Kind::V6 {
+                eyes.recall(sight, &self.fast.v6, frame.bytes(), &g.needs[1]);
             }
         }
         if g.needs.iter().any(|needs| needs.tracking) {
             let mut are_sought = false;
             for (sight, frame) in sights.iter_mut().zip(rx.iter()) {
-                match sight.kind {
-                    Kind::V4 => eyes.meet(sight, &self.fast.v4, frame.bytes(), &g.needs[0]),
-                    Kind::V6 => eyes.meet(sight, &self.fast.v6, frame.bytes(), &g.needs[1]),
-                    Kind::Other | Kind::Refused => {}
+                if sight.kind == Kind::V4 {
+                    eyes.meet(sight, &self.fast.v4, frame.bytes(), &g.needs[0]);
+                } else if sight.kind == Kind::V6 {
+                    eyes.meet(sight, &self.fast.v6, frame.bytes(), &g.needs[1]);
                 }
                 are_sought |= sight.flow_hash != 0;
             }
@@ -286,14 +285,21 @@ impl Engine {
                 break Off::Apart;
             }
             let Engine { fast: FastPath { v4, v6, atlas, .. }, tracker, .. } = self;
-            let hands = Hands { atlas, tracker, s: &g.policy.sysctl };
-            let told = match sight.kind {
-                Kind::V4 => hands.replay(v4.at(place), sight.rest, &mut frame),
-                Kind::V6 => hands.replay(v6.at(place), sight.rest, &mut frame),
-                Kind::Other | Kind::Refused => break Off::Apart,
+            let hands = Hands { atlas, tracker, g };
+            let told = if sight.kind == Kind::V4 {
+                hands.replay(v4.at(place), sight.rest, &mut frame)
+            } else if sight.kind == Kind::V6 {
+                hands.replay(v6.at(place), sight.rest, &mut frame)
+            } else {
+                break Off::Apart;
             };
             match told {
-                Ok(out) => return self.queue_counted(out, frame),
+                Ok(out) => {
+                    return match self.lines.of(out) {
+                        Ok(line) => line.push(frame),
+                        Err(vlan) => self.queue_tagged(vlan, frame),
+                    };
+                }
                 Err(Off::Stale(way)) if self.ask_way(g, way) => {}
                 Err(off) => break off,
             }
@@ -442,7 +448,7 @@ impl Hands<'_> {
             }
             if let Some(known) = memo.known() {
                 let part = Part { family: Glance::<N>::FAMILY, proto: seen.protocol(), icmp: None, len, l4: upper };
-                match self.tracker.track_known(&known, &part, self.s) {
+                match self.tracker.track_known(&known, &part, &self.g.policy.sysctl) {
                     Told::AsKnown => {}
                     Told::Changed | Told::Unknown => return Err(Off::New),
                     Told::Apart => return Err(Off::Apart),

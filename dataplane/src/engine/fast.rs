@@ -313,7 +313,7 @@ impl Atlas {
         for at in self.busy_paths.drain(..) {
             let Tally { packets, bytes } = std::mem::take(&mut self.tallies[at as usize]);
             let script = &self.paths[at as usize];
-            if script.asks.is_empty() {
+            if !script.has_asks() {
                 stats.replayed.add(packets);
             }
             for slot in &script.slots {
@@ -327,11 +327,13 @@ impl Atlas {
         }
     }
 
-    /// A packet of so many bytes of IP goes this path this way: both count it.
+    /// A packet of so many bytes of IP goes this path this way: both count it. The way.
     #[inline(always)]
-    pub fn count(&mut self, path: u16, way: u16, bytes: u16) {
+    pub fn go(&mut self, path: u16, way: u16, bytes: u16) -> &Way {
         self.tallies[path as usize].count(bytes, path, &mut self.busy_paths);
-        self.ways[way as usize].tally.count(bytes, way, &mut self.busy_ways);
+        let known = &mut self.ways[way as usize];
+        known.tally.count(bytes, way, &mut self.busy_ways);
+        known
     }
 
     /// What packets of a path raise and are asked.
@@ -404,7 +406,7 @@ impl Engine {
             return;
         };
         let FastPath { atlas, notes, .. } = &mut self.fast;
-        let has_asks = !notes.script.asks.is_empty();
+        let has_asks = notes.script.has_asks();
         // A change of both ends is made in two steps, and a chain between them sees the first one.
         let is_doubly_mapped = f.ct_status & MAPPED == MAPPED;
         let is_judged = notes.is_judged() || (has_asks && is_doubly_mapped);

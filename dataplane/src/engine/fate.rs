@@ -232,15 +232,15 @@ impl Engine {
     /// The same of one that is [counted by its way](super::fast::Atlas::count).
     #[inline(always)]
     pub(super) fn queue_counted(&mut self, port: usize, frame: Frame) {
-        match self.lines.vlan(port) {
-            None => self.lines.of(port).push(frame),
-            Some(vlan) => self.queue_tagged(vlan, frame),
+        match self.lines.of(port) {
+            Ok(line) => line.push(frame),
+            Err(vlan) => self.queue_tagged(vlan, frame),
         }
     }
 
     /// The same on a VLAN: in line for the device of its parent.
     #[inline(never)]
-    fn queue_tagged(&mut self, vlan: Vlan, mut frame: Frame) {
+    pub(super) fn queue_tagged(&mut self, vlan: Vlan, mut frame: Frame) {
         if !vlan::tag(&mut frame, &vlan.tags) {
             return self.discard(DropReason::NoFrame, frame);
         }

@@ -44,12 +44,6 @@ impl Lines {
         line.bytes += frame.len() as u64;
     }
 
-    /// The VLAN of a port that is one.
-    #[inline(always)]
-    pub fn vlan(&self, port: usize) -> Option<Vlan> {
-        self.lines[port].vlan
-    }
-
     /// Raises the counters of what came in line since the last time.
     #[inline]
     pub fn settle(&mut self, stats: &WorkerStats) {
@@ -61,8 +55,21 @@ impl Lines {
     }
 
     /// The frames in line for a port.
+    ///
+    /// # Errors
+    /// It is a VLAN: its frames are tagged, and then in line for its parent.
+    #[inline(always)]
+    pub fn of(&mut self, port: usize) -> Result<&mut Vec<Frame>, Vlan> {
+        let line = &mut self.lines[port];
+        match line.vlan {
+            None => Ok(&mut line.frames),
+            Some(vlan) => Err(vlan),
+        }
+    }
+
+    /// All that there is in line for a port. For a VLAN that is nothing.
     #[inline]
-    pub fn of(&mut self, port: usize) -> &mut Vec<Frame> {
+    pub fn take(&mut self, port: usize) -> &mut Vec<Frame> {
         &mut self.lines[port].frames
     }
 

@@ -326,7 +326,7 @@ impl Engine {
 
     /// Frames to send on a port, in order. The worker takes them out.
     pub fn take_tx(&mut self, port: PortId) -> &mut Vec<Frame> {
-        self.lines.of(port.0 as usize)
+        self.lines.take(port.0 as usize)
     }
 
     /// Free frames.

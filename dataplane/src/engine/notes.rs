@@ -27,11 +27,22 @@ pub(super) struct Ask {
     pub before: u8,
 }
 
+/// The chains that a path's packets are asked for.
+pub(super) type Questions = [Option<Ask>; CHAINS];
+
 /// What packets of a path raise and are asked, in order.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Script {
     pub slots: Slots,
-    pub asks: ArrayVec<Ask, CHAINS>,
+    /// Chains that are asked, those there are first.
+    pub asks: Questions,
+}
+
+impl Script {
+    /// Whether any chain is asked.
+    pub fn has_asks(&self) -> bool {
+        self.asks[0].is_some()
+    }
 }
 
 /// What a packet on the long way meets.
@@ -59,7 +70,7 @@ impl Notes {
     pub fn start(&mut self, look: Look) {
         (self.is_on, self.is_judged, self.asks, self.look) = (true, false, Asks::Flow, Some(look));
         self.script.slots.clear();
-        self.script.asks.clear();
+        self.script.asks = [None; CHAINS];
     }
 
     /// Something happened that others will not meet.
@@ -134,10 +145,12 @@ impl Notes {
         }
         // What raw decides comes before the flow is known.
         let may_ask = !changes_packets && ask.table != Table::Raw;
-        if may_ask && self.script.asks.try_push(ask).is_ok() {
-            self.script.slots.truncate(usize::from(ask.before));
-        } else {
-            self.is_judged = true;
+        match self.script.asks.iter_mut().find(|asked| asked.is_none()) {
+            Some(place) if may_ask => {
+                *place = Some(ask);
+                self.script.slots.truncate(usize::from(ask.before));
+            }
+            _ => self.is_judged = true,
         }
     }
 }

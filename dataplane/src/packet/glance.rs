@@ -111,7 +111,7 @@ pub fn v4(frame: &[u8], iif: PortId, mac: Mac) -> Option<Glance<V4>> {
     let is_ordinary = is_to(h, mac, [0x08, 0x00])
         && h[14] == 0x45
         // More fragments, or an offset.
-        && h[20] & 0x3f | h[21] == 0
+        && u16::from_ne_bytes([h[20], h[21]]) & u16::from_ne_bytes([0x3f, 0xff]) == 0
         && h[22] > 1
         && len >= IP + least
         && L2 + len <= frame.len();
