@@ -3,7 +3,7 @@
 mod common;
 
 use common::{LAN, Rig, WAN, ends, ip, tcp, udp};
-use sumun_config::facts::Family;
+use sumun_config::facts::{Family, PortId};
 
 /// Everything is tracked, masqueraded and let through.
 const OPEN: &str = "\
@@ -304,9 +304,13 @@ fn a_packet_behind_an_advertisement_in_its_burst_goes_to_the_new_mac() {
     rig.send(WAN, &advert(old));
     rig.send(WAN, &frame);
     let out = rig.burst(WAN, &[frame.clone(), advert(new), frame.clone()]);
-    let macs: Vec<&[u8]> = out.iter().map(|(_, frame)| &frame[..6]).collect();
-    assert_eq!(macs, [old, new]);
+    let macs = |out: &[(PortId, Vec<u8>)]| out.iter().map(|(_, frame)| frame[..6].to_vec()).collect::<Vec<_>>();
+    assert_eq!(macs(&out), [old, new]);
     assert_eq!(rig.engine.replayed(), 2);
+    // First packets of flows, which go the long way.
+    let first = |port| udp(Family::V6, mine, other, (port, 53), b"?");
+    let out = rig.burst(WAN, &[first(2000), first(2001), advert(old), first(2002)]);
+    assert_eq!((macs(&out), rig.engine.replayed()), (vec![new.to_vec(), new.to_vec(), old.to_vec()], 2));
 }
 
 #[test]

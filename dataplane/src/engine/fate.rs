@@ -48,6 +48,18 @@ pub(super) fn link_header(family: Family, to: [u8; 6], from: [u8; 6]) -> [u8; ET
     header
 }
 
+/// Whose MAC was asked for, and in which [moment](super::fast::Atlas::moment).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Asked {
+    hop: (PortId, Family, u128),
+    moment: u64,
+}
+
+impl Asked {
+    /// Nobody's.
+    pub const NOBODY: Asked = Asked { hop: (PortId::NONE, Family::V4, 0), moment: u64::MAX };
+}
+
 impl Engine {
     /// The next hop's MAC, or a wait for it.
     pub(super) fn neighbour(&mut self, g: &Running, p: &mut Packet) -> Result<Fate, DropReason> {
@@ -59,8 +71,16 @@ impl Engine {
         if let Some(mac) = self.mac_again(g, p) {
             return Ok(Fate::Send { mac });
         }
-        match self.resolver.lookup(hop.port, hop.family(p.facts.family), hop.address, self.now, &g.policy.sysctl) {
-            Next::Mac(mac) => Ok(Fate::Send { mac }),
+        let asked = Asked { hop: (hop.port, hop.family(p.facts.family), hop.address), moment: self.fast.atlas.moment };
+        if self.told.0 == asked {
+            return Ok(Fate::Send { mac: self.told.1 });
+        }
+        let (port, family, address) = asked.hop;
+        match self.resolver.lookup(port, family, address, self.now, &g.policy.sysctl) {
+            Next::Mac(mac) => {
+                self.told = (asked, mac);
+                Ok(Fate::Send { mac })
+            }
             Next::Wait(id) => Ok(Fate::Wait(id)),
             Next::Full => Err(DropReason::NeighbourTable),
             Next::Failed => {

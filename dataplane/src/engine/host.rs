@@ -57,6 +57,7 @@ impl Engine {
     pub fn from_host(&mut self, now: u64, sent: &mut Vec<Sent>) {
         self.now = now;
         self.adopt();
+        self.fast.atlas.move_on();
         let g = self.running.clone();
         for sent in sent.drain(..) {
             self.stats.originated.add(1);

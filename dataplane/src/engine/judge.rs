@@ -6,6 +6,7 @@
 
 use super::Engine;
 use super::notes::Ask;
+use super::order::Idle;
 use super::packet::Packet;
 use super::program::{Chain, Found, Program};
 use super::running::Running;
@@ -57,12 +58,13 @@ impl Engine {
         &mut self,
         g: &Running,
         hook: Hook,
-        chains: &[(Table, u32)],
+        chains: &Idle,
         p: &mut Packet,
     ) -> Result<(), DropReason> {
+        let chains = chains.iter().flatten();
         if p.is_traced || self.trace.is_some() {
             // Somebody wants to hear of each.
-            return chains.iter().try_for_each(|(table, _)| self.judge(g, hook, *table, p).map(|_| ()));
+            return chains.map(|(table, _)| *table).try_for_each(|table| self.judge(g, hook, table, p).map(|_| ()));
         }
         let bank = &g.banks[self.worker];
         for (_, slot) in chains {
@@ -93,6 +95,12 @@ impl Engine {
     ) -> Result<Passed<'g>, DropReason> {
         // Below is what belongs to a packet that waits for its copy.
         let floor = self.returns.len();
+        // In raw a packet may be marked for being told of.
+        if !self.fast.notes.is_on() && self.trace.is_none() && !p.is_traced && table != Table::Raw {
+            let passed = self.walk_from::<false>(g, hook, table, base, floor, p);
+            self.returns.truncate(floor);
+            return passed;
+        }
         self.fast.notes.enter(hook, table, base, p.facts.mark);
         let passed = self.walk_from::<true>(g, hook, table, base, floor, p);
         self.fast.notes.leave(g.program(p.facts.family).changes_packets(table));

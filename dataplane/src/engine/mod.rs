@@ -113,6 +113,8 @@ pub struct Engine {
     wall_offset: u64,
     /// Where packets on the long way stand; not here while a burst is worked on.
     stand: Option<Box<Place>>,
+    /// The MAC that was asked for last.
+    told: (fate::Asked, [u8; 6]),
     /// Chains to come back to.
     returns: Vec<judge::Return>,
     /// Packets of the router's own, waiting for output.
@@ -161,6 +163,7 @@ impl Router {
             now: 0,
             wall_offset: 0,
             stand: Some(Box::new(Place::new())),
+            told: (fate::Asked::NOBODY, [0; 6]),
             returns: Vec::new(),
             own: VecDeque::with_capacity(BURST),
             messages: VecDeque::with_capacity(BURST),
@@ -254,6 +257,7 @@ impl Engine {
         let g = self.running.clone();
         let mut events = std::mem::take(&mut self.events);
         self.resolver.poll(now, &g.policy.sysctl, &mut |event| events.push(event));
+        self.fast.atlas.move_on();
         for event in events.drain(..) {
             self.neighbour_event(&g, event);
         }

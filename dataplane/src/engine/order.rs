@@ -8,18 +8,19 @@ use crate::nat::Manip;
 use sumun_config::rule::{Hook, Match, Policy, Table, Target};
 use sumun_config::ruleset::Tables;
 
+/// Most tables in a row at a hook.
+const ROW: usize = 3;
+
+/// Tables and policies' counters of idle chains.
+pub type Idle = [Option<(Table, u32)>; ROW];
+
 /// One thing that happens to a packet at a hook.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
     /// The table's chain for this hook judges it.
     Chain(Table),
-    /// Chains without a rule that let everything pass, one after the other: they count, and that is all ([`Order::idle`]).
-    Idle {
-        /// Number of the first one.
-        from: u16,
-        /// Number behind the last one.
-        to: u16,
-    },
+    /// Chains without a rule that let everything pass, one after the other: they count, and that is all.
+    Idle(Idle),
     /// Fragments wait until their packet is whole (`nf_defrag_ipv4`, `nf_defrag_ipv6`).
     Defrag,
     /// Conntrack places it (`nf_conntrack_in`).
@@ -110,7 +111,6 @@ fn asks_for_flows(test: &Match) -> bool {
 #[derive(Debug)]
 pub struct Order {
     stages: [Vec<Stage>; 5],
-    idle: Vec<(Table, u32)>,
 }
 
 impl Order {
@@ -120,10 +120,9 @@ impl Order {
             Stage::Defrag => needs.defrag,
             Stage::Track | Stage::Help | Stage::Confirm => needs.tracking,
             Stage::Nat(_) => needs.nat,
-            Stage::Chain(_) | Stage::Idle { .. } | Stage::Reroute => true,
+            Stage::Chain(_) | Stage::Idle(_) | Stage::Reroute => true,
         };
-        let stages = Hook::ALL.map(|hook| stages(hook).iter().copied().filter(is_needed).collect());
-        Order { stages, idle: Vec::new() }
+        Order { stages: Hook::ALL.map(|hook| stages(hook).iter().copied().filter(is_needed).collect()) }
     }
 
     /// The same for these rules: their idle chains are taken together where they follow each other.
@@ -139,22 +138,18 @@ impl Order {
                     merged.push(stage);
                     continue;
                 };
-                let number = self.idle.len() as u16;
-                self.idle.push(idle);
-                match merged.last_mut() {
-                    Some(Stage::Idle { to, .. }) => *to = number + 1,
-                    _ => merged.push(Stage::Idle { from: number, to: number + 1 }),
+                let free = match merged.last_mut() {
+                    Some(Stage::Idle(chains)) => chains.iter_mut().find(|chain| chain.is_none()),
+                    _ => None,
+                };
+                match free {
+                    Some(chain) => *chain = Some(idle),
+                    None => merged.push(Stage::Idle([Some(idle), None, None])),
                 }
             }
             self.stages[hook as usize] = merged;
         }
         self
-    }
-
-    /// Tables and policies' counters of idle chains.
-    #[inline]
-    pub fn idle(&self, from: u16, to: u16) -> &[(Table, u32)] {
-        self.idle.get(usize::from(from)..usize::from(to)).unwrap_or_default()
     }
 
     /// What happens at a hook, in order.
@@ -200,21 +195,17 @@ mod tests {
         };
         let before = order(&ruleset);
         // Policies of filter drop: they are no idle chains.
-        let security = |order: &Order| match *order.at(Hook::Forward) {
-            [Stage::Idle { from, to }, Stage::Chain(Table::Filter), Stage::Idle { from: next, to: last }] => {
-                assert_eq!((to - from, next, last), (1, to, to + 1));
-                order.idle(next, last).to_vec()
+        let tables = |idle: &Idle| idle.iter().flatten().map(|(table, _)| *table).collect::<Vec<_>>();
+        match before.at(Hook::Forward) {
+            [Stage::Idle(first), Stage::Chain(Table::Filter), Stage::Idle(last)] => {
+                assert_eq!((tables(first), tables(last)), (vec![Table::Mangle], vec![Table::Security]));
             }
-            ref other => panic!("{other:?}"),
-        };
-        assert_eq!(security(&before).iter().map(|(table, _)| *table).collect::<Vec<_>>(), [Table::Security]);
+            other => panic!("{other:?}"),
+        }
         ruleset = Ruleset::empty(Policy::Accept);
         let all = order(&ruleset);
-        let [Stage::Idle { from, to }] = *all.at(Hook::Forward) else { panic!("{:?}", all.at(Hook::Forward)) };
-        assert_eq!(
-            all.idle(from, to).iter().map(|(table, _)| *table).collect::<Vec<_>>(),
-            [Table::Mangle, Table::Filter, Table::Security]
-        );
+        let [Stage::Idle(idle)] = all.at(Hook::Forward) else { panic!("{:?}", all.at(Hook::Forward)) };
+        assert_eq!(tables(idle), [Table::Mangle, Table::Filter, Table::Security]);
     }
 
     #[test]

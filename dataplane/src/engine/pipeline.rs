@@ -214,7 +214,7 @@ impl Engine {
                 Stage::Chain(table) => {
                     self.judge(g, hook, table, p)?;
                 }
-                Stage::Idle { from, to } => self.pass_idle(g, hook, g.order(p.facts.family).idle(from, to), p)?,
+                Stage::Idle(ref chains) => self.pass_idle(g, hook, chains, p)?,
                 Stage::Defrag => {
                     let user = if hook == Hook::Output { User::Output } else { User::Prerouting };
                     if let Some(waits) = self.gather(g, user, p)? {
@@ -310,12 +310,13 @@ impl Engine {
                 Passed::Bypassing => return Ok(()),
             };
             let is_looped = hook == Hook::Postrouting && p.facts.oif == PortId::LOOPBACK;
-            let range = match is_looped {
-                true => Some(NatRange::at(self.tracker.first_ends(flow).1)),
-                false => nat.map(|nat| self.resolve_range(g, hook, p, nat)).transpose()?,
+            let range = match nat {
+                _ if is_looped => Some(NatRange::at(self.tracker.first_ends(flow).1)),
+                Some(nat) => Some(self.resolve_range(g, hook, p, nat)?),
+                None => None,
             };
             let random = self.rng.next();
-            self.tracker.map(flow, manip, range.as_ref(), &p.facts, random)?;
+            self.tracker.choose(flow, manip, range.as_ref(), &p.facts, random)?;
             if !is_looped && nat.is_some_and(|nat| nat.kind == Kind::Masquerade) {
                 self.tracker.set_masqueraded(flow, p.facts.oif);
             }

@@ -52,16 +52,31 @@ impl Tracker {
         facts: &Facts,
         random: u32,
     ) -> Result<(), DropReason> {
-        if !self.is_unmapped(flow, manip) {
-            return Ok(());
+        match self.is_unmapped(flow, manip) {
+            true => self.choose(flow, manip, range, facts, random),
+            false => Ok(()),
         }
+    }
+
+    /// The same of a flow of which that is known.
+    ///
+    /// # Errors
+    /// As [`Tracker::map`].
+    pub(crate) fn choose(
+        &mut self,
+        flow: Flow,
+        manip: Manip,
+        range: Option<&NatRange>,
+        facts: &Facts,
+        random: u32,
+    ) -> Result<(), DropReason> {
         let entry = self.shared.entry(flow.id);
-        let reply = entry.tuple(Dir::Reply);
-        if manip == Manip::Dst && range.is_none() && !reply.is_icmp() {
+        if manip == Manip::Dst && range.is_none() && facts.icmp().is_none() {
             // Without a range only the identifier of ICMP is ever changed for a destination: nothing is looked for.
             entry.set_own_status(manip.done());
             return Ok(());
         }
+        let reply = entry.tuple(Dir::Reply);
         // What packets look like now: as the inverse of what is expected back, so an earlier mapping of the other end counts.
         let Some(current) = reply.inverted() else { return Ok(()) };
         let own = entry.tuple(Dir::Original);
