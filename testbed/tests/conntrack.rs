@@ -13,6 +13,8 @@ use sumun_testbed::router::{INTERFACES, head, programs, wait};
 use sumun_testbed::{Lab, Router, talk};
 
 const RULES: &str = r#"
+nf_conntrack_acct = 1
+
 [ipv4.nat.PREROUTING]
 rules = ["-p tcp -m tcp --dport 8080 -j DNAT --to-destination 203.0.113.1:80"]
 

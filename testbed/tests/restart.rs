@@ -8,6 +8,8 @@ use sumun_testbed::{Lab, Router, talk};
 
 /// A connection gets through only where its first packet was seen, and a mapping is unlike any other that could be made.
 const RULES: &str = r#"
+nf_conntrack_acct = 1
+
 [ipv4.nat.PREROUTING]
 rules = ["-d 203.0.113.2/32 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 192.168.1.12:80"]
 
