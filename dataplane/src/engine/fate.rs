@@ -249,7 +249,7 @@ impl Engine {
         self.queue_counted(port, frame);
     }
 
-    /// The same of one that is [counted by its way](super::fast::Atlas::count).
+    /// The same of one that is [counted by its way](super::fast::Tally::count).
     #[inline(always)]
     pub(super) fn queue_counted(&mut self, port: usize, frame: Frame) {
         match self.lines.of(port) {
