@@ -49,7 +49,7 @@ struct Worker {
 impl Scene {
     fn new(max_flows: u32) -> Scene {
         let shared = Arc::new(Conntrack::new(max_flows, 2, 3));
-        let s = Sysctl { nf_conntrack_checksum: false, ..Sysctl::default() };
+        let s = Sysctl { nf_conntrack_checksum: false, nf_conntrack_acct: true, ..Sysctl::default() };
         let workers = [0, 1].map(|number| Worker { t: Tracker::new(shared.clone(), number), s: s.clone() });
         Scene { shared, workers }
     }
